@@ -1,0 +1,43 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both need python3, make and pip's index only.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_DIR ?= demo
+
+.PHONY: help demo test check bench soak clean
+
+help:
+	@echo "make demo   run the main job against the simulated camera (pictures in $(DEMO_DIR)/)"
+	@echo "make test   run the tests"
+	@echo "make check  ruff, mypy, import-linter"
+	@echo "make bench  speed and memory, as ratios in one run"
+	@echo "make soak   the long tests"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; call: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	@touch $@
+
+demo: $(VENV)/installed-demo
+	$(BIN)/ophyd-timepix demo --directory $(DEMO_DIR)
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+soak: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m soak
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m pytest tests/benchmarks -m bench -s
+
+clean:
+	rm -rf $(VENV) $(DEMO_DIR) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,44 @@
+"""Where each chip lies in the picture: a table of integer affine maps, pixel (column, row) to picture (x, y)."""
+
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+Placement = tuple[int, int, int, int, int, int]
+"""(a, b, c, d, e, f): x = a * column + b * row + c, y = d * column + e * row + f."""
+
+_SINGLE: tuple[Placement, ...] = ((1, 0, 0, 0, 1, 0),)
+
+
+def _quad(gap_px: int) -> tuple[Placement, ...]:
+    far = 256 + gap_px
+    return (
+        (1, 0, far, 0, 1, 0),
+        (-1, 0, 255 + far, 0, -1, 255 + far),
+        (-1, 0, 255, 0, -1, 255 + far),
+        (1, 0, 0, 0, 1, 0),
+    )
+
+
+class Geometry(BaseModel):
+    """Placement of each chip and the size of the picture in pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    placements: tuple[Placement, ...] = _SINGLE
+    width_px: int = 256
+    height_px: int = 256
+
+    @classmethod
+    def for_chips(cls, n_chips: int, gap_px: int = 4) -> Self:
+        """One chip as it is; two to four as a 2x2 quad in the order that public decoders use (gap 4 px)."""
+        if n_chips == 1:
+            return cls()
+        side = 512 + gap_px
+        return cls(placements=_quad(gap_px)[:n_chips], width_px=side, height_px=side)
+
+    def table(self) -> npt.NDArray[np.int64]:
+        """Shape (chips, 6), for the kernels."""
+        return np.asarray(self.placements, dtype=np.int64)

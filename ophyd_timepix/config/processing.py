@@ -1,0 +1,46 @@
+"""What a user may choose about processing: one validated model, shared by command line, devices, stages and files."""
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Metric(StrEnum):
+    """Which two hits are neighbours (design: Clustering, defined)."""
+
+    CYLINDER = "cylinder"
+    """dx² + dy² <= radius² and |dt| <= window."""
+    ELLIPSOID = "ellipsoid"
+    """dx² + dy² + (dt / window * radius)² <= radius²."""
+
+
+class Edge(StrEnum):
+    """The electrical edge of a TDC input."""
+
+    RISING = "rising"
+    FALLING = "falling"
+
+
+class Processing(BaseModel):
+    """Parameters from words to centroids. Every number carries its unit in its name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    radius_px: float = Field(2.0, gt=0, le=8, description="spatial radius of the neighbourhood (pixels)")
+    window_ns: float = Field(100.0, gt=0, le=100_000, description="time window of the neighbourhood (ns)")
+    metric: Metric = Metric.CYLINDER
+    min_samples: int = Field(1, ge=1, le=1000, description="neighbours, itself included, that make a hit a core hit")
+    min_size: int = Field(1, ge=1, le=65_535, description="hits that a cluster needs to become a centroid")
+    trigger_input: int = Field(1, ge=1, le=2, description="TDC input that opens shots")
+    trigger_edge: Edge = Edge.RISING
+    tof_min_ns: float | None = Field(None, description="hits of a shot before this ToF are filtered (ns)")
+    tof_max_ns: float | None = Field(None, gt=0, description="hits of a shot after this ToF are filtered (ns)")
+    lateness_ns: float = Field(500_000.0, ge=0, le=2_000_000, description="how late a hit may come in the stream (ns)")
+    hits: bool = Field(False, description="write the hit columns too")
+
+    @model_validator(mode="after")
+    def _window_is_not_empty(self) -> Self:
+        if self.tof_min_ns is not None and self.tof_max_ns is not None and self.tof_min_ns >= self.tof_max_ns:
+            raise ValueError(f"tof_min_ns ({self.tof_min_ns} ns) must be below tof_max_ns ({self.tof_max_ns} ns)")
+        return self

@@ -1,0 +1,24 @@
+"""The only place where options of numba stand.
+
+`nogil` lets kernels run beside the threads of a stage, `cache` makes a second start free of compilation. No fastmath:
+results must be the same on every machine. `NUMBA_DISABLE_JIT=1` turns every kernel into plain Python (tests do this once).
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def kernel(function: F) -> F:
+    """Compile a pure function on arrays and scalars."""
+    compiled: F = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    return compiled
+
+
+def inlined(function: F) -> F:
+    """Compile a small helper into its callers' loops."""
+    compiled: F = numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")(function)
+    return compiled

@@ -1,0 +1,1 @@
+"""Supervisor, stages, messages, shared blocks and ledger. Knows flow, not physics."""
