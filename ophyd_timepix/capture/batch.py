@@ -1,0 +1,77 @@
+"""Batched receive: one system call takes up to 64 datagrams (recvmmsg(2)) into one block of memory."""
+
+import ctypes
+import errno
+import os
+import socket
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+BATCH: Final = 64
+SLOT_BYTES: Final = 1 << 16
+"""Any UDP payload fits (65,507 at most)."""
+MSG_WAITFORONE: Final = 0x10000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+# struct mmsghdr and struct sockaddr_in of Linux on 64-bit machines
+_MMSGHDR: Final = np.dtype(
+    [
+        ("name", "<u8"),
+        ("name_bytes", "<u4"),
+        ("_1", "<u4"),
+        ("iov", "<u8"),
+        ("iov_count", "<u8"),
+        ("control", "<u8"),
+        ("control_bytes", "<u8"),
+        ("flags", "<i4"),
+        ("_2", "<u4"),
+        ("received", "<u4"),
+        ("_3", "<u4"),
+    ]
+)
+_IOVEC: Final = np.dtype([("base", "<u8"), ("bytes", "<u8")])
+_SOCKADDR: Final = np.dtype([("family", "<u2"), ("port", ">u2"), ("address", "S4"), ("_", "S8")])
+
+
+class BatchReceiver:
+    """Receives from one socket. After `receive()` returned n: `payloads[k, :lengths[k]]` for k < n."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._fd = sock.fileno()
+        self.payloads: npt.NDArray[np.uint8] = np.zeros((BATCH, SLOT_BYTES), np.uint8)
+        self._senders = np.zeros(BATCH, _SOCKADDR)
+        self._iov = np.zeros(BATCH, _IOVEC)
+        self._iov["base"] = self.payloads.ctypes.data + SLOT_BYTES * np.arange(BATCH, dtype=np.uint64)
+        self._iov["bytes"] = SLOT_BYTES
+        self._headers = np.zeros(BATCH, _MMSGHDR)
+        self._headers["name"] = self._senders.ctypes.data + _SOCKADDR.itemsize * np.arange(BATCH, dtype=np.uint64)
+        self._headers["iov"] = self._iov.ctypes.data + _IOVEC.itemsize * np.arange(BATCH, dtype=np.uint64)
+        self._headers["iov_count"] = 1
+        self._pointer = ctypes.c_void_p(self._headers.ctypes.data)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.uint32]:
+        """Payload bytes of each datagram of the last batch."""
+        lengths: npt.NDArray[np.uint32] = self._headers["received"]
+        return lengths
+
+    def sent_by(self, address: str, n: int) -> npt.NDArray[np.bool_]:
+        """Which of the last `n` datagrams came from IPv4 `address`."""
+        wanted = int.from_bytes(socket.inet_aton(address), "little")
+        same: npt.NDArray[np.bool_] = self._senders.view(np.uint32).reshape(BATCH, 4)[:n, 1] == wanted
+        return same
+
+    def receive(self, *, wait: bool = True) -> int:
+        """Datagrams taken: waits for one (until the socket's time-out), takes what else is there. 0: nothing came."""
+        self._headers["name_bytes"] = _SOCKADDR.itemsize
+        flags = MSG_WAITFORONE if wait else socket.MSG_DONTWAIT
+        n = _libc.recvmmsg(self._fd, self._pointer, BATCH, flags, None)
+        if n >= 0:
+            return int(n)
+        code = ctypes.get_errno()
+        if code in (errno.EAGAIN, errno.EINTR):
+            return 0
+        raise OSError(code, f"receiving failed: {os.strerror(code)}")

@@ -1,0 +1,143 @@
+"""The event file: one-dimensional columns in HDF5, readable from the first row on while they grow (SWMR).
+
+Everything is laid out before SWMR mode begins, and the file is never opened for writing again: a reader that holds it can
+then never stand in the way of the writer, and a killed writer leaves a file that opens with `swmr=True`.
+
+Layout: `/entry/{centroids,hits,shots,triggers}/<column>` with units as attributes; `/entry/preview/{image,tof}`, fixed
+arrays that are rewritten in place; `/entry/ledger`, `/entry/processing`, JSON text in fixed rooms (HDF5 allows no new
+object in SWMR mode).
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from ..events.columns import CENTROIDS, HITS, SHOTS, TRIGGERS, Column
+
+CHUNK_ROWS: Final = 1 << 16
+LEDGER_ROOM: Final = 1 << 16
+TABLES: Final[Mapping[str, Sequence[Column]]] = {
+    "centroids": CENTROIDS,
+    "hits": HITS,
+    "shots": SHOTS,
+    "triggers": TRIGGERS,
+}
+LAYOUT_VERSION: Final = 1
+
+Array = npt.NDArray[Any]
+
+
+class Table:
+    """A growing group of columns of equal length. Rows are appended to all columns at once."""
+
+    def __init__(self, group: h5py.Group, columns: Iterable[Column]) -> None:
+        self.rows = 0
+        self._columns = {c.name: _growing(group, c.name, c.dtype, c.unit, c.meaning) for c in columns}
+
+    def append(self, rows: Mapping[str, Array]) -> None:
+        """Append one array per column."""
+        n = len(next(iter(rows.values())))
+        if n == 0:
+            return
+        stop = self.rows + n
+        for name, dataset in self._columns.items():
+            dataset.resize((stop,))
+            dataset[self.rows : stop] = rows[name]
+        self.rows = stop
+
+    def flush(self) -> None:
+        """Make the appended rows visible to readers."""
+        for dataset in self._columns.values():
+            dataset.flush()
+
+
+def _growing(group: h5py.Group, name: str, dtype: str, unit: str, meaning: str) -> h5py.Dataset:
+    dataset = group.create_dataset(name, (0,), maxshape=(None,), chunks=(CHUNK_ROWS,), dtype=dtype)
+    if unit:
+        dataset.attrs["units"] = unit
+    dataset.attrs["long_name"] = meaning
+    return dataset
+
+
+class EventFile:
+    """An open event file. Raises FileExistsError rather than overwrite one.
+
+    image_shape: (rows, columns) of the picture; tof_edges_ns: bin edges of the ToF spectrum.
+    """
+
+    def __init__(
+        self, path: Path, *, image_shape: tuple[int, int], tof_edges_ns: Array, attributes: Mapping[str, str]
+    ) -> None:
+        self.path = path
+        self._file = h5py.File(path, "x", libver="latest")
+        try:
+            self._lay_out(image_shape, tof_edges_ns, attributes)
+            self._file.swmr_mode = True
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lay_out(self, image_shape: tuple[int, int], tof_edges_ns: Array, attributes: Mapping[str, str]) -> None:
+        self._file.attrs["NX_class"] = "NXroot"
+        entry = self._file.create_group("entry")
+        entry.attrs["NX_class"] = "NXentry"
+        entry.attrs["layout_version"] = LAYOUT_VERSION
+        for name, text in attributes.items():
+            entry.create_dataset(name, data=text)
+        self.tables = {name: Table(_collection(entry, name), columns) for name, columns in TABLES.items()}
+        preview = _collection(entry, "preview")
+        self.image = np.zeros(image_shape, np.uint64)
+        self.tof = np.zeros(len(tof_edges_ns) - 1, np.uint64)
+        self._image = preview.create_dataset("image", data=self.image)
+        self._tof = preview.create_dataset("tof", data=self.tof)
+        self._tof.attrs["long_name"] = "centroids per bin of time of flight"
+        edges = preview.create_dataset("tof_edges", data=tof_edges_ns)
+        edges.attrs["units"] = "ns"
+        self._ledger = entry.create_dataset("ledger", (), dtype=f"S{LEDGER_ROOM}")
+
+    def append(self, table: str, rows: Mapping[str, Array]) -> None:
+        """Append rows to one of the tables."""
+        self.tables[table].append(rows)
+
+    def rows(self, table: str) -> int:
+        """Rows appended so far."""
+        return self.tables[table].rows
+
+    def write_ledger(self, ledger: Mapping[str, Any]) -> None:
+        """Store the ledger as JSON. Raises ValueError when it does not fit its room."""
+        text = json.dumps(ledger).encode()
+        if len(text) > LEDGER_ROOM:
+            raise ValueError(f"the ledger takes {len(text)} bytes, its room in the event file holds {LEDGER_ROOM}")
+        self._ledger[()] = np.bytes_(text)
+
+    def flush(self) -> None:
+        """Everything appended so far becomes visible to readers."""
+        self._image[...] = self.image
+        self._tof[...] = self.tof
+        for table in self.tables.values():
+            table.flush()
+        self._image.flush()
+        self._tof.flush()
+        self._ledger.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._file:
+            self.flush()
+            self._file.close()
+
+
+def _collection(entry: h5py.Group, name: str) -> h5py.Group:
+    group = entry.create_group(name)
+    group.attrs["NX_class"] = "NXcollection"
+    return group
+
+
+def tof_edges(range_ns: tuple[float, float], bins: int) -> Array:
+    """Bin edges of the ToF spectrum (ns), shape (bins + 1,)."""
+    return np.linspace(range_ns[0], range_ns[1], bins + 1)

@@ -1,0 +1,38 @@
+"""Reading event files, finished or still growing, closed properly or left by a killed writer."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+
+def open_event_file(path: Path) -> h5py.File:
+    """Open for reading while somebody may still write."""
+    return h5py.File(path, "r", libver="latest", swmr=True)
+
+
+def read_table(
+    path: Path, table: str, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """Rows [start, stop) of `/entry/<table>`, one array per column.
+
+    While the file grows, columns may differ in length for a moment: only rows that all of them hold are given.
+    """
+    with open_event_file(path) as file:
+        group = file["entry"][table]
+        names = list(group) if columns is None else list(columns)
+        rows = min(group[name].shape[0] for name in names)
+        end = rows if stop is None else min(stop, rows)
+        return {name: np.asarray(group[name][start:end]) for name in names}
+
+
+def read_ledger(path: Path) -> dict[str, Any]:
+    """The ledger of a closed run; empty when the run did not end."""
+    with open_event_file(path) as file:
+        text = bytes(file["entry/ledger"][()])
+    ledger: dict[str, Any] = json.loads(text) if text else {}
+    return ledger

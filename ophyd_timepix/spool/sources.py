@@ -1,0 +1,147 @@
+"""Recordings as sources of words: `.tpx3`, Pymepix `.raw`, SPIDR `.dat`. Knows where words start, not what they say."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..protocol import words
+from .index import Index, read_index, slice_end
+
+Words = npt.NDArray[np.uint64]
+
+SPIDR_DAT_MAGICS: Final = (b"SPDR", b"SPT3")
+TPX3_MAGIC: Final = b"TPX3"
+SLICE_BYTES: Final = 4 << 20
+
+
+class RecordingError(ValueError):
+    """A file that is not a recording, or one whose frame is damaged beyond use."""
+
+
+class Format(StrEnum):
+    """Kinds of recordings."""
+
+    TPX3 = "tpx3"
+    PYMEPIX_RAW = "raw"
+    SPIDR_DAT = "dat"
+
+
+class Recording(BaseModel):
+    """A recording on disk: where its words lie."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: Path
+    format: Format
+    data_offset: int = Field(description="bytes before the first word")
+    n_bytes: int = Field(description="bytes of whole words")
+    truncated_bytes: int = Field(description="bytes of a broken last word")
+    start_time_ns: int | None = Field(None, description="host time at open, Pymepix `.raw` only (ns since 1970)")
+    pll_config: int | None = Field(None, description="PLL word of the chip, SPIDR `.dat` only")
+
+    @property
+    def chunked(self) -> bool:
+        """True when chunk headers lie between the words."""
+        return self.format is Format.TPX3
+
+
+def open_recording(path: Path) -> Recording:
+    """Find out what `path` is. Raises RecordingError for a foreign or empty file, OSError when it cannot be read."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(512)
+    if size < 8:
+        raise RecordingError(f"{path}: {size} bytes are too few for a recording (a word has 8 bytes)")
+    if head[:4] == TPX3_MAGIC:
+        return _recording(path, Format.TPX3, 0, size)
+    if head[:4] in SPIDR_DAT_MAGICS:
+        return _spidr_dat(path, head, size)
+    if path.suffix.lower() == ".raw":
+        return _pymepix_raw(path, head, size)
+    raise RecordingError(
+        f"{path}: unknown file type (first bytes {head[:8].hex(' ')}); known are .tpx3 (starts with 'TPX3'), "
+        f"SPIDR .dat (starts with 'SPDR') and Pymepix .raw (by its name)"
+    )
+
+
+def _recording(path: Path, kind: Format, offset: int, size: int, **more: int | None) -> Recording:
+    whole = (size - offset) // 8 * 8
+    return Recording(
+        path=path,
+        format=kind,
+        data_offset=offset,
+        n_bytes=whole,
+        truncated_bytes=size - offset - whole,
+        start_time_ns=more.get("start_time_ns"),
+        pll_config=more.get("pll_config"),
+    )
+
+
+def _pymepix_raw(path: Path, head: bytes, size: int) -> Recording:
+    """Newer files open with a host time (its top nibble is 1 from 2006 to 2043), older ones with data."""
+    first = int.from_bytes(head[:8], "little")
+    if words.HEADER.get(first) == 1:
+        return _recording(path, Format.PYMEPIX_RAW, 8, size, start_time_ns=first)
+    return _recording(path, Format.PYMEPIX_RAW, 0, size)
+
+
+def _spidr_dat(path: Path, head: bytes, size: int) -> Recording:
+    """Header of the NIKHEF DAQ: total header size in the second u32; the device part follows 512 bytes in."""
+    offset = int.from_bytes(head[4:8], "little")
+    if not 8 <= offset <= size or offset % 8:
+        raise RecordingError(
+            f"{path}: SPIDR header size {offset} is not a multiple of 8 within the file's {size} bytes"
+        )
+    return _recording(path, Format.SPIDR_DAT, offset, size)
+
+
+class RecordingReader:
+    """Reads the words of one recording in slices, in order. Use as a context manager."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.index: Index | None = read_index(recording.path) if recording.chunked else None
+        self._fd = os.open(recording.path, os.O_RDONLY)
+        self.position = 0
+
+    def __enter__(self) -> "RecordingReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def next_slice(self, out: npt.NDArray[np.uint8]) -> tuple[Words, int | None] | None:
+        """The next words, in `out`, with their host time (ns); None at the end."""
+        n_bytes = self.recording.n_bytes
+        if self.position >= n_bytes:
+            return None
+        stop = min(self.position + out.size, n_bytes)
+        host_ns = None
+        if self.index is not None:
+            stop, host_ns = slice_end(self.index.records, self.position, stop)
+        view = out[: stop - self.position]
+        read_exactly(self._fd, view, self.recording.data_offset + self.position)
+        self.position = stop
+        return view.view("<u8"), host_ns
+
+
+def read_exactly(fd: int, out: npt.NDArray[np.uint8], offset: int) -> None:
+    """Fill `out` from `offset`. Raises OSError when the file is shorter."""
+    view = out.data
+    while view.nbytes:
+        n = os.preadv(fd, [view], offset)
+        if n == 0:
+            raise OSError(f"the recording ends at byte {offset}, {view.nbytes} bytes short of what was expected")
+        view = view[n:]
+        offset += n
