@@ -1,0 +1,38 @@
+"""Opening a catalog by name, once per process."""
+
+import threading
+import warnings
+from typing import Any
+
+from .errors import CatalogError, require
+from .profile import DEFAULT_NAME, CatalogProfile, find_profile
+
+_opened: dict[str, tuple[CatalogProfile, Any]] = {}
+_opening = threading.Lock()
+
+
+def open_catalog(name: str = DEFAULT_NAME) -> Any:
+    """databroker's `Broker` on the catalog `name`: `db[-1]`, `db(sample=...)`, `db.v2`, `db.v3`.
+
+    The same object each time, until the profile changes: opening takes seconds.
+    """
+    profile = find_profile(name)
+    with _opening:
+        known = _opened.get(name)
+        if known is None or known[0] != profile:
+            _opened[name] = known = (profile, _open(profile))
+        return known[1]
+
+
+def _open(profile: CatalogProfile) -> Any:
+    if profile.database is not None and not profile.database.exists():
+        raise CatalogError(
+            f"The catalog {profile.name!r} of {profile.path} has lost its database {profile.database}; "
+            f"bring it back, or start an empty one with: ophyd-timepix catalog init --name {profile.name}"
+        )
+    broker = require("databroker.v1").Broker
+    require("ophyd_timepix.catalog.consolidator").register()
+    with warnings.catch_warnings():
+        # starlette announces the successor of a test client that Tiled uses to run in this process
+        warnings.filterwarnings("ignore", message=".*starlette.testclient.*")
+        return broker.named(profile.name)
