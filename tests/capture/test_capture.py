@@ -1,0 +1,178 @@
+import socket
+import threading
+import time
+
+import mmap
+
+import numpy as np
+import pytest
+
+from ophyd_timepix.capture.capture import Capture
+from ophyd_timepix.capture.sockets import enlarge_buffer, kernel_drops, open_socket
+from ophyd_timepix.spool.index import RECORD, read_index
+from ophyd_timepix.spool.ring import N_MARKS, Mark, Ring
+
+HOST = "127.0.0.1"
+
+
+@pytest.fixture
+def failures():
+    return []
+
+
+@pytest.fixture
+def capture(failures):
+    ring = Ring(np.frombuffer(mmap.mmap(-1, 1 << 22), np.uint8), np.zeros(N_MARKS, np.int64))
+    made = Capture(ring, np.zeros(1024, RECORD), failures.append)
+    yield made
+    made.close()
+    made.unbind()
+
+
+def wait_for(condition, timeout_s: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    event = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        event.wait(0.001)
+
+
+def send(port: int, *payloads: bytes) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for payload in payloads:
+            sender.sendto(payload, (HOST, port))
+
+
+def parse(raw: bytes) -> list[tuple[int, bytes]]:
+    """(chip, payload) of each chunk, straight from the description of the format."""
+    chunks = []
+    while raw:
+        assert raw[:4] == b"TPX3"
+        chip, n = raw[4], int.from_bytes(raw[6:8], "little")
+        chunks.append((chip, raw[8 : 8 + n]))
+        raw = raw[8 + n :]
+    return chunks
+
+
+def payloads_of(sizes) -> list[bytes]:
+    return [np.random.default_rng(k).bytes(n) for k, n in enumerate(sizes)]
+
+
+@pytest.mark.parametrize(
+    "sizes", [[8], [8960] * 300, [8, 65_504, 16, 8960], [1400, 1408, 24] * 100], ids=["one", "equal", "any", "mixed"]
+)
+def test_every_datagram_is_one_chunk_of_the_recording(capture, tmp_path, sizes):
+    (endpoint,) = capture.bind([(3, HOST, 0, None)])
+    capture.open(tmp_path / "a.tpx3", {})
+    sent = [p[: len(p) // 8 * 8] for p in payloads_of(sizes)]
+    for k, payload in enumerate(sent):  # one after the other: nothing may be dropped here
+        send(endpoint.port, payload)
+        wait_for(lambda k=k: capture.totals().datagrams > k)
+    totals = capture.close()
+    assert parse((tmp_path / "a.tpx3").read_bytes()) == [(3, p) for p in sent]
+    assert totals.payload_bytes == sum(map(len, sent))
+    assert totals.kernel_dropped == 0
+
+
+def test_chips_share_one_recording_and_keep_their_order(capture, tmp_path):
+    endpoints = capture.bind([(chip, HOST, 0, None) for chip in range(4)])
+    capture.open(tmp_path / "a.tpx3", {})
+    for k in range(50):
+        for e in endpoints:
+            send(e.port, bytes([e.chip, k]) * 4)
+    wait_for(lambda: capture.totals().datagrams == 200)
+    capture.close()
+    chunks = parse((tmp_path / "a.tpx3").read_bytes())
+    for chip in range(4):
+        assert [p for c, p in chunks if c == chip] == [bytes([chip, k]) * 4 for k in range(50)]
+
+
+def test_broken_lengths_and_foreign_senders_are_counted_and_set_aside(capture, tmp_path):
+    good, foreign = capture.bind([(0, HOST, 0, None), (1, HOST, 0, "127.0.0.99")])
+    capture.open(tmp_path / "a.tpx3", {})
+    send(good.port, b"12345678", b"123", b"abcdefgh")
+    send(foreign.port, b"ijklmnop")
+    wait_for(lambda: capture.totals().datagrams == 2 and capture.totals().wrong_sender == 1)
+    totals = capture.close()
+    assert (totals.malformed_datagrams, totals.malformed_bytes) == (1, 11)
+    assert [p for _, p in parse((tmp_path / "a.tpx3").read_bytes())] == [b"12345678", b"abcdefgh"]
+    aside = (tmp_path / "a.tpx3.aside").read_bytes()
+    assert b"123" in aside
+    assert b"ijklmnop" in aside
+
+
+def test_what_came_before_the_recording_is_not_in_it(capture, tmp_path):
+    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    send(endpoint.port, b"too soon")
+    wait_for(lambda: capture.ring.marks[Mark.IDLE_DATAGRAMS] == 1)
+    capture.open(tmp_path / "a.tpx3", {})
+    send(endpoint.port, b"in time!")
+    wait_for(lambda: capture.totals().datagrams == 1)
+    capture.close()
+    assert [p for _, p in parse((tmp_path / "a.tpx3").read_bytes())] == [b"in time!"]
+
+
+def test_the_index_tells_when_each_stretch_came(capture, tmp_path):
+    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    capture.open(tmp_path / "a.tpx3", {"n_chips": 1})
+    before = time.monotonic_ns()
+    assert capture.begin(7) == 0
+    send(endpoint.port, bytes(64))
+    wait_for(lambda: capture.totals().datagrams == 1)
+    assert capture.end() == 72
+    capture.close()
+    index = read_index(tmp_path / "a.tpx3")
+    assert index is not None
+    (record,) = index.records
+    assert (record["offset"], record["acquisition"]) == (0, 7)
+    assert before <= record["host_ns"] <= time.monotonic_ns()
+
+
+def test_a_drop_of_the_kernel_is_counted_exactly_the_last_ones_too():
+    sock = open_socket(HOST, 0)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    send(sock.getsockname()[1], *[bytes(1024)] * 100)
+    dropped = kernel_drops(sock)
+    sock.setblocking(False)
+    received = 0
+    while True:
+        try:
+            sock.recv(2048)
+        except BlockingIOError:
+            break
+        received += 1
+    sock.close()
+    assert dropped > 0
+    assert received + dropped == 100
+
+
+def test_a_port_in_use_is_told_with_the_remedy(capture):
+    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    with pytest.raises(OSError, match=rf"{HOST}:{endpoint.port}: Address already in use.*choose port 0"):
+        open_socket(HOST, endpoint.port)
+
+
+def test_an_address_of_another_machine_is_told(capture):
+    with pytest.raises(OSError, match=r"192\.0\.2\.1.*no such address"):
+        capture.bind([(0, "192.0.2.1", 0, None)])
+
+
+def test_a_small_buffer_comes_with_the_sysctl_line(monkeypatch):
+    with open_socket(HOST, 0) as sock:
+        monkeypatch.setattr("ophyd_timepix.capture.sockets.ENOUGH_BUFFER_BYTES", 1 << 40)
+        warning = enlarge_buffer(sock).warning
+    assert warning is not None
+    assert "sysctl -w net.core.rmem_max=" in warning
+
+
+def test_a_disk_that_fails_is_told_to_the_owner(capture, failures, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ophyd_timepix.spool.recording.RecordingWriter.write_blocks", full)
+    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    capture.open(tmp_path / "a.tpx3", {})
+    send(endpoint.port, bytes(8))
+    wait_for(lambda: bool(failures))
+    assert "No space" in str(failures[0])
+    monkeypatch.undo()

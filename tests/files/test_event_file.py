@@ -1,0 +1,89 @@
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from ophyd_timepix.events.columns import CENTROIDS
+from ophyd_timepix.files.event_file import EventFile, tof_edges
+from ophyd_timepix.files.master import write_master
+from ophyd_timepix.files.reader import open_event_file, read_ledger, read_table
+
+
+def rows(n: int, first: int = 0) -> dict[str, np.ndarray]:
+    return {c.name: np.arange(first, first + n).astype(c.dtype) for c in CENTROIDS}
+
+
+@pytest.fixture
+def event_file(tmp_path):
+    made = EventFile(
+        tmp_path / "run.h5",
+        image_shape=(256, 256),
+        tof_edges_ns=tof_edges((0, 100), 10),
+        attributes={"processing": "{}"},
+    )
+    yield made
+    made.close()
+
+
+def test_rows_are_readable_while_the_file_grows(event_file):
+    event_file.append("centroids", rows(3))
+    event_file.flush()
+    event_file.append("centroids", rows(2, 3))
+    event_file.flush()
+    table = read_table(event_file.path, "centroids", ["x", "toa"])
+    assert table["x"].tolist() == [0, 1, 2, 3, 4]
+    assert read_table(event_file.path, "centroids", ["x"], 1, 3)["x"].tolist() == [1, 2]
+
+
+def test_a_writer_that_died_leaves_all_flushed_rows(event_file, tmp_path):
+    event_file.append("centroids", rows(3))
+    event_file.flush()
+    copy = tmp_path / "left_by_a_killed_writer.h5"
+    copy.write_bytes(event_file.path.read_bytes())
+    assert read_table(copy, "centroids", ["x"])["x"].tolist() == [0, 1, 2]
+
+
+def test_every_column_tells_its_unit_and_meaning(event_file):
+    with open_event_file(event_file.path) as file:
+        for column in CENTROIDS:
+            attributes = file["entry/centroids"][column.name].attrs
+            assert attributes["long_name"] == column.meaning
+            assert attributes.get("units", "") == column.unit
+        assert file["entry/centroids/toa"].attrs["units"] == "ns"
+
+
+def test_an_event_file_is_never_overwritten(event_file):
+    with pytest.raises(FileExistsError):
+        EventFile(event_file.path, image_shape=(1, 1), tof_edges_ns=np.arange(2), attributes={})
+
+
+def test_the_ledger_comes_back(event_file):
+    event_file.write_ledger({"hits": 3, "unaccounted": 0})
+    event_file.close()
+    assert read_ledger(event_file.path) == {"hits": 3, "unaccounted": 0}
+
+
+def test_a_run_without_an_end_has_no_ledger(event_file):
+    assert read_ledger(event_file.path) == {}
+
+
+def test_the_master_links_the_columns_and_holds_the_documents(event_file, tmp_path):
+    event_file.append("centroids", rows(3))
+    event_file.image[1, 2] = 7
+    event_file.tof[4] = 5
+    event_file.close()
+    master = tmp_path / "run.nxs"
+    write_master(
+        master, event_file.path, start={"uid": "abc", "plan_name": "count"}, configuration={"a": 1},
+        ledger={"unaccounted": 0, "hits": 3},
+    )  # fmt: skip
+    with h5py.File(master) as file:
+        entry = file["entry"]
+        assert entry["centroids/x"][:].tolist() == [0, 1, 2]
+        assert entry["instrument/timepix/data"][1, 2] == 7
+        assert entry["tof_spectrum/counts"][4] == 5
+        assert entry["tof_spectrum/time_of_flight"][4] == 45
+        assert json.loads(entry["start_document/data"][()])["plan_name"] == "count"
+        assert json.loads(entry["ledger/data"][()]) == {"unaccounted": 0, "hits": 3}
+        assert entry["ledger"].attrs["unaccounted"] == 0

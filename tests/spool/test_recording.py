@@ -1,0 +1,114 @@
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ophyd_timepix.spool.index import RECORD, SILENCE_NS, index_path, read_index, slice_end
+from ophyd_timepix.spool.recording import RecordingWriter, salvage
+from ophyd_timepix.spool.ring import N_MARKS, Mark, Ring
+
+RING = 1 << 22
+
+
+def make_ring() -> Ring:
+    """O_DIRECT wants aligned memory, as the pipeline's is."""
+    return Ring(np.frombuffer(mmap.mmap(-1, RING), np.uint8), np.zeros(N_MARKS, np.int64))
+
+
+def fill(ring: Ring, n_bytes: int, seed: int) -> np.ndarray:
+    data = np.random.default_rng(seed).integers(0, 256, n_bytes).astype(np.uint8)
+    first, second = ring.parts(ring.received, ring.received + n_bytes)
+    first[:] = data[: first.size]
+    second[:] = data[first.size :]
+    ring.publish(n_bytes)
+    return data
+
+
+def records(*rows: tuple[int, int, int, int, int]) -> np.ndarray:
+    return np.array(list(rows), RECORD)
+
+
+@pytest.fixture(params=["disk", "no O_DIRECT"])
+def place(request, tmp_path, monkeypatch) -> Path:
+    if request.param == "no O_DIRECT":
+        real_open = os.open
+
+        def refusing(path, flags, mode=0o777):
+            if flags & os.O_DIRECT:
+                raise OSError(22, "Invalid argument")
+            return real_open(path, flags, mode)
+
+        monkeypatch.setattr(os, "open", refusing)
+    return tmp_path
+
+
+@pytest.mark.parametrize("sizes", [[8], [1 << 20], [4096, 8], [3 << 20, 3 << 20, 1000], []])
+def test_the_file_holds_every_received_byte_and_no_more(place, sizes):
+    ring = make_ring()
+    writer = RecordingWriter(place / "a.tpx3", {"n_chips": 1})
+    parts = []
+    for k, n in enumerate(sizes):
+        parts.append(fill(ring, n, k))
+        while writer.write_blocks(ring):
+            pass
+    writer.finish(ring)
+    expected = np.concatenate([np.zeros(0, np.uint8), *parts])
+    assert np.array_equal(np.fromfile(place / "a.tpx3", np.uint8), expected)
+    assert ring.on_disk == ring.received
+
+
+def test_an_existing_recording_is_never_overwritten(tmp_path):
+    (tmp_path / "a.tpx3").write_bytes(b"precious")
+    with pytest.raises(FileExistsError):
+        RecordingWriter(tmp_path / "a.tpx3", {})
+    assert (tmp_path / "a.tpx3").read_bytes() == b"precious"
+
+
+def test_the_ring_of_a_killed_writer_completes_its_recording(tmp_path):
+    ring = make_ring()
+    writer = RecordingWriter(tmp_path / "a.tpx3", {"n_chips": 1})
+    data = fill(ring, (1 << 20) + 5000, 1)
+    index = records((0, 5, 0, 0, 1), (4096, 6, 2, 0, 1), (8192, 7, 3, 0, 1))
+    ring.marks[Mark.INDEX_RECORDS] = 3
+    writer.write_blocks(ring)
+    writer.write_index(index, 2)
+    writer.close()
+    assert salvage(tmp_path / "a.tpx3", ring, index) == 5000
+    assert np.array_equal(np.fromfile(tmp_path / "a.tpx3", np.uint8), data)
+    found = read_index(tmp_path / "a.tpx3")
+    assert found is not None
+    assert found.run == {"n_chips": 1}
+    assert found.records.tolist() == index.tolist()
+
+
+def test_an_index_cut_anywhere_is_readable_to_its_last_whole_record(tmp_path):
+    ring = make_ring()
+    writer = RecordingWriter(tmp_path / "a.tpx3", {})
+    writer.write_index(records((0, 5, 0, 0, 1), (8, 6, 2, 0, 1)), 2)
+    writer.finish(ring)
+    whole = index_path(tmp_path / "a.tpx3").read_bytes()
+    index_path(tmp_path / "a.tpx3").write_bytes(whole[:-1])
+    found = read_index(tmp_path / "a.tpx3")
+    assert found is not None
+    assert len(found.records) == 1
+
+
+def test_a_slice_ends_before_the_words_that_follow_a_silence():
+    index = records((0, 0, 0, 0, 1), (100, 10, 0, 0, 1), (200, 10 + SILENCE_NS, 0, 0, 1), (300, SILENCE_NS + 20, 0, 0, 1))
+    assert slice_end(index, 0, 1000) == (200, 0)
+    assert slice_end(index, 150, 1000) == (200, 10)
+    assert slice_end(index, 200, 1000) == (1000, 10 + SILENCE_NS)
+    assert slice_end(index[1:], 50, 1000) == (1000, None)
+
+
+def test_a_full_disk_is_told_with_place_and_remedy(tmp_path):
+    ring = make_ring()
+    writer = RecordingWriter(tmp_path / "a.tpx3", {})
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), writer._fd)
+    fill(ring, 1 << 20, 1)
+    with pytest.raises(OSError, match="cannot write the recording at byte 0: No space left.*free space"):
+        writer.write_blocks(ring)
+    writer.close()
