@@ -56,7 +56,7 @@ SPIDR_TIME: Final = Field(0, 16)
 TOT_SATURATED: Final = 1022
 
 
-# --- TDC words ---------------------------------------------------------------------------------------------------------
+# --- TDC words --------------------------------------------------------------------------------------------------------
 class TdcByte(IntEnum):
     """Top byte of a TDC word [S]."""
 
@@ -76,7 +76,7 @@ TDC_ZERO: Final = Field(0, 5)
 """Must be 0, otherwise the word is rejected [C]."""
 TDC_STAMPS: Final = 12
 
-# --- timer words, answers to GET_TIMER in the stream of the chip --------------------------------------------------------
+# --- timer words, answers to GET_TIMER in the stream of the chip ------------------------------------------------------
 TIMER_LOW_BYTE: Final = 0x44
 TIMER_HIGH_BYTE: Final = 0x45
 TIMER_LOW: Final = Field(16, 32)
@@ -84,7 +84,7 @@ TIMER_LOW: Final = Field(16, 32)
 TIMER_HIGH: Final = Field(16, 16)
 """High 16 bits of the 48-bit timer."""
 
-# --- control words -----------------------------------------------------------------------------------------------------
+# --- control words ----------------------------------------------------------------------------------------------------
 COMMAND_ACK_BYTE: Final = 0x70
 COMMAND_END_BYTE: Final = 0x71
 COMMAND_OTHER_CHIP_BYTE: Final = 0x72
@@ -95,7 +95,7 @@ CONTROL_CHIP_ID: Final = Field(16, 32)
 END_OF_READOUT_SEQUENTIAL: Final = 0xA0
 END_OF_READOUT_DATA_DRIVEN: Final = 0xB0
 
-# --- words of the board or of servers behind it [S] ----------------------------------------------------------------------
+# --- words of the board or of servers behind it [S] -------------------------------------------------------------------
 PACKET_ID_BYTE: Final = 0x50
 """Bits 47:0: per-chip packet counter, a sequence number [m]."""
 PACKET_ID: Final = Field(0, 48)
@@ -117,7 +117,7 @@ CONTROL_BYTES: Final = (
 )
 """Known words that are neither pixel, TDC nor timer: counted as control words."""
 
-# --- the `.tpx3` chunk header [S] --------------------------------------------------------------------------------------
+# --- the `.tpx3` chunk header [S] -------------------------------------------------------------------------------------
 CHUNK_MAGIC: Final = 0x33585054
 """'TPX3' in bits 31:0. Tested before the header nibble: a large chunk's header looks like a pixel word."""
 CHUNK_MAGIC_FIELD: Final = Field(0, 32)
