@@ -1,7 +1,7 @@
-"""Where the two halves of the simulator meet: what the board tells the data side, what it asks it, and the clock both read.
+"""Where the two halves of the simulator meet: what the board tells and asks the data side, and the clock both read.
 
 The board (`board.py`) calls `Streams`; the data side implements it. All calls come from one thread, in the order of the
-commands. Times are 25 ns counts of the virtual clock, never later than its present. This module knows no socket and no word.
+commands. Times are 25 ns counts of the virtual clock, never later than its present. No socket and no word here.
 """
 
 from dataclasses import dataclass
