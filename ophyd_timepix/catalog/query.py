@@ -72,7 +72,8 @@ class _Stream:
 
     run: Any
     name: str
-    node: Any
+    arrays: dict[str, Any]
+    """Tiled's array of each column, as long as it was when asked; none while the run has no centroid yet."""
     dtypes: dict[str, str]
     """Columns in their order, and how a number of each is stored."""
 
@@ -80,15 +81,11 @@ class _Stream:
     def detector(self) -> str:
         return self.name.removesuffix(STREAM_SUFFIX)
 
-    def column(self, name: str) -> Any:
-        """Tiled's array of a column; None while the run has no centroid yet."""
-        key = f"{self.name}_{name}"
-        return self.node.get(key)
-
     def rows(self) -> int:
         """Rows that every column has: the catalog learns of them column by column while a run goes."""
-        arrays = [self.column(name) for name in self.dtypes]
-        return min((int(array.shape[0]) for array in arrays if array is not None), default=0)
+        if self.arrays.keys() < self.dtypes.keys():
+            return 0
+        return min(int(array.shape[0]) for array in self.arrays.values())
 
 
 def _run_of(run: Any, catalog: str) -> Any:
@@ -116,7 +113,9 @@ def _centroid_stream(run: Any, detector: str | None) -> _Stream:
     prefix = f"{name}_"
     keys = node.metadata["data_keys"]
     dtypes = {key.removeprefix(prefix): str(keys[key]["dtype_numpy"]) for key in keys if key.startswith(prefix)}
-    return _Stream(run, name, node, dtypes)
+    # one request for all columns: the stream's own look-up asks the catalog three times for each
+    arrays = {key.removeprefix(prefix): array for key, array in node.base.items() if key.startswith(prefix)}
+    return _Stream(run, name, arrays, dtypes)
 
 
 def _checked(stream: _Stream, columns: Sequence[str] | None) -> list[str]:
@@ -172,9 +171,8 @@ def _select(stream: _Stream, wanted: list[str], windows: dict[str, Window], star
 
     def read(column: str) -> npt.NDArray[Any]:
         if column not in values:
-            array = stream.column(column) if stop > start else None
             empty = np.empty(0, dtype=stream.dtypes[column])
-            values[column] = empty if array is None else np.asarray(array[start:stop])
+            values[column] = np.asarray(stream.arrays[column][start:stop]) if stop > start else empty
         return values[column]
 
     keep = np.ones(stop - start, dtype=bool)

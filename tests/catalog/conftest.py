@@ -30,7 +30,7 @@ ROWS_PER_SHOT = 10
 
 @pytest.fixture(scope="session")
 def profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory of Tiled profiles of our own. Tiled reads TILED_PROFILES when it is imported, so its list is replaced."""
+    """A directory of Tiled profiles of our own. Tiled reads TILED_PROFILES at its import, so its list is replaced."""
     import tiled.profiles
 
     directory = tmp_path_factory.mktemp("profiles")
@@ -152,7 +152,9 @@ class RunDocuments:
                 self.send("stream_resource", resource.stream_resource_doc)
         for resource in self.resources:
             datum = resource.compose_stream_datum(
-                indices={"start": self.registered, "stop": row_stop}, descriptor=self.centroids.descriptor_doc
+                indices={"start": self.registered, "stop": row_stop},
+                seq_nums={"start": self.registered + 1, "stop": row_stop + 1},
+                descriptor=self.centroids.descriptor_doc,
             )
             self.send("stream_datum", datum)
         self.registered = row_stop
