@@ -14,7 +14,7 @@ from .fields import NamedField, bit_field
 N_DCOLS: Final = 128
 
 
-class _ConfigWord:
+class ConfigWord:
     """A word of named fields. Subclasses are frozen dataclasses whose attributes bear the fields' names."""
 
     TABLE: ClassVar[tuple[NamedField, ...]]
@@ -60,7 +60,7 @@ class Mode(IntEnum):
 
 
 @dataclass(frozen=True)
-class GeneralConfig(_ConfigWord):
+class GeneralConfig(ConfigWord):
     """GENCONFIG, 12 bits. The defaults are the run set-up of [P], 0x048."""
 
     polarity: int = Polarity.HOLES
@@ -92,7 +92,7 @@ class GeneralConfig(_ConfigWord):
 
 
 @dataclass(frozen=True)
-class PllConfig(_ConfigWord):
+class PllConfig(ConfigWord):
     """PLLCONFIG, 14 bits. The defaults are 0x11E of [P]: 40 MHz matrix clock, 16 clock phases."""
 
     bypass: int = 0
@@ -126,7 +126,7 @@ _CLOCKS: Final = {1: "160/320 MHz", 2: "80/160 MHz", 3: "40/80 MHz", 4: "20/40 M
 
 
 @dataclass(frozen=True)
-class OutputBlockConfig(_ConfigWord):
+class OutputBlockConfig(ConfigWord):
     """OUTBLOCKCONFIG, 16 bits."""
 
     ports: int = 0xFF

@@ -35,6 +35,8 @@ class Form:
     max_ints: int
     min_bytes: int = 0
     max_bytes: int = 0
+    is_ack: bool = False
+    """The values mean nothing: the message says only that the command was taken."""
 
     @property
     def min_length(self) -> int:
@@ -86,8 +88,7 @@ def _int_and_bytes(low: int, high: int | None = None) -> Form:
 
 
 _INT = _ints(1)
-_ACK = _ints(1)
-"""One word without meaning."""
+_ACK = Form(1, 1, is_ack=True)
 _OPTIONAL_INT = _ints(0, 1)
 _TRIGGER = _ints(4, 5)
 """Mode, length (us), frequency (Hz), count, and with newer firmware delay (ns)."""

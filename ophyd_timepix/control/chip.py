@@ -1,0 +1,259 @@
+"""The verbs of one Timepix3. What is set is read back, unless said otherwise; limits are checked before the wire."""
+
+from collections.abc import Mapping
+from ipaddress import AddressValueError, IPv4Address
+from typing import Final, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from ophyd_timepix.protocol import (
+    ChipId,
+    Command,
+    Dac,
+    GeneralConfig,
+    LinkStatus,
+    OutputBlockConfig,
+    PixelMatrix,
+    PllConfig,
+    Register,
+    SenseCode,
+    pack_dac,
+    unpack_dac,
+)
+from ophyd_timepix.protocol.chip_config import ConfigWord
+from ophyd_timepix.protocol.commands import ALL_HEADERS
+from ophyd_timepix.protocol.dacs import SENSE_OFF
+from ophyd_timepix.protocol.pixel_matrix import decode_ctpr, encode_ctpr, matrix_from_columns
+from ophyd_timepix.protocol.words import MATRIX_SIDE
+
+from .client import Answer, SpidrClient
+from .errors import ChipMissing, LimitError, ReadBackError
+from .info import ChipInfo, TimerReading
+
+DEFAULT_DACS: Final[Mapping[Dac, int]] = {dac: dac.default for dac in Dac}
+"""What a camera runs with; a chip after reset has other values."""
+
+
+class Chip:
+    """Chip `index` (0 to 3) of the board behind `client`."""
+
+    def __init__(self, client: SpidrClient, index: int) -> None:
+        self._client = client
+        self.index = index
+
+    def __repr__(self) -> str:
+        return f"Chip({self._client.address!r}, {self.index})"
+
+    # --- identity -----------------------------------------------------------------------------------------------------
+    def identify(self) -> ChipInfo:
+        """Id and links, read now."""
+        chip_id = ChipId(self._get(Command.GET_DEVICEID))
+        links = self.link_status()
+        present = links.ready and not chip_id.absent
+        return ChipInfo(self.index, chip_id.value, chip_id.name, links.enabled, links.locked, present)
+
+    def link_status(self) -> LinkStatus:
+        """Which links are enabled, which are locked."""
+        address = Register.LINK_STATUS.at(self.index)
+        return LinkStatus.from_word(self._client.request(Command.GET_SPIDRREG, 0, (address,)).ints[1])
+
+    def require_present(self) -> ChipInfo:
+        """Raises ChipMissing when there is no such chip or its links are not locked."""
+        info = self.identify()
+        if not info.present:
+            raise ChipMissing(
+                f"{self._client.address}: {info}; check the chip's power and cable and the chip number, "
+                "then reset the board"
+            )
+        return info
+
+    def reset(self) -> None:
+        """Reset the chip: its registers go to their reset values."""
+        self._request(Command.RESET_DEVICE)
+
+    def reinitialise(self) -> None:
+        """Initialise the chip and its links again."""
+        self._request(Command.REINIT_DEVICE)
+
+    # --- DACs ---------------------------------------------------------------------------------------------------------
+    def dac(self, dac: Dac) -> int:
+        """A DAC setting, read from the board."""
+        code, value = unpack_dac(self._get(Command.GET_DAC, dac.code))
+        if code != dac.code:
+            raise ReadBackError(
+                f"{self._where}: asked for DAC {dac.name} (code {dac.code}), the board answered for code {code}; "
+                "its firmware and this table disagree"
+            )
+        return value
+
+    def set_dac(self, dac: Dac, value: int) -> None:
+        """Set a DAC and read it back."""
+        if not 0 <= value <= dac.max:
+            raise LimitError(f"{self._where}: {dac.name} is 0 to {dac.max} (DAC code), not {value}; nothing was sent")
+        with self._client.exclusive():
+            self._request(Command.SET_DAC, pack_dac(dac.code, value))
+            self._check(dac.name, value, self.dac(dac))
+
+    def dacs(self) -> dict[Dac, int]:
+        """All DAC settings."""
+        return {dac: self.dac(dac) for dac in Dac}
+
+    def set_dacs(self, values: Mapping[Dac, int]) -> None:
+        """Set some DACs."""
+        for dac, value in values.items():
+            self.set_dac(dac, value)
+
+    def set_defaults(self) -> None:
+        """All DACs to what a camera runs with; the matrix open: nothing masked, no adjustment, no test pulses."""
+        self.set_dacs(DEFAULT_DACS)
+        self.upload_matrix(PixelMatrix())
+
+    def reset_dacs(self) -> None:
+        """All DACs to the chip's own reset values. Nothing is read back."""
+        self._request(Command.SET_DACS_DFLT)
+
+    def sense(self, source: Dac | SenseCode | None) -> None:
+        """Route a DAC or a reference voltage to the board's ADC; None: nothing."""
+        code = SENSE_OFF if source is None else source.code if isinstance(source, Dac) else int(source)
+        self._request(Command.SET_SENSEDAC, code)
+
+    # --- pixel matrix -------------------------------------------------------------------------------------------------
+    def upload_matrix(self, matrix: PixelMatrix, *, verify: bool = True) -> None:
+        """Write the configuration of all pixels, and read it back unless `verify` is off."""
+        with self._client.exclusive():
+            self._request(Command.RESET_PIXELS)
+            for first_column, data in matrix.upload():
+                self._client.request(Command.SET_PIXCONF, self.index, (first_column,), data)
+            if verify:
+                self._check_matrix(matrix, self.read_matrix())
+
+    def read_matrix(self) -> PixelMatrix:
+        """The configuration of all pixels."""
+        with self._client.exclusive():
+            return matrix_from_columns([self._read_column(column) for column in range(MATRIX_SIDE)])
+
+    def set_test_columns(self, columns: npt.ArrayLike) -> None:
+        """Which of the 256 columns get test pulses."""
+        data = encode_ctpr(columns)
+        with self._client.exclusive():
+            self._client.request(Command.SET_CTPR, self.index, (0,), data)
+            if self._request(Command.GET_CTPR).data != data:
+                raise ReadBackError(f"{self._where}: the column test-pulse register reads back other columns")
+
+    def test_columns(self) -> npt.NDArray[np.bool_]:
+        """Which of the 256 columns get test pulses."""
+        return decode_ctpr(self._request(Command.GET_CTPR).data)
+
+    # --- configuration words ------------------------------------------------------------------------------------------
+    def general_config(self) -> GeneralConfig:
+        """The general configuration."""
+        return GeneralConfig.from_word(self._get(Command.GET_GENCONFIG))
+
+    def set_general_config(self, config: SupportsIndex) -> None:
+        """Set the general configuration: a GeneralConfig or its word."""
+        self._set_word(Command.SET_GENCONFIG, Command.GET_GENCONFIG, GeneralConfig, config)
+
+    def pll_config(self) -> PllConfig:
+        """The PLL configuration."""
+        return PllConfig.from_word(self._get(Command.GET_PLLCONFIG))
+
+    def set_pll_config(self, config: SupportsIndex) -> None:
+        """Set the PLL: a PllConfig or its word. It decides the column phase of the times."""
+        self._set_word(Command.SET_PLLCONFIG, Command.GET_PLLCONFIG, PllConfig, config)
+
+    def output_block_config(self) -> OutputBlockConfig:
+        """The output block."""
+        return OutputBlockConfig.from_word(self._get(Command.GET_OUTBLOCKCONFIG))
+
+    def set_output_block_config(self, config: SupportsIndex) -> None:
+        """Set the output block: an OutputBlockConfig or its word."""
+        self._set_word(Command.SET_OUTBLOCKCONFIG, Command.GET_OUTBLOCKCONFIG, OutputBlockConfig, config)
+
+    # --- time and data ------------------------------------------------------------------------------------------------
+    def timer(self) -> TimerReading:
+        """The 48-bit timer. The chip repeats it in its data stream: that is the reference for times offline."""
+        answer = self._request(Command.GET_TIMER)
+        low, high = answer.ints
+        return TimerReading(high << 32 | low, answer.sent_ns, answer.received_ns)
+
+    def set_destination(self, address: str | None, port: int) -> None:
+        """Where this chip's datagrams go; None: our end of the control connection."""
+        if not 0 < port < 65_536:
+            raise LimitError(f"{self._where}: a UDP port is 1 to 65535, not {port}; nothing was sent")
+        destination = _ipv4(address or self._client.local_address())
+        with self._client.exclusive():
+            self._request(Command.SET_IPADDR_DEST, destination)
+            self._request(Command.SET_SERVERPORT, port)
+            self._check("destination", (str(IPv4Address(destination)), port), self.destination())
+
+    def destination(self) -> tuple[str, int]:
+        """Where this chip's datagrams go."""
+        address = self._get(Command.GET_IPADDR_DEST)
+        return str(IPv4Address(address)), self._get(Command.GET_SERVERPORT)
+
+    def source(self) -> tuple[str, int]:
+        """Where this chip's datagrams come from."""
+        address = self._get(Command.GET_IPADDR_SRC)
+        return str(IPv4Address(address)), self._get(Command.GET_DEVICEPORT)
+
+    def header_filter(self) -> tuple[int, int]:
+        """Masks of header nibbles that go to Ethernet and to the board's CPU."""
+        word = self._get(Command.GET_HEADERFILTER)
+        return word & 0xFFFF, word >> 16
+
+    def set_header_filter(self, eth: int = ALL_HEADERS) -> None:
+        """Which header nibbles go to Ethernet; what goes to the CPU stays."""
+        if not 0 <= eth <= ALL_HEADERS:
+            raise LimitError(f"{self._where}: the header filter is 0 to 0xFFFF (16 bits), not 0x{eth:X}")
+        with self._client.exclusive():
+            _, cpu = self.header_filter()
+            self._request(Command.SET_HEADERFILTER, cpu << 16 | eth)
+            self._check("header filter", eth, self.header_filter()[0])
+
+    # --- the wire -----------------------------------------------------------------------------------------------------
+    @property
+    def _where(self) -> str:
+        return f"{self._client.address} chip {self.index}"
+
+    def _request(self, command: Command, value: int = 0) -> Answer:
+        return self._client.request(command, self.index, (value,))
+
+    def _get(self, command: Command, value: int = 0) -> int:
+        return self._request(command, value).value
+
+    def _read_column(self, column: int) -> bytes:
+        answer = self._request(Command.GET_PIXCONF, column)
+        self._check("column", column, answer.value)
+        return answer.data
+
+    def _set_word(self, setter: Command, getter: Command, kind: type[ConfigWord], config: SupportsIndex) -> None:
+        try:
+            word = kind.from_word(config).word
+        except ValueError as error:
+            raise LimitError(f"{self._where}: {error}; nothing was sent") from None
+        with self._client.exclusive():
+            self._request(setter, word)
+            self._check(kind.__name__, hex(word), hex(self._get(getter)))
+
+    def _check(self, name: str, wanted: object, got: object) -> None:
+        if wanted != got:
+            raise ReadBackError(
+                f"{self._where}: {name} was set to {wanted} and reads back {got}; reset the chip and configure it again"
+            )
+
+    def _check_matrix(self, wanted: PixelMatrix, got: PixelMatrix) -> None:
+        different = np.argwhere(wanted.codes() != got.codes())
+        if len(different):
+            column, row = different[0]
+            raise ReadBackError(
+                f"{self._where}: {len(different)} pixels read back other than uploaded, the first at column {column}, "
+                f"row {row}; upload again, else reset the chip"
+            )
+
+
+def _ipv4(address: str) -> int:
+    try:
+        return int(IPv4Address(address))
+    except AddressValueError:
+        raise LimitError(f"{address!r} is no IPv4 address; a board can send to no other") from None

@@ -1,0 +1,266 @@
+"""The TCP connection to a board: one request at a time, each within a time limit.
+
+`SpidrClient` connects when it is first asked something. It may be used from several threads: requests queue up. After a
+failure of the line it is closed, and the next request opens a new one. The protocol itself is in
+`ophyd_timepix.protocol`; here are the socket, the clock and the lock.
+"""
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from ophyd_timepix.protocol import (
+    NEED_DATA,
+    ClientConnection,
+    Command,
+    ConnectionClosed,
+    ErrorWord,
+    LocalProtocolError,
+    RemoteProtocolError,
+    Reply,
+    Request,
+    Scope,
+    Tpx3Error,
+)
+
+from .errors import (
+    BoardError,
+    ConnectionLost,
+    LimitError,
+    SpidrClosed,
+    SpidrGarbled,
+    SpidrRefused,
+    SpidrTimeout,
+    SpidrUnreachable,
+)
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PORT: Final = 50_000
+DEFAULT_TIMEOUT_S: Final = 2.0
+"""Later NIKHEF libraries raised their 400 ms to this."""
+
+_SLOW_COMMANDS_S: Final[dict[Command, float]] = {
+    Command.RESET_MODULE: 15.0,
+    Command.REINIT_DEVICE: 5.0,
+    Command.REINIT_DEVICES: 5.0,
+    Command.STORE_PIXCONF: 10.0,
+    Command.ERASE_PIXCONF: 10.0,
+}
+"""Commands that initialise links or write flash take longer."""
+
+_RECEIVE_BYTES: Final = 65_536
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The values of a reply, and when its request went out and it came in (`time.monotonic_ns`)."""
+
+    ints: tuple[int, ...]
+    data: bytes
+    sent_ns: int
+    received_ns: int
+
+    @property
+    def value(self) -> int:
+        """The first word."""
+        return self.ints[0]
+
+
+class SpidrClient:
+    """A board's control port. Nothing is opened before the first request."""
+
+    def __init__(self, host: str, port: int = DEFAULT_PORT, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        if not 0 < port < 65_536:
+            raise LimitError(f"the control port is 1 to 65535, not {port}; a SPIDR listens at {DEFAULT_PORT}")
+        if not timeout_s > 0:
+            raise LimitError(f"the timeout is above 0 s, not {timeout_s} s")
+        self.host = host
+        self.port = port
+        self.timeout_s = timeout_s
+        self._lock = threading.RLock()
+        self._socket: socket.socket | None = None
+        self._connection = ClientConnection()
+        self._connections = 0
+
+    @classmethod
+    def at(cls, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Self:
+        """From "HOST:PORT" or "HOST"."""
+        host, colon, port = address.strip().rpartition(":")
+        if not colon:
+            host, port = port, str(DEFAULT_PORT)
+        if not host or not port.isdecimal():
+            raise LimitError(f"{address!r} is no address of a board; one looks like 192.168.100.10:{DEFAULT_PORT}")
+        return cls(host, int(port), timeout_s=timeout_s)
+
+    def __repr__(self) -> str:
+        return f"SpidrClient({self.address!r}, {'connected' if self.connected else 'not connected'})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def address(self) -> str:
+        """host:port of the board."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection is open, as far as this end knows."""
+        return self._socket is not None
+
+    @property
+    def connections(self) -> int:
+        """How many connections were opened so far; it grows when the board was lost and found again."""
+        return self._connections
+
+    def local_address(self) -> str:
+        """The address of our end of the connection: where the board's datagrams can reach us. Connects if needed."""
+        with self._lock:
+            sock = self._socket or self._connect()
+            return str(sock.getsockname()[0])
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Several requests as one step: other threads wait."""
+        with self._lock:
+            yield
+
+    def request(
+        self,
+        command: Command,
+        device: int = 0,
+        ints: tuple[int, ...] = (0,),
+        data: bytes = b"",
+        *,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """Ask the board. Raises ControlError; after any ConnectionLost the next request connects anew."""
+        request = Request(command, device, ints, data)
+        limit_s = timeout_s or max(self.timeout_s, _SLOW_COMMANDS_S.get(command, 0.0))
+        with self._lock:
+            reply, sent_ns, received_ns = self._exchange(request, limit_s)
+        if reply.error and not _is_harmless(command, reply.error):
+            raise BoardError(self._where(request), command, device, ints, reply.error)
+        return Answer(reply.ints, reply.data, sent_ns, received_ns)
+
+    def close(self) -> None:
+        """Close the connection. A later request opens a new one."""
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+
+    def _exchange(self, request: Request, limit_s: float) -> tuple[Reply, int, int]:
+        sock = self._socket or self._connect()
+        try:
+            data = self._connection.send(request)
+        except LocalProtocolError as error:
+            raise LimitError(f"{self._where(request)}: {error}; nothing was sent") from None
+        sent_ns = time.monotonic_ns()
+        try:
+            sock.settimeout(limit_s)
+            sock.sendall(data)
+            reply = self._await_reply(sock, request, sent_ns + int(limit_s * 1e9))
+        except BaseException as error:
+            # Whatever comes now would be taken for the answer to the next question. So too after Ctrl-C.
+            self.close()
+            if isinstance(error, TimeoutError):
+                raise self._timeout(request, limit_s) from None
+            if isinstance(error, OSError):
+                raise self._hung_up(request, str(error)) from error
+            if isinstance(error, RemoteProtocolError):
+                raise self._garbled(request, error) from error
+            raise
+        return reply, sent_ns, time.monotonic_ns()
+
+    def _await_reply(self, sock: socket.socket, request: Request, deadline_ns: int) -> Reply:
+        while True:
+            event = self._connection.next_event()
+            if isinstance(event, Reply):
+                return event
+            if isinstance(event, ConnectionClosed):
+                raise self._hung_up(request, "end of the stream")
+            if event is NEED_DATA:
+                left_s = (deadline_ns - time.monotonic_ns()) / 1e9
+                if left_s <= 0:
+                    raise TimeoutError
+                sock.settimeout(left_s)
+                self._connection.receive_data(sock.recv(_RECEIVE_BYTES))
+
+    def _connect(self) -> socket.socket:
+        try:
+            # IPv4 only: a board has no other, and our end is where its datagrams go.
+            target = socket.getaddrinfo(self.host, self.port, socket.AF_INET, socket.SOCK_STREAM)[0][4]
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        except OSError as error:
+            raise SpidrUnreachable(
+                f"{self.address}: no such host ({error}); check the address: the camera's display shows it"
+            ) from error
+        try:
+            sock.settimeout(self.timeout_s)
+            sock.connect(target)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, OSError):
+                raise self._not_connected(error) from error
+            raise
+        self._connection = ClientConnection()
+        self._socket = sock
+        self._connections += 1
+        log.info(f"connected to the SPIDR at {self.address}")
+        return sock
+
+    def _not_connected(self, error: OSError) -> ConnectionLost:
+        if isinstance(error, ConnectionRefusedError):
+            return SpidrRefused(
+                f"{self.address}: connection refused: a host is there, but nobody listens at port {self.port}; "
+                f"check the port (a SPIDR listens at {DEFAULT_PORT}) and wait until the camera has booted"
+            )
+        reason = f"no answer within {self.timeout_s:g} s" if isinstance(error, TimeoutError) else str(error)
+        return SpidrUnreachable(
+            f"{self.address}: no connection ({reason}); check that the camera is on, the cable, and that this "
+            "computer has an address in the camera's network (the camera's display shows its own)"
+        )
+
+    def _timeout(self, request: Request, limit_s: float) -> SpidrTimeout:
+        return SpidrTimeout(
+            f"{self._where(request)}: no reply to {request.command.name} within {limit_s:g} s; another client may hold "
+            "the board (it serves one at a time), or it hangs: close the other client, else power-cycle the camera"
+        )
+
+    def _hung_up(self, request: Request, reason: str) -> SpidrClosed:
+        return SpidrClosed(
+            f"{self._where(request)}: the board closed the connection during {request.command.name} ({reason}); "
+            "either another client holds it (it serves one at a time: close the other) or it was restarted "
+            "(then configure it again)"
+        )
+
+    def _garbled(self, request: Request, error: RemoteProtocolError) -> SpidrGarbled:
+        return SpidrGarbled(
+            f"{self._where(request)}: {request.command.name} failed: {error}; "
+            "check that the address is that of a SPIDR; the next request opens a new connection"
+        )
+
+    def _where(self, request: Request) -> str:
+        return self.address if request.command.scope is Scope.BOARD else f"{self.address} chip {request.device}"
+
+
+def _is_harmless(command: Command, error: ErrorWord) -> bool:
+    """Pymepix passes over EMPTY from the chip, so boards send it; where no value is asked for, it is harmless."""
+    harmless = error.sub_code is Tpx3Error.EMPTY and command.reply.is_ack
+    if harmless:
+        log.warning(f"{command.name} was answered with {error}; passed over, as other clients do")
+    return harmless

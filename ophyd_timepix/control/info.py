@@ -1,0 +1,115 @@
+"""What a board tells about itself: plain records, in SI units or with the unit in the name."""
+
+from dataclasses import dataclass
+
+from ophyd_timepix.protocol import TriggerMode
+
+
+@dataclass(frozen=True)
+class ChipInfo:
+    """A chip, as found at identification. Masks of links: bit k is link k."""
+
+    index: int
+    chip_id: int
+    name: str
+    enabled_links: int
+    locked_links: int
+    present: bool
+    """It has an id, some links are enabled, and all of these are locked."""
+
+    def __str__(self) -> str:
+        if self.present:
+            return f"chip {self.index}: {self.name}, {self.locked_links.bit_count()} links"
+        return (
+            f"chip {self.index}: missing (links enabled 0x{self.enabled_links:02X}, locked 0x{self.locked_links:02X})"
+        )
+
+
+@dataclass(frozen=True)
+class BoardInfo:
+    """A board and its chips."""
+
+    software_version: str
+    firmware_version: str
+    device_count: int
+    """Chips that the board can carry; a SPIDR says 4 also when it carries one."""
+    chips: tuple[ChipInfo, ...]
+
+    @property
+    def present(self) -> tuple[int, ...]:
+        """Indices of the chips that are there."""
+        return tuple(chip.index for chip in self.chips if chip.present)
+
+
+@dataclass(frozen=True)
+class SentCounters:
+    """What the board says it sent since `reset_counters`; never wraps."""
+
+    datagrams: int
+    """Of all chips."""
+    pixel_words: tuple[int, ...]
+    """Of each chip, 0 for a missing one."""
+    tdc_triggers: int = 0
+
+
+@dataclass(frozen=True)
+class TimerReading:
+    """A chip's timer in 25 ns counts, and the host's `time.monotonic_ns` before and after."""
+
+    counts: int
+    host_before_ns: int
+    host_after_ns: int
+
+    @property
+    def host_ns(self) -> int:
+        """The host time that belongs to it, wrong by at most half of the way there and back."""
+        return (self.host_before_ns + self.host_after_ns) // 2
+
+
+@dataclass(frozen=True)
+class TriggerConfig:
+    """How the shutter opens."""
+
+    mode: TriggerMode = TriggerMode.AUTO
+    length_us: int = 0
+    """0: open until stopped."""
+    frequency_hz: int = 10
+    count: int = 1
+    delay_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Supply:
+    """A supply, measured."""
+
+    volts: float
+    amperes: float
+    watts: float
+
+
+@dataclass(frozen=True)
+class Supplies:
+    """The supplies of the chips."""
+
+    analogue: Supply
+    digital: Supply
+
+
+@dataclass(frozen=True)
+class Temperatures:
+    """In degC."""
+
+    chip: float
+    """The remote sensor."""
+    board: float
+    fpga: float
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Around the board."""
+
+    humidity_percent: int
+    pressure_mbar: int
+    fans_rpm: tuple[int, int]
+    """On the chip board, on the board."""
