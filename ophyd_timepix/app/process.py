@@ -1,0 +1,169 @@
+"""`ophyd-timepix process`: recordings to centroids, through the same decode and centroid code as a live run."""
+
+import argparse
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..config import Geometry, Metric, Processing
+from ..decode.survey import chips_of
+from ..pipeline.client import Pipeline
+from ..pipeline.messages import RunRequest, RunSummary
+from ..protocol.chip_config import column_phase
+from ..spool.index import read_index
+from ..spool.sources import Format, Recording, open_recording
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".tpx3, Pymepix .raw or SPIDR .dat")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="event file to write (.h5); never overwritten")
+    parser.add_argument("--workers", type=int, default=1, help="centroid processes (default 1)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    add_processing_arguments(parser)
+
+
+def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that `process` and `record` share: each a field of `Processing`."""
+    default = Processing()
+    group = parser.add_argument_group("processing")
+    group.add_argument("--radius-px", type=float, default=default.radius_px)
+    group.add_argument("--window-ns", type=float, default=default.window_ns)
+    group.add_argument("--min-samples", type=int, default=default.min_samples)
+    group.add_argument("--min-size", type=int, default=default.min_size)
+    group.add_argument("--metric", type=Metric, choices=list(Metric), default=default.metric)
+    group.add_argument("--tof-min-ns", type=float, default=None)
+    group.add_argument("--tof-max-ns", type=float, default=None)
+    group.add_argument("--trigger-input", type=int, choices=(1, 2), default=default.trigger_input)
+    group.add_argument("--hits", action="store_true", help="write the hit columns too")
+
+
+def processing_of(options: argparse.Namespace) -> Processing:
+    """The validated parameters of a command line."""
+    names = set(Processing.model_fields) & set(vars(options))
+    return Processing(**{name: getattr(options, name) for name in names})
+
+
+def run(options: argparse.Namespace) -> int:
+    """Process the files; exit code 1 when something could not be read or accounted for."""
+    recordings = [open_recording(path) for path in options.files]
+    request = request_for(recordings, options.output.resolve(), processing_of(options))
+    begin = time.monotonic()
+    with Pipeline(workers=options.workers) as pipeline:
+        started = time.monotonic()
+        total = sum(r.n_bytes for r in recordings)
+        summary = _process(pipeline, request, [r.path for r in recordings], total, quiet=options.json)
+    result = result_of(summary, time.monotonic() - started)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print_result(result, summary, time.monotonic() - begin)
+    return exit_code(recordings, summary)
+
+
+def request_for(recordings: list[Recording], output: Path, processing: Processing) -> RunRequest:
+    """How to decode these files: from the index of our own recordings, else from the files themselves."""
+    if output.exists():
+        raise FileExistsError(f"{output} exists and is never overwritten; remove it or choose another name")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"{output.parent} is no directory; create it first")
+    own = read_index(recordings[0].path)
+    if own is not None:
+        recorded = RunRequest.model_validate(own.run)
+        return recorded.model_copy(
+            update={"event_file": output, "spool": None, "centroid": True, "processing": processing}
+        )
+    n_chips = max(max(chips_of(r), default=0) for r in recordings) + 1
+    return RunRequest(
+        event_file=output,
+        processing=processing,
+        n_chips=n_chips,
+        geometry=Geometry.for_chips(n_chips),
+        phase=_phase(recordings[0], n_chips),
+    )
+
+
+def _phase(recording: Recording, n_chips: int) -> tuple[tuple[int, ...], ...] | None:
+    """`.tpx3` of servers: corrected already. Pymepix sets 16 phases (PLL 0x11E); `.dat` says what it had."""
+    if recording.format is Format.TPX3:
+        return None
+    word = 0x11E if recording.pll_config is None else recording.pll_config
+    return (column_phase(word),) * n_chips
+
+
+def _process(pipeline: Pipeline, request: RunRequest, files: list[Path], total: int, *, quiet: bool) -> RunSummary:
+    done = threading.Event()
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=Console(stderr=True),
+        disable=quiet or not sys.stderr.isatty(),
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("processing", total=total, rate="")
+
+        def watch() -> None:
+            begin = time.monotonic()
+            while not done.wait(0.25):
+                seen = pipeline.progress()
+                rate = seen.hits / (time.monotonic() - begin) / 1e6
+                bar.update(task, completed=seen.decoded_bytes, rate=f"{rate:.1f} Mhit/s")
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            return pipeline.process(request, files)
+        finally:
+            done.set()
+            watcher.join()
+
+
+def result_of(summary: RunSummary, seconds: float) -> dict[str, Any]:
+    """What `--json` prints."""
+    ledger = summary.ledger
+    return {
+        "words": ledger["decoded_words"],
+        "hits": ledger["hits"],
+        "triggers": ledger["triggers"],
+        "shots": ledger["shots"],
+        "clusters": ledger["clusters"],
+        "centroids": ledger["centroids"],
+        "seconds": round(seconds, 6),
+        "hits_per_second": round(ledger["hits"] / seconds, 1) if seconds else 0.0,
+        "ledger": ledger,
+    }
+
+
+def print_result(result: dict[str, Any], summary: RunSummary, seconds: float) -> None:
+    """The same for people."""
+    for name in ("words", "hits", "triggers", "shots", "clusters", "centroids"):
+        print(f"{name:>12} {result[name]:>15,}")
+    print(f"{'unaccounted':>12} {result['ledger']['unaccounted']:>15,}")
+    print(f"{result['hits_per_second'] / 1e6:.2f} Mhit/s in {result['seconds']:.2f} s ({seconds:.2f} s with start-up)")
+    print(f"event file {summary.event_file}")
+    if summary.master is not None:
+        print(f"NeXus file {summary.master}")
+
+
+def exit_code(recordings: list[Recording], summary: RunSummary) -> int:
+    """0 only when every byte was read and every word is accounted for; what is wrong is told on stderr."""
+    ledger = summary.ledger
+    problems = [
+        f"{r.path}: the last {r.truncated_bytes} bytes are no whole word, the recording was cut off"
+        for r in recordings
+        if r.truncated_bytes
+    ]
+    if ledger["unframed_words"]:
+        problems.append(f"{ledger['unframed_words']} words lie outside any chunk: the recording is damaged there")
+    if ledger["unknown_words"]:
+        problems.append(f"{ledger['unknown_words']} words are of no known kind: see unknown_headers in the ledger")
+    if ledger["unaccounted"]:
+        problems.append(f"{ledger['unaccounted']} words, hits or datagrams are unaccounted for")
+    for problem in problems:
+        print(f"ophyd-timepix: {problem}; everything else was processed", file=sys.stderr)
+    return 1 if problems else 0

@@ -1,0 +1,37 @@
+"""`python -m ophyd_timepix.pipeline`: the supervisor process. Started by `pipeline.client`, never by hand."""
+
+import argparse
+import logging
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from .. import decode, events
+from .supervisor import Supervisor
+from .wire import LineSocket
+
+
+def main() -> int:
+    """Warm the kernels, fork the stages, serve until the control socket closes."""
+    parser = argparse.ArgumentParser(prog="ophyd_timepix.pipeline", description=__doc__)
+    parser.add_argument("--control-fd", type=int, required=True, help="inherited socket to the user's process")
+    parser.add_argument("--workers", type=int, default=1, help="centroid processes")
+    parser.add_argument("--ring-bytes", type=int, required=True, help="size of the RAM ring, a power of two")
+    parser.add_argument("--log", type=Path, required=True, help="the log file that stderr goes to")
+    options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is Bluesky's pause key
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s"
+    )
+    decode.warm_up()
+    events.warm_up()
+    control = LineSocket(socket.socket(fileno=options.control_fd))
+    supervisor = Supervisor(
+        control, workers=options.workers, ring_bytes=options.ring_bytes, log_path=options.log
+    )
+    return supervisor.serve()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

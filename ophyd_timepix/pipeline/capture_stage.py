@@ -1,0 +1,94 @@
+"""The capture process: obeys the supervisor in its main thread while the threads of `capture` receive and write."""
+
+import logging
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+from ..capture.capture import Capture, Totals
+from .messages import Receiver, RunRequest, Sent
+from .shared import Shared
+from .stage import Stage
+
+log = logging.getLogger(__name__)
+
+DRAIN_POLL_S: Final = 0.002
+SILENCE_NS: Final = 200_000_000
+"""An acquisition whose sent count is not reached ends after this silence."""
+
+
+class CaptureStage(Stage):
+    """Sockets, ring and recording. Requests: bind, open, begin, end (answers `drained` later), close."""
+
+    name = "capture"
+
+    def __init__(self, control: Connection, shared: Shared) -> None:
+        super().__init__(control)
+        self._failure: BaseException | None = None
+        self._capture = Capture(shared.ring, shared.index, self._fail)
+        self._draining: Sent | None = None
+        self._drain = False
+        self._at_begin = Totals(0, 0, 0, 0, 0, 0, 0)
+        self.requests = {
+            "bind": self._bind,
+            "open": self._open,
+            "begin": self._begin,
+            "end": self._end,
+            "close": self._close_recording,
+        }
+
+    def idle_s(self) -> float | None:
+        return DRAIN_POLL_S if self._drain else 0.05
+
+    def step(self) -> bool:
+        if self._failure is not None:
+            raise self._failure
+        if self._drain:
+            self._look_for_the_end()
+        return False
+
+    def close(self) -> None:
+        self._capture.close()
+        self._capture.unbind()
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+
+    def _bind(self, receivers: list[Receiver]) -> list[tuple[int, str | None]]:
+        """(port, warning) of each socket."""
+        endpoints = self._capture.bind([(r.chip, r.host, r.port, r.sender) for r in receivers])
+        return [(e.port, e.buffer.warning) for e in endpoints]
+
+    def _open(self, argument: tuple[RunRequest, dict[str, Any]]) -> None:
+        run, description = argument
+        if run.spool is None:
+            raise ValueError("a live run needs a path for its recording")
+        self._capture.open(run.spool, description)
+
+    def _begin(self, acquisition: int) -> int:
+        self._at_begin = self._capture.totals()
+        return self._capture.begin(acquisition)
+
+    def _end(self, sent: Sent | None) -> None:
+        """Start to drain; `drained` follows with (stop address, totals of the acquisition, what ended it)."""
+        self._draining = sent
+        self._drain = True
+
+    def _look_for_the_end(self) -> None:
+        ended_by = self._ended_by()
+        if ended_by is None:
+            return
+        self._drain = False
+        stop = self._capture.end()
+        now = self._capture.totals()
+        self.report("drained", (stop, Totals(*(a - b for a, b in zip(now, self._at_begin, strict=True))), ended_by))
+
+    def _ended_by(self) -> str | None:
+        totals = self._capture.totals()
+        if self._draining is not None:
+            arrived = totals.datagrams + totals.malformed_datagrams + totals.kernel_dropped
+            if arrived >= self._draining.datagrams:
+                return "counters"
+        return "silence" if self._capture.quiet_ns() >= SILENCE_NS else None
+
+    def _close_recording(self, _: object) -> Totals:
+        return self._capture.close()

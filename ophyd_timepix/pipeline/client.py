@@ -1,0 +1,297 @@
+"""The pipeline as a user's process sees it: one object, started once, serving many runs.
+
+The supervisor is started with `subprocess.Popen([sys.executable, "-m", ...])` in a session of its own: it does not look at
+the user's `__main__` (so IPython start-up files and unguarded scripts work), does not get Ctrl-C, and ends when this
+process ends in whatever way, because its control socket closes then.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+from .errors import PipelineError, PipelineTimeout, StageDied
+from .messages import Acquired, Progress, Receiver, RunPaths, RunRequest, RunSummary, Sent, StageDeath
+from .wire import LineSocket
+
+log = logging.getLogger(__name__)
+
+RING_BYTES: Final = 256 << 20
+START_TIMEOUT_S: Final = 300.0
+"""The first start on a machine compiles the kernels; later ones load them from numba's cache in a second or two."""
+CALL_TIMEOUT_S: Final = 60.0
+CLOSE_TIMEOUT_S: Final = 30.0
+
+
+class Pipeline:
+    """Capture, decode, centroid and write processes behind one object. Thread-safe.
+
+    workers: centroid processes. ring_bytes: RAM between network and disk, a power of two.
+    Every call raises `StageDied` once a stage has died; `start()` then begins anew.
+    """
+
+    def __init__(self, *, workers: int = 1, ring_bytes: int = RING_BYTES, log_dir: Path | None = None) -> None:
+        if not 1 <= workers <= 64:
+            raise ValueError(f"a pipeline has 1 to 64 workers, not {workers}")
+        if ring_bytes < 1 << 20 or ring_bytes & (ring_bytes - 1):
+            raise ValueError(f"ring_bytes is a power of two of at least 1 MiB (1048576), not {ring_bytes}")
+        self.workers = workers
+        self.ring_bytes = ring_bytes
+        self.log_path: Path | None = None
+        self.pids: dict[str, int] = {}
+        self.warnings: tuple[str, ...] = ()
+        self._log_dir = log_dir
+        self._lock = threading.Lock()
+        self._starting = threading.Lock()
+        self._link: _Link | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """True while the supervisor serves."""
+        link = self._link
+        return link is not None and link.failure is None
+
+    @property
+    def failure(self) -> PipelineError | None:
+        """Why the pipeline stopped unasked, until the next `start()`."""
+        return None if self._link is None else self._link.failure
+
+    def start(self) -> None:
+        """Start the processes; returns when the kernels are warm. Does nothing while they run."""
+        with self._starting:
+            if self.running:
+                return
+            self.close()
+            self.log_path = _new_log(self._log_dir)
+            link = _Link(self.workers, self.ring_bytes, self.log_path)
+            self._link = link
+            atexit.register(self.close)
+            try:
+                self.pids = {**link.wait_until_ready(START_TIMEOUT_S), "supervisor": link.process.pid}
+            except PipelineError:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """End all processes and wait for them. Open files are closed first. Safe to call at any time, twice too."""
+        link, self._link = self._link, None
+        self.pids = {}
+        if link is not None:
+            atexit.unregister(self.close)
+            link.close()
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def bind(self, receivers: Sequence[Receiver]) -> list[int]:
+        """Bind a UDP socket for each receiver and drain it from now on. Returns the ports, in order."""
+        answer = self._call("bind", {"receivers": [r.model_dump(mode="json") for r in receivers]})
+        self.warnings = tuple(answer["warnings"])
+        for warning in self.warnings:
+            log.warning("%s", warning)
+        ports: list[int] = answer["ports"]
+        return ports
+
+    def open_run(self, run: RunRequest) -> RunPaths:
+        """Create the files of a run. Existing files are never overwritten."""
+        return RunPaths.model_validate(self._call("open_run", {"run": run.model_dump(mode="json")}))
+
+    def begin(self, acquisition: int) -> None:
+        """An acquisition begins: call it before the shutter opens."""
+        self._call("begin", {"acquisition": acquisition})
+
+    def progress(self) -> Progress:
+        """A fresh look at the run; also answered while another call waits."""
+        return Progress.model_validate(self._call("progress", {}))
+
+    def end(
+        self,
+        sent: Sent | None = None,
+        *,
+        end_counts: int | None = None,
+        cancelled: bool = False,
+        timeout_s: float | None = None,
+    ) -> Acquired:
+        """Drain, decode, centroid and write what is left of the acquisition. Call it after the shutter closed.
+
+        sent: the board's counters since `open_run`; the drain ends when they are reached, else after 200 ms of silence.
+        end_counts: the board's timer when the shutter closed (25 ns counts); decides whether the last shot is whole.
+        timeout_s: None waits as long as the stages live: processing may be behind by any time.
+        """
+        arguments = {
+            "sent": None if sent is None else sent.model_dump(mode="json"),
+            "end_counts": end_counts,
+            "cancelled": cancelled,
+        }
+        return Acquired.model_validate(self._call("end", arguments, timeout_s=timeout_s))
+
+    def close_run(
+        self,
+        start: dict[str, Any] | None = None,
+        *,
+        configuration: dict[str, Any] | None = None,
+        master: bool = True,
+    ) -> RunSummary:
+        """Close the files of the run and write the NeXus master with its start document and configuration."""
+        arguments = {"start": start or {}, "configuration": configuration or {}, "master": master}
+        return RunSummary.model_validate(self._call("close_run", arguments, timeout_s=None))
+
+    def process(
+        self, run: RunRequest, files: Sequence[Path], *, configuration: dict[str, Any] | None = None
+    ) -> RunSummary:
+        """Recordings through the same stages. Each file is an acquisition of the run."""
+        arguments = {
+            "run": run.model_dump(mode="json"),
+            "files": [str(f.resolve()) for f in files],
+            "configuration": configuration or {},
+        }
+        return RunSummary.model_validate(self._call("process", arguments, timeout_s=None))
+
+    def _call(self, name: str, arguments: dict[str, Any], timeout_s: float | None = CALL_TIMEOUT_S) -> dict[str, Any]:
+        link = self._link
+        if link is None:
+            raise PipelineError(f"the pipeline is not running ({name} was asked); call start() first")
+        return link.call(name, arguments, timeout_s)
+
+
+class _Link:
+    """One supervisor process and the thread that hears it."""
+
+    def __init__(self, workers: int, ring_bytes: int, log_path: Path) -> None:
+        ours, theirs = socket.socketpair()
+        self.failure: PipelineError | None = None
+        self._log_path = log_path
+        self._lines = LineSocket(ours)
+        self._answered = threading.Condition()
+        self._answers: dict[int, dict[str, Any]] = {}
+        self._next_id = 0
+        self._pids: dict[str, int] | None = None
+        self._closing = False
+        with theirs, open(log_path, "ab") as log_file:
+            self.process = subprocess.Popen(
+                _command(theirs.fileno(), workers, ring_bytes, log_path),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=log_file,
+                start_new_session=True,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )
+        self._thread = threading.Thread(target=self._listen, name="ophyd_timepix-pipeline", daemon=True)
+        self._thread.start()
+
+    def wait_until_ready(self, timeout_s: float) -> dict[str, int]:
+        """Process ids of the stages."""
+        with self._answered:
+            if not self._answered.wait_for(lambda: self._pids is not None or self.failure is not None, timeout_s):
+                raise PipelineTimeout(f"the pipeline was not ready after {timeout_s:g} s; log: {self._log_path}")
+            if self._pids is None:
+                raise self.failure or PipelineError("the pipeline did not start")
+            return self._pids
+
+    def call(self, name: str, arguments: dict[str, Any], timeout_s: float | None) -> dict[str, Any]:
+        with self._answered:
+            if self.failure is not None:
+                raise self.failure
+            self._next_id += 1
+            number = self._next_id
+            with contextlib.suppress(OSError):  # a dead supervisor is reported by the listening thread
+                self._lines.send({"id": number, "call": name, "arguments": arguments})
+            if not self._answered.wait_for(lambda: number in self._answers or self.failure is not None, timeout_s):
+                raise PipelineTimeout(f"the pipeline did not answer {name} in {timeout_s:g} s; log: {self._log_path}")
+            answer = self._answers.pop(number, None)
+            if answer is None:
+                raise self.failure or PipelineError(f"no answer to {name}")
+        if "error" in answer:
+            kind, text = answer["error"]
+            raise PipelineError(text if kind == "Refused" else f"{name}: {text}")
+        result: dict[str, Any] = answer["ok"]
+        return result
+
+    def close(self) -> None:
+        self._closing = True
+        with contextlib.suppress(OSError):
+            self._lines.socket.shutdown(socket.SHUT_RDWR)
+        try:
+            self.process.wait(CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            log.error("the pipeline did not end in %g s, killing it; log: %s", CLOSE_TIMEOUT_S, self._log_path)
+            self.process.kill()
+            self.process.wait()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+        self._lines.close()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                for message in self._lines.receive():
+                    self._take(message)
+        except (EOFError, OSError):
+            self._ended()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        with self._answered:
+            event = message.get("event")
+            if event == "ready":
+                self._pids = message["pids"]
+            elif event == "died":
+                self.failure = StageDied(StageDeath.model_validate(message["death"]))
+            else:
+                self._answers[message["id"]] = message
+            self._answered.notify_all()
+
+    def _ended(self) -> None:
+        """The supervisor is gone: unasked, that is a failure like any other. It is reaped here."""
+        code = self.process.wait()
+        with self._answered:
+            if self.failure is None:
+                self.failure = PipelineError("the pipeline was closed") if self._closing else self._death(code)
+            self._answered.notify_all()
+
+    def _death(self, code: int) -> StageDied:
+        reason = f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
+        trace = _tail(self._log_path) if code > 0 else ""
+        return StageDied(StageDeath(stage="supervisor", reason=reason, traceback=trace, log=self._log_path))
+
+
+def _command(fd: int, workers: int, ring_bytes: int, log_path: Path) -> list[str]:
+    """-P: a module in the user's working directory must not shadow the standard library's."""
+    options = ["--control-fd", str(fd), "--workers", str(workers), "--ring-bytes", str(ring_bytes)]
+    return [sys.executable, "-P", "-m", "ophyd_timepix.pipeline", *options, "--log", str(log_path)]
+
+
+def _new_log(directory: Path | None) -> Path:
+    """A log file of our own, in the user's state directory, else in the temporary one."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "ophyd_timepix"
+    name = f"pipeline-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-"
+    for place in [directory] if directory else [state, Path(tempfile.gettempdir()) / f"ophyd_timepix-{os.getuid()}"]:
+        with contextlib.suppress(OSError):
+            place.mkdir(parents=True, exist_ok=True)
+            fd, path = tempfile.mkstemp(".log", name, place)
+            os.close(fd)
+            return Path(path)
+    raise PipelineError(f"no place for the pipeline's log: {directory or state} is not writable; give log_dir")
+
+
+def _tail(path: Path, lines: int = 30) -> str:
+    with contextlib.suppress(OSError):
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    return ""

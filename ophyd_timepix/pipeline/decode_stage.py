@@ -1,0 +1,196 @@
+"""The decode process: words to time-ordered blocks of hits. It reads behind the capture, at its own pace.
+
+Blocks are written straight into shared memory and dealt to the centroid processes in turn. When none is free it waits:
+the recording on disk is the only buffer that grows.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..clock import NS_PER_COUNT, TICKS_PER_COUNT, ns_to_ticks
+from ..decode.decoder import Decoder, Framing
+from ..events.block import BlockArrays
+from ..events.builder import BlockBuilder
+from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Words
+from .ledger import DecodeTotals
+from .live_source import LiveSource
+from .messages import RunRequest
+from .shared import Gauge, Shared
+from .stage import POLL_S, Stage
+
+log = logging.getLogger(__name__)
+
+PARTIAL_S: Final = 0.1
+"""Hits wait at most this long for their block to fill."""
+
+
+class Source(Protocol):
+    """Where words come from: a running acquisition or a recording."""
+
+    position: int
+
+    @property
+    def at_end(self) -> bool:
+        """True when there will be no more words."""
+
+    def next_slice(self, out: npt.NDArray[np.uint8]) -> tuple[Words, int | None] | None:
+        """The next words and the host time of the first (ns); None when there are none at the moment."""
+
+    def close(self) -> None:
+        """Release what the source holds."""
+
+
+class DecodeStage(Stage):
+    """Requests: open, begin, end (live), read (a recording). Reports `decoded` when an acquisition is in blocks."""
+
+    name = "decode"
+
+    def __init__(self, control: Connection, shared: Shared, workers: Sequence[Connection], free: Connection) -> None:
+        super().__init__(control)
+        self._shared = shared
+        self._workers = list(workers)
+        self._free_source = free
+        self._free = list(range(len(shared.blocks)))
+        self._buffer = np.empty(SLICE_BYTES, np.uint8)
+        self._run: RunRequest | None = None
+        self._stream: _Stream | None = None
+        self._source: Source | None = None
+        self._sequence = 0
+        self._next_shot = 0
+        self._last_block = 0.0
+        self._end_counts: int | None = None
+        self.requests = {"open": self._open, "begin": self._begin, "end": self._end, "read": self._read}
+
+    def inputs(self) -> Sequence[Connection]:
+        return (self._free_source,)
+
+    def receive(self, connection: Connection) -> None:
+        self._free.append(connection.recv())
+
+    def idle_s(self) -> float | None:
+        return None if self._source is None else POLL_S
+
+    def close(self) -> None:
+        if self._source is not None:
+            self._source.close()
+
+    # --- requests ------------------------------------------------------------------------------------------------------
+
+    def _open(self, run: RunRequest) -> None:
+        self._run = run
+        self._stream = None
+        self._sequence = 0
+        self._next_shot = 0
+
+    def _begin(self, argument: tuple[int, int]) -> None:
+        """Live: the words from address `start` on. All acquisitions of a run lie on one time line."""
+        acquisition, start = argument
+        run = self._opened()
+        if run.spool is None:
+            raise ValueError("a live run needs a recording")
+        if self._stream is None:
+            self._stream = _Stream(run, Framing.TPX3, 0)
+        self._stream.begin(acquisition)
+        self._source = LiveSource(self._shared.ring, self._shared.index, run.spool, start)
+        self._end_counts = None
+
+    def _end(self, argument: tuple[int, int | None]) -> None:
+        if not isinstance(self._source, LiveSource):
+            raise RuntimeError("no acquisition is running")
+        self._source.stop, self._end_counts = argument
+
+    def _read(self, argument: tuple[int, Recording]) -> None:
+        """A recording: a time line of its own."""
+        acquisition, recording = argument
+        framing = Framing.TPX3 if recording.chunked else Framing.RAW
+        self._stream = _Stream(self._opened(), framing, self._next_shot)
+        self._stream.begin(acquisition)
+        self._source = RecordingReader(recording)
+        self._end_counts = None
+
+    def _opened(self) -> RunRequest:
+        if self._run is None:
+            raise RuntimeError("no run is open")
+        return self._run
+
+    # --- work -----------------------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Decode one slice. True: there may be more."""
+        source, stream = self._source, self._stream
+        if source is None or stream is None:
+            return False
+        piece = source.next_slice(self._buffer)
+        if piece is None:
+            if source.at_end:
+                self._finish(source, stream)
+            else:
+                self._emit_partial(stream)
+            return False
+        words, host_ns = piece
+        stream.add(words, host_ns)
+        for block in self._full_blocks(stream):
+            self._hand_over(block)
+        self._show(source, stream)
+        if time.monotonic() - self._last_block >= PARTIAL_S:
+            self._emit_partial(stream)
+        return True
+
+    def _show(self, source: Source, stream: "_Stream") -> None:
+        gauges = self._shared.gauges
+        gauges[Gauge.DECODED_BYTES] = source.position
+        gauges[Gauge.HITS] = stream.hits_before + stream.totals().hits
+        gauges[Gauge.TRIGGERS] = stream.triggers_seen
+
+    def _full_blocks(self, stream: "_Stream") -> Iterator[int]:
+        while stream.builder.ready():
+            number = self._free_block()
+            stream.builder.take(self._shared.blocks[number])
+            yield number
+
+    def _emit_partial(self, stream: "_Stream") -> None:
+        """For those who watch: what is final already, though it does not fill a block."""
+        if time.monotonic() - self._last_block < PARTIAL_S or not self._free:
+            return
+        if stream.builder.take_partial(self._shared.blocks[self._free[-1]]):
+            self._hand_over(self._free.pop())
+        self._last_block = time.monotonic()
+
+    def _finish(self, source: Source, stream: "_Stream") -> None:
+        """All words are read: flush, tell the totals, be idle."""
+        stream.flush_decoder()
+        end_tick = None if self._end_counts is None else self._end_counts * TICKS_PER_COUNT
+        last = False
+        while not last:
+            number = self._free_block()
+            block = self._shared.blocks[number]
+            last = not stream.builder.flush(block, end_tick)
+            block.header.last = int(last)
+            self._hand_over(number)
+        self._show(source, stream)
+        source.close()
+        self._source = None
+        self.report("decoded", stream.finish())
+
+    def _free_block(self) -> int:
+        """A block that nobody holds; waits for one, and ends with the supervisor."""
+        while not self._free:
+            for connection in wait([self._free_source, self.control]):
+                if connection is self._free_source:
+                    self._free.append(self._free_source.recv())
+                else:
+                    self.obey()
+        return self._free.pop()
+
+    def _hand_over(self, number: int) -> None:
+        header = self._shared.blocks[number].header
+        header.sequence = self._sequence
+        self._workers[self._sequence % len(self._workers)].send(number)
+        self._sequence += 1
+        self._last_block = time.monotonic()

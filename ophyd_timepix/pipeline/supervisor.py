@@ -1,0 +1,471 @@
+"""The supervisor: owns the shared memory and the stage processes, and serves one user's process over a control socket.
+
+It is single-threaded. Calls that wait for stages are generators: `answer = yield Wanted(stage, kind)` lets the loop go on
+until that answer is there, so progress is told while an acquisition drains, and a dying stage is seen at once.
+
+The end of the control socket is the end of everything: recording and event file are closed, stages end, memory vanishes.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from ..spool.index import index_path
+from ..spool.recording import salvage
+from ..spool.ring import Mark
+from ..spool.sources import open_recording
+from .capture_stage import CaptureStage
+from .centroid_stage import CentroidStage
+from .decode_stage import DecodeStage
+from .ledger import Ledger, Part, add_ledgers
+from .messages import Acquired, Progress, Receiver, RunPaths, RunRequest, RunSummary, Sent, StageDeath
+from .shared import Gauge, Shared
+from .stage import Stage, run_forked
+from .wire import LineSocket
+from .write_stage import CloseRequest, WriteStage
+
+log = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_S: Final = 20.0
+"""How long stages may take to close their files when the user's process is gone or a neighbour died."""
+
+
+class Wanted(NamedTuple):
+    """An answer that a call waits for."""
+
+    stage: str
+    kind: str
+
+
+class Refused(RuntimeError):
+    """A stage refused a request."""
+
+
+Call = Generator[Wanted, Any, BaseModel | dict[str, Any]]
+
+
+class Child:
+    """A forked stage as the supervisor sees it."""
+
+    def __init__(self, name: str, pid: int, connection: Connection) -> None:
+        self.name = name
+        self.pid = pid
+        self.connection = connection
+        self.pidfd = os.pidfd_open(pid)
+
+    def send(self, kind: str, argument: Any = None) -> Wanted:
+        """Send a request; what is returned is its answer's address."""
+        with contextlib.suppress(BrokenPipeError):  # a death is noticed and told through the pidfd
+            self.connection.send((kind, argument))
+        return Wanted(self.name, kind)
+
+
+class OpenRun:
+    """What the supervisor knows of the run that is open."""
+
+    def __init__(self, request: RunRequest) -> None:
+        self.request = request
+        self.acquisitions: list[Acquired] = []
+        self.acquisition: int | None = None
+        self.begun = 0.0
+
+
+class Supervisor:
+    """Serves `control` until it closes. `log_path` stands in every report of a death."""
+
+    def __init__(self, control: LineSocket, *, workers: int, ring_bytes: int, log_path: Path) -> None:
+        self._control = control
+        self._log_path = log_path
+        self._shared = Shared(ring_bytes)
+        self._children: dict[str, Child] = {}
+        self._answers: dict[Wanted, deque[tuple[str, Any]]] = {}
+        self._queue: deque[dict[str, Any]] = deque()
+        self._active: tuple[int, Call, Wanted] | None = None
+        self._run: OpenRun | None = None
+        self._last_words: dict[str, tuple[str, str]] = {}
+        self._workers = [f"centroid{k}" for k in range(workers)]
+        self._calls: dict[str, Callable[[dict[str, Any]], Call]] = {
+            "bind": self._bind,
+            "open_run": self._open_run,
+            "begin": self._begin,
+            "end": self._end,
+            "close_run": self._close_run,
+            "process": self._process,
+        }
+        self._spawn()
+
+    # --- processes ---------------------------------------------------------------------------------------------------
+
+    def _spawn(self) -> None:
+        """Fork the stages, connected in a line: decode -> centroid* -> write -> decode (free blocks)."""
+        shared = self._shared
+        to_workers = {name: Pipe(duplex=False) for name in self._workers}
+        from_workers = {name: Pipe(duplex=False) for name in self._workers}
+        free_in, free_out = Pipe(duplex=False)
+        own = [end for pipes in (to_workers, from_workers) for pair in pipes.values() for end in pair]
+        own += [free_in, free_out]
+        self._fork("capture", [], lambda c: CaptureStage(c, shared), own)
+        outputs = [to_workers[name][1] for name in self._workers]
+        self._fork("decode", [free_in, *outputs], lambda c: DecodeStage(c, shared, outputs, free_in), own)
+        for name in self._workers:
+            ends = [to_workers[name][0], from_workers[name][1]]
+            self._fork(name, ends, lambda c, name=name, ends=ends: CentroidStage(name, c, shared, *ends), own)
+        inputs = [from_workers[name][0] for name in self._workers]
+        self._fork("write", [free_out, *inputs], lambda c: WriteStage(c, shared, inputs, free_out), own)
+        for end in own:
+            end.close()
+
+    def _fork(
+        self, name: str, ends: list[Connection], make: Callable[[Connection], Stage], all_ends: list[Connection]
+    ) -> None:
+        ours, theirs = Pipe()
+        pid = os.fork()
+        if pid:
+            theirs.close()
+            self._children[name] = Child(name, pid, ours)
+            return
+        # In the child every foreign end must go, or nobody would ever see an end of file.
+        ours.close()
+        self._control.close()
+        for child in self._children.values():
+            child.connection.close()
+            os.close(child.pidfd)
+        for end in all_ends:
+            if end not in ends:
+                end.close()
+        run_forked(name, theirs, lambda: make(theirs))
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def serve(self) -> int:
+        """Serve until the user's process goes (returns 0) or a stage dies (returns 1)."""
+        poll = select.poll()
+        poll.register(self._control.fileno(), select.POLLIN)
+        by_fd: dict[int, Child] = {}
+        for child in self._children.values():
+            for fd in (child.connection.fileno(), child.pidfd):
+                poll.register(fd, select.POLLIN)
+                by_fd[fd] = child
+        self._control.send({"event": "ready", "pids": {c.name: c.pid for c in self._children.values()}})
+        while True:
+            for fd, _ in poll.poll():
+                child = by_fd.get(fd)
+                if child is None:
+                    try:
+                        self._queue.extend(self._control.receive())
+                    except EOFError:
+                        self._shut_down()
+                        return 0
+                elif not self._hear(child):
+                    self._report_death(child)
+                    return 1
+            self._work()
+
+    def _hear(self, child: Child) -> bool:
+        """Take all messages of a stage. False: it is dead."""
+        try:
+            while child.connection.poll():
+                kind, verdict, result = child.connection.recv()
+                if kind == "died":
+                    self._last_words[child.name] = result
+                else:
+                    self._answers.setdefault(Wanted(child.name, kind), deque()).append((verdict, result))
+        except (EOFError, ConnectionResetError):
+            return False
+        ended, _, _ = select.select([child.pidfd], [], [], 0)
+        return not ended
+
+    def _work(self) -> None:
+        """Advance the active call and start queued ones, as far as the answers at hand allow."""
+        while True:
+            if self._active is not None:
+                number, call, wanted = self._active
+                answers = self._answers.get(wanted)
+                if not answers:
+                    self._answer_progress()
+                    return
+                self._advance(number, call, answers.popleft())
+            elif self._queue:
+                self._start(self._queue.popleft())
+            else:
+                return
+
+    def _answer_progress(self) -> None:
+        """Requests for progress do not wait for the active call."""
+        for message in [m for m in self._queue if m["call"] == "progress"]:
+            self._queue.remove(message)
+            self._start(message)
+
+    def _start(self, message: dict[str, Any]) -> None:
+        number, name, arguments = message["id"], message["call"], message.get("arguments", {})
+        if name == "progress":
+            self._control.send({"id": number, "ok": self._progress().model_dump(mode="json")})
+            return
+        try:
+            call = self._calls[name](arguments)
+        except (ValidationError, KeyError) as error:
+            self._control.send({"id": number, "error": [type(error).__name__, str(error)]})
+            return
+        self._advance(number, call, None)
+
+    def _advance(self, number: int, call: Call, answer: tuple[str, Any] | None) -> None:
+        self._active = None
+        try:
+            if answer is None:
+                wanted = next(call)
+            elif answer[0] == "refused":
+                wanted = call.throw(Refused(": ".join(answer[1])))
+            else:
+                wanted = call.send(answer[1])
+        except StopIteration as done:
+            value = done.value
+            result = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+            self._control.send({"id": number, "ok": result})
+        except (RuntimeError, ValueError, OSError) as error:
+            self._control.send({"id": number, "error": [type(error).__name__, str(error)]})
+        else:
+            self._active = (number, call, wanted)
+
+    # --- calls ---------------------------------------------------------------------------------------------------------
+
+    def _bind(self, arguments: dict[str, Any]) -> Call:
+        receivers = [Receiver.model_validate(r) for r in arguments["receivers"]]
+        bound = yield self._children["capture"].send("bind", receivers)
+        return {"ports": [port for port, _ in bound], "warnings": [w for _, w in bound if w]}
+
+    def _open_run(self, arguments: dict[str, Any]) -> Call:
+        request = RunRequest.model_validate(arguments["run"])
+        if self._run is not None:
+            raise RuntimeError(f"a run is open already: {self._run.request.event_file}; close it first")
+        request = request.model_copy(update={"spool": request.spool or request.event_file.with_suffix(".tpx3")})
+        self._shared.gauges[:] = 0
+        yield from self._open_processing(request)
+        try:
+            yield self._children["capture"].send("open", (request, request.model_dump(mode="json")))
+        except Refused:
+            yield from self._abandon(request)
+            raise
+        self._run = OpenRun(request)
+        return _paths(request)
+
+    def _open_processing(self, request: RunRequest) -> Generator[Wanted, Any, None]:
+        """The event file first: when it cannot be had, nobody else has begun."""
+        if not request.centroid:
+            return
+        yield self._children["write"].send("open", request)
+        for name in ("decode", *self._workers):
+            yield self._children[name].send("open", request)
+
+    def _abandon(self, request: RunRequest) -> Generator[Wanted, Any, None]:
+        """A run that could not be opened leaves no empty event file."""
+        if request.centroid:
+            yield self._children["write"].send("close", CloseRequest({}, {}, {}, None))
+            request.event_file.unlink(missing_ok=True)
+
+    def _begin(self, arguments: dict[str, Any]) -> Call:
+        run = self._opened()
+        if run.acquisition is not None:
+            raise RuntimeError(f"acquisition {run.acquisition} is running; end it before the next begins")
+        number = int(arguments["acquisition"])
+        start = yield self._children["capture"].send("begin", number)
+        if run.request.centroid:
+            yield self._children["decode"].send("begin", (number, start))
+        run.acquisition = number
+        run.begun = time.monotonic()
+        return {}
+
+    def _end(self, arguments: dict[str, Any]) -> Call:
+        run = self._opened()
+        if run.acquisition is None:
+            raise RuntimeError("no acquisition is running")
+        sent = None if arguments.get("sent") is None else Sent.model_validate(arguments["sent"])
+        capture = self._children["capture"]
+        yield capture.send("end", sent)
+        stop, totals, ended_by = yield Wanted("capture", "drained")
+        ledger = Ledger()
+        ledger.take_capture(totals)
+        part = Part(run.acquisition, bool(arguments.get("cancelled")), ended_by, run.begun)
+        if run.request.centroid:
+            yield self._children["decode"].send("end", (stop, arguments.get("end_counts")))
+            acquired = yield from self._finish_part(part, ledger)
+        else:
+            acquired = part.acquired({}, ledger)
+        run.acquisition = None
+        run.acquisitions.append(acquired)
+        return acquired
+
+    def _finish_part(self, part: Part, ledger: Ledger) -> Generator[Wanted, Any, Acquired]:
+        """Wait until everything of an acquisition is decoded and written, and close its ledger."""
+        ledger.take_decode((yield Wanted("decode", "decoded")))
+        rows, totals = yield Wanted("write", "acquired")
+        ledger.take_blocks(totals)
+        acquired = part.acquired(rows, ledger)
+        yield self._children["write"].send("acquisition", part.row(acquired))
+        return acquired
+
+    def _close_run(self, arguments: dict[str, Any]) -> Call:
+        run = self._opened()
+        if run.acquisition is not None:
+            raise RuntimeError(f"acquisition {run.acquisition} is running; end it before the run closes")
+        totals = yield self._children["capture"].send("close")
+        ledger = add_ledgers([a.ledger for a in run.acquisitions])
+        ledger["stray_words"] = totals.payload_bytes // 8 - ledger.get("received_words", 0)
+        self._run = None
+        summary = yield from self._close_files(run, ledger, arguments)
+        if not run.request.keep_raw and run.request.spool is not None:
+            for path in (run.request.spool, index_path(run.request.spool)):
+                path.unlink(missing_ok=True)
+            summary = summary.model_copy(update={"spool": None})
+        return summary
+
+    def _close_files(
+        self, run: OpenRun, ledger: dict[str, Any], arguments: dict[str, Any]
+    ) -> Generator[Wanted, Any, RunSummary]:
+        request = run.request
+        paths = _paths(request)
+        rows = 0
+        master = paths.master if request.centroid and arguments.get("master", True) else None
+        if request.centroid:
+            configuration = {"request": request.model_dump(mode="json"), **arguments.get("configuration", {})}
+            closing = CloseRequest(arguments.get("start", {}), configuration, ledger, master)
+            rows = yield self._children["write"].send("close", closing)
+        return RunSummary(
+            event_file=request.event_file,
+            spool=request.spool,
+            master=master,
+            rows=rows,
+            acquisitions=tuple(run.acquisitions),
+            ledger=ledger,
+        )
+
+    def _process(self, arguments: dict[str, Any]) -> Call:
+        """Recordings instead of sockets: each file is an acquisition, otherwise nothing differs from a live run."""
+        request = RunRequest.model_validate(arguments["run"])
+        files = [open_recording(Path(name)) for name in arguments["files"]]
+        if self._run is not None:
+            raise RuntimeError(f"a run is open already: {self._run.request.event_file}; close it first")
+        self._shared.gauges[:] = 0
+        run = OpenRun(request)
+        yield from self._open_processing(request)
+        for number, recording in enumerate(files, 1):
+            part = Part(number, False, "files", time.monotonic())
+            ledger = Ledger()
+            ledger.take_recording(recording)
+            yield self._children["decode"].send("read", (number, recording))
+            run.acquisitions.append((yield from self._finish_part(part, ledger)))
+        ledger_sum = add_ledgers([a.ledger for a in run.acquisitions])
+        return (yield from self._close_files(run, ledger_sum, arguments))
+
+    def _opened(self) -> OpenRun:
+        if self._run is None:
+            raise RuntimeError("no run is open; call open_run first")
+        return self._run
+
+    def _progress(self) -> Progress:
+        marks, gauges = self._shared.ring.marks, self._shared.gauges
+        return Progress(
+            acquisition=(self._run.acquisition or 0) if self._run else 0,
+            received_datagrams=int(marks[Mark.DATAGRAMS]),
+            received_bytes=int(marks[Mark.PAYLOAD_BYTES]),
+            kernel_dropped=int(marks[Mark.KERNEL_DROPPED]),
+            on_disk_bytes=int(marks[Mark.ON_DISK]),
+            decoded_bytes=int(gauges[Gauge.DECODED_BYTES]),
+            hits=int(gauges[Gauge.HITS]),
+            triggers=int(gauges[Gauge.TRIGGERS]),
+            shots=int(gauges[Gauge.SHOTS]),
+            centroids=int(gauges[Gauge.CENTROIDS]),
+            rows_on_disk=int(gauges[Gauge.ROWS_ON_DISK]),
+            lag_seconds=self._lag_seconds(),
+            host_ns=time.monotonic_ns(),
+        )
+
+    def _lag_seconds(self) -> float:
+        """Age of the oldest received word that is not decoded."""
+        ring = self._shared.ring
+        decoded = int(self._shared.gauges[Gauge.DECODED_BYTES])
+        if self._run is None or self._run.acquisition is None or decoded >= ring.received:
+            return 0.0
+        records = self._shared.index
+        n_records = int(ring.marks[Mark.INDEX_RECORDS])
+        recent = records[: min(n_records, records.size)]
+        behind = recent["host_ns"][recent["offset"] >= decoded]
+        return 0.0 if behind.size == 0 else max(0.0, (time.monotonic_ns() - int(behind.min())) / 1e9)
+
+    # --- the end -------------------------------------------------------------------------------------------------------
+
+    def _report_death(self, dead: Child) -> None:
+        """Keep what can be kept, tell the user's process, end the others."""
+        reason, trace = self._last_words.get(dead.name, (_how_it_ended(dead.pid), ""))
+        log.error("stage %s %s", dead.name, reason)
+        salvaged = self._keep_recording(dead)
+        self._end_children(except_for=dead)
+        death = StageDeath(stage=dead.name, reason=reason, traceback=trace, log=self._log_path, salvaged=salvaged)
+        with contextlib.suppress(OSError):
+            self._control.send({"event": "died", "death": death.model_dump(mode="json")})
+
+    def _keep_recording(self, dead: Child) -> Path | None:
+        run = self._run
+        if run is None or run.request.spool is None:
+            return None
+        spool = run.request.spool
+        try:
+            if dead.name == "capture":
+                log.info("salvaged %d bytes of %s", salvage(spool, self._shared.ring, self._shared.index), spool)
+            else:
+                self._close_politely(["capture"])
+        except OSError:
+            log.exception("the end of %s could not be saved", spool)
+            return None
+        return spool
+
+    def _shut_down(self) -> None:
+        """The user's process is gone: close files, end stages."""
+        log.info("the control socket closed, ending")
+        self._close_politely(["capture"])
+        self._end_children()
+
+    def _close_politely(self, names: list[str]) -> None:
+        """Let stages close what they write, with a bound on the time."""
+        for name in names:
+            self._children[name].connection.close()
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        for name in names:
+            select.select([self._children[name].pidfd], [], [], max(0.0, deadline - time.monotonic()))
+
+    def _end_children(self, except_for: Child | None = None) -> None:
+        """The end of their connections ends the stages; who does not obey in time is killed. All are reaped."""
+        names = [name for name, child in self._children.items() if child is not except_for]
+        with contextlib.suppress(OSError):
+            self._close_politely(names)
+        for child in self._children.values():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child.pid, 0)
+
+
+def _paths(request: RunRequest) -> RunPaths:
+    spool = request.spool or request.event_file.with_suffix(".tpx3")
+    return RunPaths(event_file=request.event_file, spool=spool, master=request.event_file.with_suffix(".nxs"))
+
+
+def _how_it_ended(pid: int) -> str:
+    """In words, from the exit status (the process is reaped by this)."""
+    try:
+        _, status = os.waitpid(pid, 0)
+    except ChildProcessError:
+        return "ended"
+    if os.WIFSIGNALED(status):
+        return f"was killed by {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"ended with exit code {os.waitstatus_to_exitcode(status)}"

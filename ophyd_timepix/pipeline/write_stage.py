@@ -1,0 +1,161 @@
+"""The write process: puts finished blocks into the event file in the order of the stream, and gives them back."""
+
+import logging
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from ..events.block import BlockArrays
+from ..events.histograms import add_histogram, add_image
+from ..files.event_file import EventFile, tof_edges
+from ..files.master import write_master
+from .ledger import BlockTotals
+from .messages import RunRequest
+from .shared import Gauge, Shared
+from .stage import Stage
+
+log = logging.getLogger(__name__)
+
+FLUSH_S: Final = 0.5
+"""Rows become visible to readers at least this often while an acquisition runs."""
+
+
+class CloseRequest(NamedTuple):
+    """What the master file needs to know at the end of a run."""
+
+    start: dict[str, Any]
+    configuration: dict[str, Any]
+    ledger: dict[str, Any]
+    master: Path | None
+
+
+class WriteStage(Stage):
+    """Requests: open, acquisition (a row about one that ended), close. Reports `acquired` after an acquisition's last block."""
+
+    name = "write"
+
+    def __init__(self, control: Connection, shared: Shared, sources: Sequence[Connection], free: Connection) -> None:
+        super().__init__(control)
+        self._blocks = shared.blocks
+        self._gauges = shared.gauges
+        self._sources = tuple(sources)
+        self._free = free
+        self._file: EventFile | None = None
+        self._run: RunRequest | None = None
+        self._waiting: dict[int, int] = {}
+        self._next_sequence = 0
+        self._totals = BlockTotals()
+        self._starts: dict[str, int] = {}
+        self._flushed = time.monotonic()
+        self._dirty = False
+        self.requests = {"open": self._open, "acquisition": self._acquisition, "close": self._close_file}
+
+    def inputs(self) -> Sequence[Connection]:
+        return self._sources
+
+    def receive(self, connection: Connection) -> None:
+        """Blocks come from several workers: hold those that are ahead, write in sequence."""
+        block = connection.recv()
+        self._waiting[int(self._blocks[block].header.sequence)] = block
+        while (block := self._waiting.pop(self._next_sequence, None)) is not None:
+            self._next_sequence += 1
+            last = self._write(self._blocks[block])
+            self._free.send(block)
+            if last:
+                self._finish_acquisition()
+
+    def idle_s(self) -> float | None:
+        return FLUSH_S if self._dirty else None
+
+    def step(self) -> bool:
+        if self._dirty and time.monotonic() - self._flushed >= FLUSH_S:
+            self._flush()
+        return False
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    # --- a run ----------------------------------------------------------------------------------------------------------
+
+    def _open(self, run: RunRequest) -> None:
+        self.close()
+        self._file = EventFile(
+            run.event_file,
+            image_shape=(run.geometry.height_px, run.geometry.width_px),
+            tof_edges_ns=tof_edges(run.tof_range_ns, run.tof_bins),
+            attributes={"processing": run.processing.model_dump_json(), "geometry": run.geometry.model_dump_json()},
+        )
+        self._run = run
+        self._waiting.clear()
+        self._next_sequence = 0
+        self._begin_acquisition()
+
+    def _close_file(self, request: CloseRequest) -> int:
+        """Store the ledger, close the event file, write the master. Returns the centroid rows."""
+        file, run = self._opened()
+        file.write_ledger(request.ledger)
+        rows = file.rows("centroids")
+        self.close()
+        if request.master is not None:
+            write_master(
+                request.master,
+                run.event_file,
+                start=request.start,
+                configuration=request.configuration,
+                ledger=request.ledger,
+            )
+        return rows
+
+    def _opened(self) -> tuple[EventFile, RunRequest]:
+        if self._file is None or self._run is None:
+            raise RuntimeError("no event file is open")
+        return self._file, self._run
+
+    # --- an acquisition --------------------------------------------------------------------------------------------------
+
+    def _begin_acquisition(self) -> None:
+        file, _ = self._opened()
+        self._totals = BlockTotals()
+        self._starts = {name: file.rows(name) for name in file.tables}
+
+    def _finish_acquisition(self) -> None:
+        self._flush()
+        file, _ = self._opened()
+        rows = {name: (start, file.rows(name)) for name, start in self._starts.items()}
+        self.report("acquired", (rows, self._totals))
+        self._begin_acquisition()
+
+    def _acquisition(self, row: dict[str, Any]) -> None:
+        file, _ = self._opened()
+        file.append("acquisitions", {name: [value] for name, value in row.items()})
+        file.flush()
+
+    def _flush(self) -> None:
+        file, _ = self._opened()
+        file.flush()
+        self._gauges[Gauge.ROWS_ON_DISK] = file.rows("centroids")
+        self._flushed = time.monotonic()
+        self._dirty = False
+
+    def _write(self, block: BlockArrays) -> bool:
+        """Append a block's rows. True when it was the last of its acquisition."""
+        file, run = self._opened()
+        first_row = file.rows("centroids")
+        centroids = block.centroid_columns()
+        file.append("centroids", centroids)
+        file.append("shots", block.shot_columns())
+        file.append("triggers", block.trigger_columns())
+        if run.processing.hits:
+            file.append("hits", block.hit_columns(first_row))
+        add_image(file.image, centroids["x"], centroids["y"])
+        low, high = run.tof_range_ns
+        add_histogram(file.tof, centroids["tof"], low, (high - low) / run.tof_bins)
+        self._totals.add(block.header)
+        self._gauges[Gauge.CENTROIDS] = file.rows("centroids")
+        self._gauges[Gauge.SHOTS] = file.rows("shots")
+        self._dirty = True
+        return bool(block.header.last)

@@ -1,0 +1,253 @@
+"""The processes of a pipeline: they live across runs, die together, and leave nothing."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from ophyd_timepix.files.reader import read_table
+from ophyd_timepix.pipeline.client import Pipeline
+from ophyd_timepix.pipeline.errors import PipelineError, StageDied
+from ophyd_timepix.pipeline.messages import Receiver, RunRequest, Sent
+from ophyd_timepix.protocol import words as w
+from ophyd_timepix.spool.sources import open_recording
+
+HOST = "127.0.0.1"
+RING = 1 << 24
+
+
+def hit_words(n: int, first_counts: int) -> np.ndarray:
+    """n lone hits, 10 µs apart."""
+    counts = first_counts + 400 * np.arange(n, dtype=np.uint64)
+    base = w.HEADER.put(w.PIXEL_DATA_DRIVEN) | w.DCOL.put(5) | w.TOT.put(30)
+    toa = (counts & np.uint64(0x3FFF)) << np.uint64(w.TOA.shift)
+    return np.uint64(base) | toa | (counts >> np.uint64(14))
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    with Pipeline(ring_bytes=RING) as made:
+        yield made
+
+
+@pytest.fixture
+def own_pipeline():
+    with Pipeline(ring_bytes=RING) as made:
+        yield made
+
+
+def acquire(pipeline: Pipeline, port: int, number: int, words: np.ndarray, datagram_words: int = 1000):
+    pipeline.begin(number)
+    datagrams = [words[k : k + datagram_words].tobytes() for k in range(0, words.size, datagram_words)]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for payload in datagrams:
+            sender.sendto(payload, (HOST, port))
+    return len(datagrams)
+
+
+def test_acquisitions_of_a_run_follow_each_other_in_one_file(pipeline, tmp_path):
+    (port,) = pipeline.bind([Receiver(chip=0, host=HOST)])
+    paths = pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5"))
+    sent = 0
+    results = []
+    for k in range(3):
+        sent += acquire(pipeline, port, k + 1, hit_words(5000, 1 + k * 10_000_000))
+        results.append(pipeline.end(Sent(datagrams=sent)))
+    summary = pipeline.close_run({"uid": "u"})
+    assert [(r.row_start, r.row_stop) for r in results] == [(0, 5000), (5000, 10_000), (10_000, 15_000)]
+    assert all(r.ended_by == "counters" and r.ledger["unaccounted"] == 0 for r in results)
+    assert summary.rows == 15_000
+    assert np.all(np.diff(read_table(paths.event_file, "centroids", ["toa"])["toa"]) > 0)
+    assert read_table(paths.event_file, "acquisitions")["row_stop"].tolist() == [5000, 10_000, 15_000]
+    assert open_recording(paths.spool).n_bytes == 15_000 * 8 + sent * 8
+    assert paths.master.exists()
+
+
+def test_the_stages_live_across_runs(pipeline, tmp_path):
+    pids = dict(pipeline.pids)
+    (port,) = pipeline.bind([Receiver(chip=0, host=HOST)])
+    for name in ("a", "b"):
+        pipeline.open_run(RunRequest(event_file=tmp_path / f"{name}.h5"))
+        sent = acquire(pipeline, port, 1, hit_words(100, 1))
+        assert pipeline.end(Sent(datagrams=sent)).centroids == 100
+        pipeline.close_run()
+    pipeline.start()
+    assert pipeline.pids == pids
+    assert all(psutil.pid_exists(pid) for pid in pids.values())
+
+
+def test_an_acquisition_without_counters_ends_by_silence(pipeline, tmp_path):
+    (port,) = pipeline.bind([Receiver(chip=0, host=HOST)])
+    pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5"))
+    acquire(pipeline, port, 1, hit_words(10, 1))
+    acquired = pipeline.end()
+    assert (acquired.ended_by, acquired.hits) == ("silence", 10)
+    pipeline.close_run()
+
+
+def test_datagrams_that_never_came_are_named(pipeline, tmp_path):
+    (port,) = pipeline.bind([Receiver(chip=0, host=HOST)])
+    pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5"))
+    sent = acquire(pipeline, port, 1, hit_words(10, 1))
+    acquired = pipeline.end(Sent(datagrams=sent + 2))
+    assert acquired.ended_by == "silence"
+    assert acquired.ledger["lost_datagrams"] == 2
+    pipeline.close_run()
+
+
+def test_an_empty_acquisition_closes_its_ledger(pipeline, tmp_path):
+    pipeline.bind([Receiver(chip=0, host=HOST)])
+    pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5"))
+    pipeline.begin(1)
+    acquired = pipeline.end(Sent(datagrams=0))
+    assert (acquired.centroids, acquired.ledger["unaccounted"]) == (0, 0)
+    assert pipeline.close_run().rows == 0
+
+
+def test_raw_only_and_no_raw(pipeline, tmp_path):
+    (port,) = pipeline.bind([Receiver(chip=0, host=HOST)])
+    for name, options in (("raw", {"centroid": False}), ("rows", {"keep_raw": False})):
+        paths = pipeline.open_run(RunRequest(event_file=tmp_path / f"{name}.h5", **options))
+        pipeline.end(Sent(datagrams=acquire(pipeline, port, 1, hit_words(10, 1))))
+        summary = pipeline.close_run()
+        assert paths.spool.exists() is (name == "raw")
+        assert paths.event_file.exists() is (name == "rows")
+        assert (summary.spool is None) is (name == "rows")
+
+
+def test_progress_is_told_while_an_acquisition_runs(pipeline, tmp_path):
+    (port,) = pipeline.bind([Receiver(chip=0, host=HOST)])
+    pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5"))
+    acquire(pipeline, port, 1, hit_words(1000, 1))
+    deadline = time.monotonic() + 10
+    pause = threading.Event()
+    while pipeline.progress().hits < 1000:
+        assert time.monotonic() < deadline
+        pause.wait(0.01)
+    pipeline.end()
+    pipeline.close_run()
+
+
+@pytest.mark.parametrize(
+    ("call", "complaint"),
+    [
+        (lambda p, d: p.begin(1), "no run is open"),
+        (lambda p, d: p.end(), "no run is open"),
+        (lambda p, d: p.close_run(), "no run is open"),
+        (lambda p, d: p.open_run(RunRequest(event_file=d / "absent" / "run.h5")), "No such file or directory"),
+        (lambda p, d: p.bind([Receiver(chip=0, host="192.0.2.1")]), "no such address"),
+    ],
+)
+def test_a_refused_call_says_why_and_harms_nothing(pipeline, tmp_path, call, complaint):
+    with pytest.raises(PipelineError, match=complaint):
+        call(pipeline, tmp_path)
+    pipeline.bind([Receiver(chip=0, host=HOST)])
+    pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5"))
+    pipeline.begin(1)
+    pipeline.end()
+    pipeline.close_run()
+
+
+def test_an_existing_event_file_is_refused(pipeline, tmp_path):
+    (tmp_path / "run.h5").write_text("precious")
+    with pytest.raises(PipelineError, match=r"run\.h5"):
+        pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5"))
+    assert (tmp_path / "run.h5").read_text() == "precious"
+
+
+@pytest.mark.parametrize("stage", ["capture", "decode", "centroid0", "write", "supervisor"])
+def test_a_killed_stage_fails_the_run_and_leaves_a_readable_recording(own_pipeline, tmp_path, stage):
+    (port,) = own_pipeline.bind([Receiver(chip=0, host=HOST)])
+    paths = own_pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5"))
+    words = hit_words(20_000, 1)
+    acquire(own_pipeline, port, 1, words)
+    deadline = time.monotonic() + 10
+    pause = threading.Event()
+    while own_pipeline.progress().received_bytes < words.nbytes:
+        assert time.monotonic() < deadline
+        pause.wait(0.01)
+    pids = own_pipeline.pids
+    begin = time.monotonic()
+    os.kill(pids[stage], signal.SIGKILL)
+    with pytest.raises(StageDied, match=rf"{stage}.*was killed by"):
+        own_pipeline.end(Sent(datagrams=10_000))
+    assert time.monotonic() - begin < 10
+    psutil.wait_procs([psutil.Process(p) for p in pids.values() if psutil.pid_exists(p)], timeout=10)
+    assert not [p for p in pids.values() if psutil.pid_exists(p)]
+    own_pipeline.close()
+    with Pipeline(ring_bytes=RING) as again:
+        summary = again.process(RunRequest(event_file=tmp_path / "again.h5"), [paths.spool])
+    assert summary.ledger["hits"] == 20_000
+    assert summary.ledger["unaccounted"] == 0
+
+
+def test_after_a_death_the_next_start_works(own_pipeline, tmp_path):
+    os.kill(own_pipeline.pids["decode"], signal.SIGKILL)
+    with pytest.raises(StageDied):
+        while True:
+            own_pipeline.progress()
+    own_pipeline.start()
+    (port,) = own_pipeline.bind([Receiver(chip=0, host=HOST)])
+    own_pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5"))
+    assert own_pipeline.end(Sent(datagrams=acquire(own_pipeline, port, 1, hit_words(10, 1)))).hits == 10
+    own_pipeline.close_run()
+
+
+def test_when_the_users_process_is_killed_nothing_stays_and_the_recording_is_whole(tmp_path):
+    script = tmp_path / "user.py"  # unguarded: no `if __name__ == "__main__"`
+    script.write_text(
+        textwrap.dedent(f"""
+        import socket, sys
+        from pathlib import Path
+        from ophyd_timepix.pipeline.client import Pipeline
+        from ophyd_timepix.pipeline.messages import Receiver, RunRequest
+        pipe = Pipeline(ring_bytes={RING})
+        pipe.start()
+        port, = pipe.bind([Receiver(chip=0, host="127.0.0.1")])
+        pipe.open_run(RunRequest(event_file=Path({str(tmp_path / "run.h5")!r})))
+        pipe.begin(1)
+        print(port, *pipe.pids.values(), flush=True)
+        sys.stdin.readline()
+        """)
+    )
+    user = subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert user.stdout is not None
+    port, *pids = map(int, user.stdout.readline().split())
+    words = hit_words(5000, 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(words[:1000].tobytes(), (HOST, port))
+    spool = tmp_path / "run.tpx3"
+    children = [psutil.Process(pid) for pid in pids]
+    user.kill()
+    user.communicate()
+    _, alive = psutil.wait_procs(children, timeout=15)
+    assert not alive
+    assert spool.stat().st_size in (0, 8008)  # the datagram had arrived, or was still in the kernel
+    assert Path(tmp_path / "run.h5").exists()
+
+
+def test_a_user_that_just_exits_leaves_nothing(tmp_path):
+    code = f"""
+from ophyd_timepix.pipeline.client import Pipeline
+pipe = Pipeline(ring_bytes={RING}); pipe.start(); print(*pipe.pids.values(), flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    pids = [int(p) for p in done.stdout.split()]
+    assert len(pids) == 5
+    assert not [p for p in pids if psutil.pid_exists(p)]
+
+
+def test_ctrl_c_does_not_reach_the_stages(own_pipeline):
+    for pid in own_pipeline.pids.values():
+        os.kill(pid, signal.SIGINT)
+    own_pipeline.bind([Receiver(chip=0, host=HOST)])
+    assert own_pipeline.running

@@ -1,0 +1,155 @@
+"""`ophyd-timepix process` and `info`, as a user calls them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from ophyd_timepix.files.reader import read_table
+from ophyd_timepix.protocol import words as w
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "ophyd_timepix.app.cli", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+
+
+def process(*arguments: object) -> dict:
+    done = command("process", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def hit_word(x: int, y: int, tot: int, counts: int) -> int:
+    dcol, super_pixel, pixel = w.pixel_address(x, y)
+    return (
+        w.HEADER.put(w.PIXEL_DATA_DRIVEN) | w.DCOL.put(dcol) | w.SUPER_PIXEL.put(super_pixel) | w.PIXEL.put(pixel)
+        | w.TOA.put(counts & 0x3FFF) | w.TOT.put(tot) | w.SPIDR_TIME.put(counts >> 14)
+    )  # fmt: skip
+
+
+def write_tpx3(path: Path, words: list[int], chip: int = 0) -> Path:
+    path.write_bytes(np.array([w.chunk_header(chip, 8 * len(words)), *words], "<u8").tobytes())
+    return path
+
+
+def test_the_ions_of_pymepix(real_data, tmp_path):
+    out = tmp_path / "ions.h5"
+    result = process(real_data / "centroid_pipeline_test.raw", "-o", out, "--hits")
+    ledger = result["ledger"]
+    assert result["hits"] == 1858
+    assert ledger["unaccounted"] == 0
+    triggers = read_table(out, "triggers")
+    counts = {
+        (channel, edge): int(np.sum((triggers["channel"] == channel) & (triggers["edge"] == edge)))
+        for channel in (1, 2) for edge in (0, 1)
+    }  # fmt: skip
+    assert counts == {(1, 0): 14, (1, 1): 14, (2, 0): 1100, (2, 1): 1101}
+    assert len(read_table(out, "hits", ["toa"])["toa"]) == 1858
+    assert result["shots"] == 14
+
+
+def test_the_background_of_a_quad(real_data, tmp_path):
+    out = tmp_path / "quad.h5"
+    result = process(real_data / "suann_socket_background_serval32.tpx3", "-o", out, "--hits")
+    assert result["hits"] == 98_548
+    assert result["ledger"]["tdc_words"] == 28_800
+    assert result["triggers"] == 7_200
+    assert result["ledger"]["unaccounted"] == 0
+    assert set(np.unique(read_table(out, "hits", ["chip"])["chip"])) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("name", [f"raw_test_data_0{k}.tpx3" for k in range(6)])
+def test_recordings_of_mostly_heartbeats(real_data, tmp_path, name):
+    result = process(real_data / "tpx3awkward" / name, "-o", tmp_path / "out.h5")
+    assert result["ledger"]["unaccounted"] == 0
+
+
+def test_two_workers_give_the_rows_of_one(real_data, tmp_path):
+    for workers in (1, 2):
+        recording = real_data / "suann_socket_background_serval32.tpx3"
+        process(recording, "-o", tmp_path / f"{workers}.h5", "--workers", workers, "--hits")
+    for table in ("centroids", "hits", "shots", "triggers"):
+        one, two = (read_table(tmp_path / f"{n}.h5", table) for n in (1, 2))
+        for column in one:
+            np.testing.assert_array_equal(one[column], two[column], err_msg=f"{table}/{column}")
+
+
+def test_the_master_opens_with_everything_in_it(tmp_path):
+    recording = write_tpx3(tmp_path / "a.tpx3", [hit_word(10, 20, 30, 1000)])
+    process(recording, "-o", tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.nxs") as file:
+        assert file["entry/centroids/x"][:].tolist() == [10.0]
+        assert file["entry/centroids/toa"][:].tolist() == [25_000.0]
+        assert file["entry/instrument/timepix/data"][20, 10] == 1
+        assert file["entry/ledger"].attrs["unaccounted"] == 0
+
+
+def test_a_truncated_recording_keeps_what_is_good_and_says_so(tmp_path):
+    recording = write_tpx3(tmp_path / "a.tpx3", [hit_word(10, 20, 30, 1000), hit_word(1, 2, 3, 5000)])
+    recording.write_bytes(recording.read_bytes()[:-3])
+    done = command("process", recording, "-o", tmp_path / "a.h5")
+    assert done.returncode == 1
+    assert "the last 5 bytes are no whole word" in done.stderr
+    assert read_table(tmp_path / "a.h5", "centroids", ["x"])["x"].tolist() == [10.0]
+
+
+def test_random_bytes_as_words_keep_what_was_good(tmp_path):
+    good = [hit_word(x, 20, 30, 1000 + 100 * x) for x in range(50)]
+    noise = np.random.default_rng(1).integers(0, 2**63, 400, dtype=np.uint64)
+    recording = write_tpx3(tmp_path / "a.tpx3", good)
+    recording.write_bytes(recording.read_bytes() + noise.tobytes())
+    done = command("process", recording, "-o", tmp_path / "a.h5", "--json")
+    assert done.returncode == 1
+    assert "400 words lie outside any chunk" in done.stderr
+    assert json.loads(done.stdout)["ledger"]["unaccounted"] == 0
+    assert read_table(tmp_path / "a.h5", "centroids", ["x"])["x"].tolist() == list(range(50))
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda p: p / "absent.tpx3", "No such file"),
+        (lambda p: (p / "a.txt").write_text("hello, world") and p / "a.txt", "unknown file type"),
+        (lambda p: p, "directory"),
+    ],
+    ids=["absent", "foreign", "directory"],
+)
+def test_an_input_that_is_no_recording_is_one_clear_error(tmp_path, make, complaint):
+    done = command("process", make(tmp_path), "-o", tmp_path / "out.h5")
+    assert done.returncode != 0
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_an_existing_output_is_never_overwritten(tmp_path):
+    recording = write_tpx3(tmp_path / "a.tpx3", [hit_word(10, 20, 30, 1000)])
+    (tmp_path / "out.h5").write_text("precious")
+    done = command("process", recording, "-o", tmp_path / "out.h5")
+    assert done.returncode != 0
+    assert "never overwritten" in done.stderr
+    assert (tmp_path / "out.h5").read_text() == "precious"
+
+
+@pytest.mark.parametrize("option", [("--radius-px", "-1"), ("--min-samples", "0"), ("--window-ns", "1e9")])
+def test_nonsense_parameters_are_refused_with_their_range(tmp_path, option):
+    recording = write_tpx3(tmp_path / "a.tpx3", [hit_word(10, 20, 30, 1000)])
+    done = command("process", recording, "-o", tmp_path / "out.h5", *option)
+    assert done.returncode != 0
+    assert option[0].strip("-").replace("-", "_") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_info_tells_what_is_in_a_recording(tmp_path):
+    recording = write_tpx3(tmp_path / "a.tpx3", [hit_word(10, 20, 30, 1000), 0x44 << 56], chip=2)
+    done = command("info", recording, "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["format"] == "tpx3"
+    assert facts["hits"] == 1
+    assert facts["chunks_of_chip"] == {"2": 1}
