@@ -302,6 +302,9 @@ class TriggerMode(Enum):
         self.code = code
         self.meaning = meaning
 
+    def __repr__(self) -> str:
+        return f"<TriggerMode.{self.name} {self.code}>"
+
     EXTERNAL_RISING_FALLING = 0, "opens at a rising edge, closes at the falling edge"
     EXTERNAL_FALLING_RISING = 1, "opens at a falling edge, closes at the rising edge"
     EXTERNAL_RISING_TIMER = 2, "opens at a rising edge for the set length"

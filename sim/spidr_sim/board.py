@@ -1,17 +1,713 @@
 """The simulated SPIDR board: a pure state machine that answers every command of the table.
 
-It knows no socket and no thread: requests come in as frames, replies go out as frames, time is asked of the clock.
+It knows no socket and no thread. Requests come in, replies go out; time is asked of the clock; the data side
+(`Streams`) is told what concerns it. What is set is read back. Chips beyond `n_chips` are absent: their links are not
+locked, their ids are those of absent chips, and what needs a chip is answered with LINKS_UNLOCKED.
+
+Simplified: SET_TIMER is not implemented (the timers of all chips are one clock that starts at 0); the header filter is
+stored but filters nothing; stored flash contents are kept but not loaded at a reset.
 """
 
+from collections.abc import Callable
+from functools import partial
+from ipaddress import IPv4Address
+from typing import Final
+
+from ophyd_timepix.protocol import (
+    DAC_BY_CODE,
+    ChipId,
+    Command,
+    ErrorId,
+    ErrorWord,
+    LinkStatus,
+    Register,
+    Reply,
+    Request,
+    Scope,
+    Tpx3Error,
+    column_phase,
+    pack_dac,
+    unpack_dac,
+)
+from ophyd_timepix.protocol.commands import (
+    ABSENT_CHIP_IDS,
+    FLASH_PAGE_BYTES,
+    MAX_DEVICES,
+    RESET_DEFAULT_SPEED,
+    RESET_HIGH_SPEED,
+    RESET_LOW_SPEED,
+)
+from ophyd_timepix.protocol.registers import (
+    ADC_BIAS_CHANNEL,
+    ADC_MV_PER_BIAS_V,
+    ADC_VDDA_CHANNEL,
+    BIAS_DAC_MAX,
+    SHUTTER_CLOCK_HZ,
+    adc_sample,
+    bias_of_dac,
+)
+from spidr_sim import sensors
+from spidr_sim.chip import CHIP_NAMES, LINKS, STORED, ChipNetwork, ChipState
+from spidr_sim.shutter import COUNTS_PER_US, NS_PER_COUNT, Shutter
 from spidr_sim.streams import Clock, StreamCounters, Streams
 
-__all__ = ["Board", "Clock", "StreamCounters", "Streams"]
+__all__ = ["CHIP_NAMES", "Board", "Clock", "StreamCounters", "Streams"]
+
+SOFTWARE_VERSION: Final = 0x2207_1500
+FIRMWARE_VERSION: Final = 0x2301_1200
+_WORD: Final = 0xFFFF_FFFF
+_LINKS_PER_CHIP: Final = 8
+
+Handler = Callable[[Request], Reply]
+
+
+class _RefusedError(Exception):
+    """The board answers with this error word."""
+
+    def __init__(self, error: ErrorId, sub_code: int = 0) -> None:
+        super().__init__(error)
+        self.word = ErrorWord.of(error, sub_code)
+
+
+def _ack(request: Request) -> Reply:
+    return Reply(request.command, request.device)
+
+
+def _value(request: Request, *ints: int) -> Reply:
+    return Reply(request.command, request.device, ints)
+
+
+def _at_most(value: int, limit: int) -> int:
+    if value > limit:
+        raise _RefusedError(ErrorId.ILLEGAL_PARAMETER)
+    return value
 
 
 class Board:
     """`Board(n_chips, streams, clock)`: one SPIDR with `n_chips` (1 to 4) Timepix3."""
 
     def __init__(self, n_chips: int, streams: Streams, clock: Clock) -> None:
-        self._n_chips = n_chips
+        if not 1 <= n_chips <= MAX_DEVICES:
+            raise ValueError(f"a board carries 1 to {MAX_DEVICES} chips, not {n_chips}")
+        self.n_chips = n_chips
         self._streams = streams
         self._clock = clock
+        self._client_address = 0
+        self._flash: dict[tuple[str, int], tuple[int, ...]] = {}
+        self._flash_pages: dict[int, bytes] = {}
+        self._start_options = 0
+        self._board_id = 0x5350_4944
+        self._chip_board_id = 0x0000_0301
+        self._shutter = Shutter(streams.shutter)
+        self._readout_sent = False
+        self._power_up()
+        self._handlers = self._table()
+        self._tell_plls()
+
+    def _power_up(self) -> None:
+        """Everything that a reset of the module sets back."""
+        self.chips = [ChipState(ChipId.from_name(name)) for name in CHIP_NAMES[: self.n_chips]]
+        self.networks = [ChipNetwork(index) for index in range(MAX_DEVICES)]
+        for network in self.networks:
+            network.destination = self._client_address
+        self._registers: dict[int, int] = {}
+        self._counter_zero: dict[int, int] = {}
+        self._powered = True
+        self._decoders = True
+        self._bias_on = False
+        self._bias_dac = 0
+        self._data_driven = False
+        self._busy = False
+        self._gpio = 0
+        self._fan_percent = [50, 50]
+        self._switches: dict[str, int] = {}
+
+    # --- what the server uses -----------------------------------------------------------------------------------------
+    @property
+    def chip_ids(self) -> tuple[int, ...]:
+        """Ids of the chips, as their control words state them."""
+        return tuple(chip.chip_id.value for chip in self.chips)
+
+    def client_connected(self, address: str) -> None:
+        """Chips whose destination was never set send to the connected client: existing clients set only the port."""
+        self._client_address = int(IPv4Address(address))
+        for network in self.networks:
+            if not network.destination_is_set:
+                network.destination = self._client_address
+                self._tell_destination(network)
+
+    def answer(self, request: Request) -> Reply:
+        """The reply to a request of the table."""
+        self.advance()
+        try:
+            self._require_chip(request)
+            return self._handlers[request.command](request)
+        except _RefusedError as refused:
+            return Reply(request.command, request.device, error=refused.word)
+
+    def advance(self) -> None:
+        """Do what is due by now: the automatic shutter."""
+        self._shutter.advance(self._clock.counts())
+
+    def seconds_until_due(self) -> float | None:
+        """Host seconds until `advance` has something to do; None while nothing is planned."""
+        due = self._shutter.next_due
+        return None if due is None else self._clock.seconds_until(due)
+
+    @property
+    def shutter_is_open(self) -> bool:
+        """Whether the shutter is open."""
+        return self._shutter.is_open
+
+    # --- the table ----------------------------------------------------------------------------------------------------
+    def _table(self) -> dict[Command, Handler]:
+        c = Command
+        table: dict[Command, Handler] = {
+            c.NOP: _ack,
+            c.GET_SOFTWVERSION: lambda r: _value(r, SOFTWARE_VERSION),
+            c.GET_FIRMWVERSION: lambda r: _value(r, FIRMWARE_VERSION),
+            c.RESET_MODULE: self._reset_module,
+            c.SET_BUSY: lambda r: self._set_busy(r, True),
+            c.CLEAR_BUSY: lambda r: self._set_busy(r, False),
+            c.SET_LOGLEVEL: _ack,
+            c.DISPLAY_INFO: _ack,
+            c.SET_TIMEOFDAY: _ack,
+            c.GET_DEVICECOUNT: lambda r: _value(r, MAX_DEVICES),
+            c.GET_BOARDID: lambda r: _value(r, self._board_id),
+            c.SET_BOARDID: self._set_board_id,
+            c.GET_CHIPBOARDID: lambda r: _value(r, self._chip_board_id),
+            c.SET_CHIPBOARDID: self._set_chip_board_id,
+            c.SELECT_CHIPBOARD: _ack,
+            c.GET_DEVICEID: lambda r: _value(r, self._id_of(r.device)),
+            c.GET_DEVICEIDS: lambda r: _value(r, *(self._id_of(index) for index in range(MAX_DEVICES))),
+        }
+        table |= self._network_table() | self._chip_table() | self._run_table()
+        return table | self._monitor_table() | self._flash_table() | self._pin_table()
+
+    def _network_table(self) -> dict[Command, Handler]:
+        c = Command
+        return {
+            c.GET_HEADERFILTER: lambda r: _value(r, self.networks[r.device].header_filter),
+            c.SET_HEADERFILTER: self._set_header_filter,
+            c.GET_IPADDR_SRC: lambda r: _value(r, self.networks[r.device].source),
+            c.SET_IPADDR_SRC: self._set_source,
+            c.GET_IPADDR_DEST: lambda r: _value(r, self.networks[r.device].destination),
+            c.SET_IPADDR_DEST: self._set_destination,
+            c.GET_DEVICEPORT: lambda r: _value(r, self.networks[r.device].source_port),
+            c.GET_SERVERPORT: lambda r: _value(r, self.networks[r.device].port),
+            c.SET_SERVERPORT: self._set_port,
+        }
+
+    def _chip_table(self) -> dict[Command, Handler]:
+        c = Command
+        table: dict[Command, Handler] = {
+            c.GET_DAC: self._get_dac,
+            c.SET_DAC: self._set_dac,
+            c.SET_DACS_DFLT: self._reset_dacs,
+            c.SET_EXTDAC: self._set_external_dac,
+            c.SET_SENSEDAC: self._set_sense,
+            c.CONFIG_CTPR: self._configure_column,
+            c.SET_CTPR: self._set_test_columns,
+            c.GET_CTPR: lambda r: Reply(r.command, r.device, (), self.chips[r.device].test_columns),
+            c.RESET_DEVICE: self._reset_chip,
+            c.REINIT_DEVICE: _ack,
+            c.RESET_DEVICES: self._reset_chips,
+            c.REINIT_DEVICES: _ack,
+            c.GET_EFUSES: lambda r: _value(r, self.chips[r.device].fuses),
+            c.BURN_EFUSE: self._burn_fuse,
+            c.SET_PIXCONF: self._upload_pixels,
+            c.GET_PIXCONF: self._read_pixels,
+            c.RESET_PIXELS: _ack,  # it does not clear the configuration bits
+            c.UPLOAD_PACKET: self._upload_packet,
+            c.T0_SYNC: _ack,
+        }
+        for stored in STORED:
+            table[stored.setter] = self._store
+            if stored.getter is not None:
+                table[stored.getter] = self._recall
+        return table
+
+    def _run_table(self) -> dict[Command, Handler]:
+        c = Command
+        return {
+            c.GET_TRIGCONFIG: lambda r: _value(r, *self._shutter.words),
+            c.SET_TRIGCONFIG: self._set_trigger,
+            c.AUTOTRIG_START: self._start_shutter,
+            c.AUTOTRIG_STOP: self._stop_shutter,
+            c.SEQ_READOUT: lambda r: self._set_readout(r, False),
+            c.DDRIVEN_READOUT: lambda r: self._set_readout(r, True),
+            c.PAUSE_READOUT: lambda r: self._set_readout(r, False),
+            c.RESTART_TIMERS: self._restart_timers,
+            c.RESET_TIMER: self._restart_timers,
+            c.GET_TIMER: self._get_timer,
+            c.SET_TIMER: self._not_implemented,
+            c.GET_SHUTTERSTART: lambda r: _value(r, *_time_words(self._shutter.opened_at)),
+            c.GET_SHUTTEREND: lambda r: _value(r, *_time_words(self._shutter.closed_at)),
+            c.GET_EXTSHUTTERCNTR: lambda r: _value(r, 0),
+            c.GET_SHUTTERCNTR: lambda r: _value(r, self._shutter.openings),
+            c.RESET_COUNTERS: self._reset_counters,
+            c.PWRPULSE_ENA: self._keep_switch,
+            c.TPX_POWER_ENA: self._power_chips,
+            c.BIAS_SUPPLY_ENA: self._switch_bias,
+            c.SET_BIAS_ADJUST: self._adjust_bias,
+            c.DECODERS_ENA: self._switch_decoders,
+        }
+
+    def _monitor_table(self) -> dict[Command, Handler]:
+        c = Command
+        table: dict[Command, Handler] = {
+            c.GET_ADC: lambda r: _value(r, 0),
+            c.GET_REMOTETEMP: lambda r: _value(r, self._temperature(sensors.CHIP_MDEGC)),
+            c.GET_LOCALTEMP: lambda r: _value(r, self._temperature(sensors.BOARD_MDEGC)),
+            c.GET_FPGATEMP: lambda r: _value(r, self._temperature(sensors.FPGA_MDEGC)),
+            c.GET_SPIDR_ADC: self._get_adc,
+            c.GET_FANSPEED: self._get_fan,
+            c.SET_FANSPEED: self._set_fan,
+            c.GET_HUMIDITY: lambda r: _value(r, sensors.HUMIDITY_PERCENT),
+            c.GET_PRESSURE: lambda r: _value(r, sensors.PRESSURE_MBAR),
+        }
+        supplies = {
+            (c.GET_AVDD, c.GET_AVDD_NOW): (sensors.VDDA_MV, 420 * self.n_chips),
+            (c.GET_DVDD, c.GET_DVDD_NOW): (1500, 310 * self.n_chips),
+            (c.GET_VDD, c.GET_VDD_NOW): (2500, 150),
+        }
+        for commands, (mv, ma) in supplies.items():
+            for command in commands:
+                table[command] = partial(self._get_supply, mv, ma)
+        return table
+
+    def _flash_table(self) -> dict[Command, Handler]:
+        c = Command
+        table: dict[Command, Handler] = {
+            c.STORE_STARTOPTS: self._set_start_options,
+            c.GET_STARTOPTS: lambda r: _value(r, self._start_options),
+            c.READ_FLASH: self._read_flash,
+            c.WRITE_FLASH: self._write_flash,
+        }
+        for kind in ("ADDRPORTS", "DACS", "REGISTERS", "PIXCONF"):
+            table[c[f"STORE_{kind}"]] = partial(self._store_in_flash, kind)
+            table[c[f"ERASE_{kind}"]] = partial(self._erase_flash, kind)
+            table[c[f"VALID_{kind}"]] = partial(self._is_in_flash, kind)
+        return table
+
+    def _pin_table(self) -> dict[Command, Handler]:
+        c = Command
+        return {
+            c.GET_GPIO: lambda r: _value(r, self._gpio),
+            c.SET_GPIO: self._set_pins,
+            c.SET_GPIO_PIN: self._set_pin,
+            c.GET_SPIDRREG: self._get_register,
+            c.SET_SPIDRREG: self._set_register,
+        }
+
+    # --- identity and presence ----------------------------------------------------------------------------------------
+    def _id_of(self, index: int) -> int:
+        return self.chips[index].chip_id.value if self._has_chip(index) else ABSENT_CHIP_IDS[0]
+
+    def _has_chip(self, index: int) -> bool:
+        return index < self.n_chips and self._powered
+
+    def _require_chip(self, request: Request) -> None:
+        needs_chip = request.command.scope is Scope.CHIP and request.command not in _WITHOUT_CHIP
+        if needs_chip and not self._has_chip(request.device):
+            raise _RefusedError(ErrorId.TPX3_HARDWARE, Tpx3Error.LINKS_UNLOCKED)
+
+    def _set_board_id(self, request: Request) -> Reply:
+        self._board_id = request.ints[0]
+        return _ack(request)
+
+    def _set_chip_board_id(self, request: Request) -> Reply:
+        self._chip_board_id = request.ints[0]
+        return _ack(request)
+
+    def _reset_module(self, request: Request) -> Reply:
+        if request.ints[0] not in (RESET_DEFAULT_SPEED, RESET_HIGH_SPEED, RESET_LOW_SPEED):
+            raise _RefusedError(ErrorId.ILLEGAL_PARAMETER)
+        self._shutter.stop(self._clock.counts())
+        self._shutter = Shutter(self._streams.shutter)
+        self._power_up()
+        self._tell_readout()
+        for index in range(self.n_chips):
+            self._tell_destination(self.networks[index])
+        self._tell_plls()
+        self._clear_counters()
+        return _value(request, 0)
+
+    # --- network ------------------------------------------------------------------------------------------------------
+    def _tell_destination(self, network: ChipNetwork) -> None:
+        if network.index < self.n_chips:
+            self._streams.destination(network.index, str(IPv4Address(network.destination)), network.port)
+
+    def _set_header_filter(self, request: Request) -> Reply:
+        self.networks[request.device].header_filter = request.ints[0]
+        return _ack(request)
+
+    def _set_source(self, request: Request) -> Reply:
+        self.networks[request.device].source = request.ints[0]
+        return _ack(request)
+
+    def _set_destination(self, request: Request) -> Reply:
+        network = self.networks[request.device]
+        network.destination = request.ints[0]
+        network.destination_is_set = True
+        self._tell_destination(network)
+        return _ack(request)
+
+    def _set_port(self, request: Request) -> Reply:
+        network = self.networks[request.device]
+        network.port = _at_most(request.ints[0], 0xFFFF)
+        self._tell_destination(network)
+        return _ack(request)
+
+    # --- chips --------------------------------------------------------------------------------------------------------
+    def _get_dac(self, request: Request) -> Reply:
+        dac = DAC_BY_CODE.get(request.ints[0])
+        if dac is None:
+            raise _RefusedError(ErrorId.ILLEGAL_PARAMETER)
+        return _value(request, pack_dac(dac.code, self.chips[request.device].dacs[dac]))
+
+    def _set_dac(self, request: Request) -> Reply:
+        code, value = unpack_dac(request.ints[0])
+        dac = DAC_BY_CODE.get(code)
+        if dac is None:
+            raise _RefusedError(ErrorId.ILLEGAL_PARAMETER)
+        self.chips[request.device].dacs[dac] = _at_most(value, dac.max)
+        return _ack(request)
+
+    def _reset_dacs(self, request: Request) -> Reply:
+        chip = self.chips[request.device]
+        chip.dacs = {dac: dac.reset for dac in chip.dacs}
+        return _ack(request)
+
+    def _set_external_dac(self, request: Request) -> Reply:
+        self.chips[request.device].external_dac = request.ints[0]
+        return _ack(request)
+
+    def _set_sense(self, request: Request) -> Reply:
+        self.chips[request.device].sense = _at_most(request.ints[0], 31)
+        return _ack(request)
+
+    def _configure_column(self, request: Request) -> Reply:
+        self.chips[request.device].configure_column(request.ints[0])
+        return _ack(request)
+
+    def _set_test_columns(self, request: Request) -> Reply:
+        self.chips[request.device].test_columns = request.data
+        return _ack(request)
+
+    def _reset_chip(self, request: Request) -> Reply:
+        self._reset_one(request.device)
+        return _ack(request)
+
+    def _reset_chips(self, request: Request) -> Reply:
+        for index in range(self.n_chips):
+            self._reset_one(index)
+        return _ack(request)
+
+    def _reset_one(self, index: int) -> None:
+        chip = self.chips[index]
+        chip.reset()
+        self._streams.pll(index, chip.words["pll"])
+
+    def _burn_fuse(self, request: Request) -> Reply:
+        self.chips[request.device].fuses |= 1 << (request.ints[0] >> 6 & 0x1F)
+        return _ack(request)
+
+    def _upload_pixels(self, request: Request) -> Reply:
+        try:
+            self.chips[request.device].upload(request.ints[0], request.data)
+        except ValueError:
+            raise _RefusedError(ErrorId.ILLEGAL_PARAMETER) from None
+        return _ack(request)
+
+    def _read_pixels(self, request: Request) -> Reply:
+        column = _at_most(request.ints[0], 255)
+        return Reply(request.command, request.device, (column,), self.chips[request.device].column(column))
+
+    def _upload_packet(self, request: Request) -> Reply:
+        self.chips[request.device].last_packet = request.data[: request.ints[0]]
+        return _ack(request)
+
+    def _store(self, request: Request) -> Reply:
+        stored = _BY_SETTER[request.command]
+        value = _at_most(request.ints[0], stored.max)
+        if request.command is Command.SET_PLLCONFIG:
+            self._set_pll(request.device, value)
+        self.chips[request.device].words[stored.name] = value
+        return _ack(request)
+
+    def _set_pll(self, chip: int, word: int) -> None:
+        try:
+            column_phase(word)
+        except ValueError:
+            # Nobody knows the times that a chip gives with these phases, so no words can be made for it.
+            raise _RefusedError(ErrorId.ILLEGAL_PARAMETER) from None
+        self._streams.pll(chip, word)
+
+    def _tell_plls(self) -> None:
+        for index, chip in enumerate(self.chips):
+            self._streams.pll(index, chip.words["pll"])
+
+    def _recall(self, request: Request) -> Reply:
+        return _value(request, self.chips[request.device].words[_BY_GETTER[request.command].name])
+
+    # --- shutter, read-out, timers ------------------------------------------------------------------------------------
+    def _set_trigger(self, request: Request) -> Reply:
+        try:
+            self._shutter.configure(request.ints)
+        except ValueError:
+            raise _RefusedError(ErrorId.ILLEGAL_PARAMETER) from None
+        return _ack(request)
+
+    def _start_shutter(self, request: Request) -> Reply:
+        self._shutter.start(self._clock.counts())
+        return _ack(request)
+
+    def _stop_shutter(self, request: Request) -> Reply:
+        self._shutter.stop(self._clock.counts())
+        return _ack(request)
+
+    def _set_readout(self, request: Request, data_driven: bool) -> Reply:
+        self._data_driven = data_driven
+        self._tell_readout()
+        return _ack(request)
+
+    def _set_busy(self, request: Request, busy: bool) -> Reply:
+        self._busy = busy
+        self._tell_readout()
+        return _ack(request)
+
+    def _tell_readout(self) -> None:
+        enabled = self._data_driven and not self._busy and self._powered
+        if enabled != self._readout_sent:
+            self._readout_sent = enabled
+            self._streams.readout(enabled)
+
+    def _restart_timers(self, request: Request) -> Reply:
+        before = self._clock.restart()
+        self._shutter.timers_restarted(before)
+        self._streams.timers_restarted(before)
+        return _ack(request)
+
+    def _get_timer(self, request: Request) -> Reply:
+        counts = self._clock.counts()
+        self._streams.timer_request(request.device, counts)
+        return _value(request, *_time_words(counts))
+
+    def _not_implemented(self, request: Request) -> Reply:
+        raise _RefusedError(ErrorId.NOT_IMPLEMENTED)
+
+    # --- power, bias, decoders ----------------------------------------------------------------------------------------
+    def _keep_switch(self, request: Request) -> Reply:
+        self._switches[request.command.name] = _at_most(request.ints[0], 1)
+        return _ack(request)
+
+    def _power_chips(self, request: Request) -> Reply:
+        powered = bool(_at_most(request.ints[0], 1))
+        if powered and not self._powered:
+            self.chips = [ChipState(chip.chip_id) for chip in self.chips]
+        self._powered = powered
+        self._tell_readout()
+        return _ack(request)
+
+    def _switch_bias(self, request: Request) -> Reply:
+        self._bias_on = bool(_at_most(request.ints[0], 1))
+        return _ack(request)
+
+    def _adjust_bias(self, request: Request) -> Reply:
+        self._bias_dac = _at_most(request.ints[0], BIAS_DAC_MAX)
+        return _ack(request)
+
+    def _switch_decoders(self, request: Request) -> Reply:
+        self._decoders = bool(_at_most(request.ints[0], 1))
+        return _ack(request)
+
+    # --- monitoring ---------------------------------------------------------------------------------------------------
+    def _temperature(self, mdegc: int) -> int:
+        return sensors.drifting(mdegc, self._clock.counts()) & _WORD
+
+    def _get_supply(self, mv: int, ma: int, request: Request) -> Reply:
+        return _value(request, *sensors.supply(mv, ma, self._powered))
+
+    def _get_adc(self, request: Request) -> Reply:
+        channel, samples = request.ints[0] & 0xFFFF, max(request.ints[0] >> 16, 1)
+        return _value(request, adc_sample(self._adc_mv(channel)) * samples & _WORD)
+
+    def _adc_mv(self, channel: int) -> float:
+        if channel == ADC_BIAS_CHANNEL:
+            return bias_of_dac(self._bias_dac) * ADC_MV_PER_BIAS_V if self._bias_on else 0.0
+        if channel == ADC_VDDA_CHANNEL:
+            return sensors.VDDA_MV / 2 if self._powered else 0.0
+        if not self._has_chip(channel):
+            return 0.0
+        chip = self.chips[channel]
+        return sensors.sensed_mv(chip.sense, chip.dacs, self._temperature(sensors.CHIP_MDEGC))
+
+    def _get_fan(self, request: Request) -> Reply:
+        percent = self._fan_percent[_at_most(request.ints[0], 1)]
+        return _value(request, sensors.FAN_RPM_AT_FULL * percent // 100)
+
+    def _set_fan(self, request: Request) -> Reply:
+        index, percent = request.ints[0] >> 16, request.ints[0] & 0xFFFF
+        self._fan_percent[_at_most(index, 1)] = _at_most(percent, 100)
+        return _ack(request)
+
+    # --- flash --------------------------------------------------------------------------------------------------------
+    def _is_in_flash(self, kind: str, request: Request) -> Reply:
+        return _value(request, int((kind, request.device) in self._flash))
+
+    def _store_in_flash(self, kind: str, request: Request) -> Reply:
+        self._flash[kind, request.device] = request.ints
+        return _ack(request)
+
+    def _erase_flash(self, kind: str, request: Request) -> Reply:
+        self._flash.pop((kind, request.device), None)
+        return _ack(request)
+
+    def _set_start_options(self, request: Request) -> Reply:
+        self._start_options = request.ints[0]
+        return _ack(request)
+
+    def _read_flash(self, request: Request) -> Reply:
+        page = self._flash_pages.get(request.ints[0], b"\xff" * FLASH_PAGE_BYTES)
+        return Reply(request.command, request.device, (), page)
+
+    def _write_flash(self, request: Request) -> Reply:
+        self._flash_pages[request.ints[0]] = request.data
+        return _ack(request)
+
+    # --- pins and registers -------------------------------------------------------------------------------------------
+    def _set_pins(self, request: Request) -> Reply:
+        self._gpio = request.ints[0]
+        return _ack(request)
+
+    def _set_pin(self, request: Request) -> Reply:
+        pin, state = _at_most(request.ints[0] >> 16, 31), request.ints[0] & 1
+        self._gpio = self._gpio & ~(1 << pin) | state << pin
+        return _ack(request)
+
+    def _get_register(self, request: Request) -> Reply:
+        address = _at_most(request.ints[0], 0xFFFF)
+        return _value(request, address, self._read(address) & _WORD)
+
+    def _set_register(self, request: Request) -> Reply:
+        address, value = _at_most(request.ints[0], 0xFFFF), request.ints[1]
+        if address in _COUNTERS:
+            self._counter_zero[address] = self._count(address) - value
+        elif address in _SHUTTER_REGISTERS:
+            self._set_shutter_register(address, value)
+        elif address == Register.DECODER_CONTROL.address:
+            self._decoders = bool(value & 0xF)
+        elif address not in _READ_ONLY:
+            self._registers[address] = value
+        return _ack(request)
+
+    def _read(self, address: int) -> int:
+        if address in _COUNTERS:
+            return self._count(address) - self._counter_zero.get(address, 0)
+        if address in _LINK_REGISTERS:
+            return LinkStatus(LINKS, LINKS if self._has_chip(_LINK_REGISTERS[address]) else 0).word
+        if address in _SHUTTER_REGISTERS:
+            return self._shutter_registers()[address]
+        if address == Register.DECODER_CONTROL.address:
+            return 0xF if self._decoders else 0
+        if address == Register.DEVICES_AND_PORTS.address:
+            return Register.DEVICES_AND_PORTS.field("links_minus_1").put(MAX_DEVICES, _LINKS_PER_CHIP - 1)
+        return self._registers.get(address, 0)
+
+    def _count(self, address: int) -> int:
+        """A counter since the data side's own zero."""
+        counters = self._streams.counters()
+        if address == Register.UDP_DATAGRAMS.address:
+            return counters.datagrams
+        if address == Register.TDC_TRIGGERS.address:
+            return counters.tdc_triggers
+        if address == Register.PIXEL_WORDS_OLD.address:
+            return sum(counters.pixel_words)
+        chip = address - Register.PIXEL_WORDS.address
+        return counters.pixel_words[chip] if chip < len(counters.pixel_words) else 0
+
+    def _reset_counters(self, request: Request) -> Reply:
+        self._clear_counters()
+        return _ack(request)
+
+    def _clear_counters(self) -> None:
+        self._shutter.reset_counters()
+        self._counter_zero.clear()
+        self._streams.reset_counters()
+
+    def _shutter_registers(self) -> dict[int, int]:
+        r, shutter = Register, self._shutter
+        return {
+            r.SHUTTER_CONTROL.address: self._registers.get(r.SHUTTER_CONTROL.address, 0) & ~0x7 | shutter.mode,
+            r.SHUTTER_COUNT.address: shutter.count,
+            r.SHUTTER_PERIOD.address: shutter.period_counts,
+            r.SHUTTER_LENGTH.address: shutter.length_counts,
+            r.SHUTTER_DELAY.address: shutter.delay_counts,
+        }
+
+    def _set_shutter_register(self, address: int, value: int) -> None:
+        r = Register
+        mode, length_us, frequency_hz, count, delay_ns = self._shutter.words
+        if address == r.SHUTTER_CONTROL.address:
+            self._registers[address] = value
+            mode = value & 0x7
+        elif address == r.SHUTTER_COUNT.address:
+            count = value
+        elif address == r.SHUTTER_PERIOD.address:
+            frequency_hz = SHUTTER_CLOCK_HZ // value if value else 0
+        elif address == r.SHUTTER_LENGTH.address:
+            length_us = value // COUNTS_PER_US
+        else:
+            delay_ns = value * NS_PER_COUNT
+        try:
+            self._shutter.configure((mode, length_us, frequency_hz, count, delay_ns))
+        except ValueError:
+            raise _RefusedError(ErrorId.ILLEGAL_PARAMETER) from None
+
+
+def _time_words(counts: int) -> tuple[int, int]:
+    """Low and high word of a 25 ns count."""
+    return counts & _WORD, counts >> 32 & 0xFFFF
+
+
+_BY_SETTER: Final = {stored.setter: stored for stored in STORED}
+_BY_GETTER: Final = {stored.getter: stored for stored in STORED if stored.getter is not None}
+
+_WITHOUT_CHIP: Final = frozenset(
+    {
+        Command.GET_DEVICEID,
+        Command.GET_HEADERFILTER,
+        Command.SET_HEADERFILTER,
+        Command.GET_IPADDR_SRC,
+        Command.SET_IPADDR_SRC,
+        Command.GET_IPADDR_DEST,
+        Command.SET_IPADDR_DEST,
+        Command.GET_DEVICEPORT,
+        Command.GET_SERVERPORT,
+        Command.SET_SERVERPORT,
+        Command.GET_SHUTTERSTART,
+        Command.GET_SHUTTEREND,
+    }
+)
+"""Commands with a chip number that the board answers by itself: clients send some of them to all four."""
+
+_LINK_REGISTERS: Final = {Register.LINK_STATUS.at(chip): chip for chip in range(MAX_DEVICES)}
+_COUNTERS: Final = frozenset(
+    {
+        Register.UDP_DATAGRAMS.address,
+        Register.TDC_TRIGGERS.address,
+        Register.PIXEL_WORDS_OLD.address,
+        *(Register.PIXEL_WORDS.at(chip) for chip in range(MAX_DEVICES)),
+    }
+)
+_SHUTTER_REGISTERS: Final = frozenset(
+    {
+        Register.SHUTTER_CONTROL.address,
+        Register.SHUTTER_COUNT.address,
+        Register.SHUTTER_PERIOD.address,
+        Register.SHUTTER_LENGTH.address,
+        Register.SHUTTER_DELAY.address,
+    }
+)
+_READ_ONLY: Final = frozenset({*_LINK_REGISTERS, Register.DEVICES_AND_PORTS.address})

@@ -31,6 +31,10 @@ class Clock(Protocol):
         """Begin at 0 again; returns the counts at that moment."""
         ...
 
+    def seconds_until(self, counts: int) -> float:
+        """Host seconds until the clock shows `counts`; 0 when it has."""
+        ...
+
 
 class Streams(Protocol):
     """The data side, as the board sees it."""
