@@ -1,0 +1,64 @@
+"""`ophyd-timepix catalog`: make the embedded catalog, allow directories, put back runs that it missed."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..catalog import CatalogError, find_profile, init_catalog, open_catalog, replay
+from ..catalog.profile import DEFAULT_NAME
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    actions = parser.add_subparsers(title="what to do", dest="action", required=True, metavar="ACTION")
+
+    init = actions.add_parser("init", help="make the catalog, or add readable directories to it")
+    init.add_argument("--name", default=DEFAULT_NAME, help="its Tiled profile (default %(default)s)")
+    init.add_argument("--directory", type=Path, help="where the catalog lies (default: in the user's data directory)")
+    init.add_argument(
+        "--readable", type=Path, action="append", default=[], metavar="DIRECTORY",
+        help="data directory that it may serve files from; may be given several times",
+    )  # fmt: skip
+
+    show = actions.add_parser("show", help="where the catalog is, and what it may serve")
+    show.add_argument("--name", default=DEFAULT_NAME)
+
+    again = actions.add_parser("replay", help="put runs into the catalog from the backups of their documents")
+    again.add_argument("--name", default=DEFAULT_NAME)
+    again.add_argument("files", nargs="+", type=Path, metavar="FILE", help="backup/<uid>.jsonl")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it; exit code 1 when something could not be done."""
+    return {"init": _init, "show": _show, "replay": _replay}[options.action](options)
+
+
+def _init(options: argparse.Namespace) -> int:
+    init_catalog(options.name, options.directory, readable=options.readable)
+    _show(options)
+    print(f'open it with: from databroker import Broker; db = Broker.named("{options.name}")')
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    profile = find_profile(options.name)
+    print(f"catalog {profile.name!r}")
+    print(f"  profile    {profile.path}")
+    print(f"  runs in    {profile.directory or 'a server, see the profile'}")
+    for folder in profile.readable:
+        print(f"  may serve  {folder}")
+    if profile.is_embedded and not profile.readable:
+        print("  may serve  nothing yet: call init again with --readable DATA_DIRECTORY")
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    catalog = open_catalog(options.name)
+    failed = 0
+    for path in options.files:
+        try:
+            print(f"{path}: run {replay(path, catalog)} is in the catalog")
+        except (CatalogError, OSError, ValueError, RuntimeError) as error:
+            print(f"ophyd-timepix: {path}: {error}", file=sys.stderr)
+            failed += 1
+    return 1 if failed else 0

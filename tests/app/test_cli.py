@@ -1,0 +1,128 @@
+"""The command line as a whole: which commands there are, how errors come out."""
+
+import argparse
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, Field
+
+from ophyd_timepix.app import cli
+from ophyd_timepix.catalog import CatalogError
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A subcommand `demo` whose `run` a test replaces."""
+    module = types.ModuleType("ophyd_timepix.app.demo")
+    module.add_arguments = lambda parser: parser.add_argument("--number", type=int)  # type: ignore[attr-defined]
+    module.run = lambda options: options.number  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+def fail_with(error: BaseException) -> object:
+    def run(_: argparse.Namespace) -> int:
+        raise error
+
+    return run
+
+
+def test_help_names_every_command_and_imports_none_of_them() -> None:
+    script = (
+        "import sys\n"
+        "from ophyd_timepix.app import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'numba', 'ophyd', 'bluesky', 'tiled', 'h5py'}\n"
+        "print(sorted(heavy & {module.split('.')[0] for module in sys.modules}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert all(name in done.stdout for name in cli.SUBCOMMANDS)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_exit_code_is_that_of_the_command(command: types.ModuleType) -> None:
+    assert cli.main(["demo", "--number", "3"]) == 3
+
+
+def test_without_a_command_there_is_help_and_a_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_refused_with_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["fly"])
+    assert ended.value.code == 2
+    assert "'demo'" in capsys.readouterr().err
+
+
+class Settings(BaseModel):
+    radius_px: float = Field(gt=0)
+
+
+def validation_error() -> Exception:
+    try:
+        Settings(radius_px=-1)
+    except ValueError as error:
+        return error
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (CatalogError("The catalog is shut; open it"), "The catalog is shut; open it"),
+        (CatalogError("first\nTraceback of a stage"), "first (more with --debug)"),
+        (PermissionError(13, "Permission denied", "/data/x.h5"), "/data/x.h5: Permission denied"),
+        (OSError("the disk is full"), "the disk is full"),
+        (validation_error(), "radius_px: Input should be greater than 0 (got -1)"),
+    ],
+)
+def test_expected_errors_are_one_line_without_a_traceback(
+    command: types.ModuleType, capsys: pytest.CaptureFixture[str], error: Exception, line: str
+) -> None:
+    command.run = fail_with(error)  # type: ignore[attr-defined]
+    assert cli.main(["demo"]) == 1
+    assert capsys.readouterr().err == f"ophyd-timepix: {line}\n"
+
+
+def test_with_debug_the_error_comes_through(command: types.ModuleType) -> None:
+    command.run = fail_with(CatalogError("shut"))  # type: ignore[attr-defined]
+    for words in (["--debug", "demo"], ["demo", "--debug"]):
+        with pytest.raises(CatalogError):
+            cli.main(words)
+
+
+def test_an_error_of_the_program_is_never_hidden(command: types.ModuleType) -> None:
+    command.run = fail_with(KeyError("bug"))  # type: ignore[attr-defined]
+    with pytest.raises(KeyError):
+        cli.main(["demo"])
+
+
+def test_ctrl_c_has_the_exit_code_of_a_shell(command: types.ModuleType) -> None:
+    command.run = fail_with(KeyboardInterrupt())  # type: ignore[attr-defined]
+    assert cli.main(["demo"]) == cli.INTERRUPTED
+
+
+def test_catalog_init_writes_a_profile_that_show_describes(tmp_path: Path) -> None:
+    environment = {**os.environ, "TILED_PROFILES": str(tmp_path / "profiles")}
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ophyd_timepix.app.cli", "catalog", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+
+    refused = call("show")
+    assert refused.returncode == 1
+    assert "There is no catalog 'timepix'" in refused.stderr
+    made = call("init", "--directory", str(tmp_path / "runs"), "--readable", str(tmp_path / "data"))
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "runs" / "catalog.db").stat().st_size > 0
+    assert f"may serve  {tmp_path / 'data'}" in call("show").stdout
+    lost = call("replay", str(tmp_path / "none.jsonl"))
+    assert lost.returncode == 1
+    assert "none.jsonl" in lost.stderr
