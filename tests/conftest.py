@@ -38,7 +38,7 @@ def _is_ours(process: psutil.Process) -> bool:
 def _is_our_thread(thread: threading.Thread) -> bool:
     """Threads of the RunEngine's loop and of ophyd's dispatchers live as long as the interpreter: not ours."""
     foreign = ("bluesky", "ThreadPoolExecutor", "asyncio", "ophyd-dispatcher", "AnyIO", "monitor", "util")
-    name = thread.name
+    name = thread.name.replace("_watch_request", "bluesky")  # its ear for Ctrl-C ends a moment after the plan
     return thread.is_alive() and not any(word in name for word in foreign) and not name.endswith("dispatcher")
 
 

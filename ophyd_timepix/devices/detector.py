@@ -1,0 +1,535 @@
+"""The camera as one bluesky detector, for count, scan and fly.
+
+`trigger` and `kickoff` begin an exposure (`exposure.py`), which belongs to a run (`recording.py`). Which run that is,
+the plan says through the preprocessor of `ophyd_timepix.plans` (`announce`, `enter_run`, `close_books`); without it a
+stage is taken for a run, and the centroids are in the file but not in the documents.
+"""
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ophyd import Component as Cpt
+from ophyd import Device, Kind
+from ophyd.status import Status
+
+from ..config import Geometry, Processing
+from ..pipeline.client import Pipeline
+from ..pipeline.messages import Acquired, Progress, RunSummary
+from .board import SpidrBoard
+from .exposure import AcquisitionError, AcquisitionStopped, Exposure, Goal, Outcome
+from .paths import DatedPaths, PathProvider
+from .processing import ProcessingSettings
+from .recording import PipelineClient, Recording, RunFile
+from .signals import DataKey, result, scalar_key, setting
+from .status import ProgressStatus
+from .streams import CentroidStream, LedgerRow
+
+logger = logging.getLogger(__name__)
+
+
+class TimepixDetector(Device):
+    """`TimepixDetector(spidr, name="tpx", data_dir="/data")`.
+
+    A point lasts `shots` shots, or `exposure` seconds when `shots` is 0. Every run has an event file of its own, and
+    every point says which of its rows it owns (`row_start`, `row_stop`).
+
+    processing: from words to centroids; also settable as signals. workers: centroid processes. keep_raw: keep the
+    recording of the words too. paths: (detector name, run uid) -> file; default: `data_dir/<date>/<name>_<uid8>.h5`.
+    pipeline: makes the pipeline's client (for tests).
+    """
+
+    exposure = setting(1.0, units="s", limits=(0.0, 1e7))
+    shots = setting(0, limits=(0, 10**15))
+    shot_timeout = setting(10.0, units="s", limits=(0.01, 1e6))
+    processing = Cpt(ProcessingSettings, "", kind=Kind.config)
+    geometry = result("", kind=Kind.config)
+    chip_ids = result("", kind=Kind.config)
+    pll_words = result("", kind=Kind.config)
+
+    n_centroids = result(0, kind=Kind.hinted)
+    n_hits = result(0)
+    n_shots = result(0)
+    n_valid_shots = result(0)
+    n_triggers = result(0)
+    hit_rate = result(0.0, "1/s")
+    open_time = result(0.0, "s")
+    row_start = result(0)
+    row_stop = result(0)
+    shot_start = result(0)
+    shot_stop = result(0)
+    acquisition = result(0)
+    unaccounted = result(0)
+    file = result("")
+
+    centroids = Cpt(CentroidStream, "", kind=Kind.omitted)
+    ledger = Cpt(LedgerRow, "", kind=Kind.omitted)
+
+    def __init__(
+        self,
+        board: SpidrBoard,
+        *,
+        name: str,
+        data_dir: str | Path = ".",
+        processing: Processing | None = None,
+        geometry: Geometry | None = None,
+        workers: int = 1,
+        exposure: float = 1.0,
+        shots: int = 0,
+        keep_raw: bool = True,
+        paths: PathProvider | None = None,
+        pipeline: Callable[[], PipelineClient] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.board = board
+        self.data_dir = Path(data_dir).expanduser().absolute()
+        self.paths = paths or DatedPaths(self.data_dir)
+        self.keep_raw = keep_raw
+        self._geometry = geometry or Geometry.for_chips(board.n_chips)
+        make_pipeline: Callable[[], PipelineClient] = pipeline or (lambda: Pipeline(workers=workers))
+        self._recording = Recording(lambda: board.control, board.n_chips, make_pipeline)
+        self._lock = threading.RLock()
+        self._closing = threading.Lock()
+        self._announced: dict[str, dict[str, Any]] = {}
+        self._wanted_run: str | None = None
+        self._recorded_run: str | None = None
+        self._stage_run: str | None = None
+        self._ended_runs: set[str] = set()
+        self._exposure: Exposure | None = None
+        self._flight: Exposure | None = None
+        self._frames: list[tuple[int, dict[str, Any]]] = []
+        self._resumed = False
+        self._checkpoints = False
+        self._since_checkpoint: list[int] = []
+        self._superseded: list[int] = []
+        self._warned = False
+        super().__init__(name=name, **kwargs)
+        self.exposure.put(exposure)
+        self.shots.put(shots)
+        self.processing.adopt(processing or Processing())
+        self.geometry.publish(self._geometry.model_dump_json())
+
+    # --- life
+
+    def connect(self) -> None:
+        """Check the board, start the pipeline, bind its sockets. `stage` does it too; here it is out of the way."""
+        self.board.connect()
+        self._recording.connect()
+        self._note_configuration()
+
+    def close(self) -> None:
+        """Close what is open and end the pipeline's processes. The next use starts them again."""
+        self._give_up(AcquisitionStopped(f"{self.name} was closed"))
+        if self._recording.run is not None:
+            self.close_run()
+        self._recording.drop_pipeline()
+
+    def stage(self) -> list[object]:
+        staged: list[object] = super().stage()
+        self._stage_run = f"stage-{uuid.uuid4()}"
+        try:
+            self.connect()
+        except Exception:
+            self.unstage()
+            raise
+        return staged
+
+    def unstage(self) -> list[object]:
+        """Cancel what runs and close the shutter, whatever ended the plan. Closes a run that only this stage opened."""
+        self._give_up(None)
+        if self._stage_run is not None and self._recording.run == self._stage_run:
+            self.close_run()
+        self._stage_run = None
+        unstaged: list[object] = super().unstage()
+        return unstaged
+
+    def stop(self, *, success: bool = False) -> None:
+        """Cancel the running exposure and close the shutter. The run stays open."""
+        self._give_up(None if success else AcquisitionStopped(f"{self.name} was stopped"))
+
+    def __repr__(self) -> str:
+        return f"TimepixDetector(name={self.name!r}, board={self.board.name!r}, data_dir={str(self.data_dir)!r})"
+
+    def summary(self) -> str:
+        """How the next exposure will be taken and what the last one gave, for a person at a prompt."""
+        goal = self._goal()
+        shots = f"{self.n_valid_shots.get()} of {self.n_shots.get()} shots valid"
+        found = f"{self.n_hits.get()} hits, {self.n_centroids.get()} centroids"
+        return "\n".join(
+            [
+                f"Timepix3 detector {self.name} on {self.board!r}",
+                f"  a point: {goal.target:g} {goal.unit}; {self.processing.model!r}",
+                f"  last point: {found}, {shots}, {self.unaccounted.get()} unaccounted",
+                f"  file: {self.file.get() or 'none yet'}",
+            ]
+        )
+
+    # --- runs, as the preprocessor tells them
+
+    @property
+    def recorded_run(self) -> str | None:
+        """The run of the newest event file, open or closed."""
+        return self._recorded_run
+
+    @property
+    def event_file(self) -> Path | None:
+        """The newest event file."""
+        return self._recording.paths.event_file if self._recording.paths else None
+
+    @property
+    def rows_on_disk(self) -> int:
+        """Centroids of the newest event file that its readers see."""
+        return self._recording.rows_on_disk
+
+    def announce(self, start: dict[str, Any]) -> None:
+        """A run has opened; the next exposure may belong to it."""
+        with self._lock:
+            self._announced[start["uid"]] = start
+
+    def enter_run(self, uid: str) -> None:
+        """The next exposure belongs to run `uid`. Refused while another open run has this detector."""
+        with self._lock:
+            held = self._recording.run
+            if held is not None and held != uid and held in self._announced:
+                raise RuntimeError(
+                    f"{self.name} is recording run {held[:8]}, which is still open, and cannot take part in run "
+                    f"{uid[:8]} as well: a detector belongs to one open run at a time. Close the first run before"
+                )
+            self._wanted_run = uid
+
+    def leave_run(self, uid: str) -> None:
+        """Run `uid` has ended. Its books are closed here if nobody did so: an abort or a halt asks nobody."""
+        try:
+            if self._recording.run == uid:
+                logger.warning("run %s ended without closing the books of %s; doing so now", uid[:8], self.name)
+                self.close_run()
+        finally:
+            with self._lock:
+                self._announced.pop(uid, None)
+                if self._wanted_run == uid:
+                    self._wanted_run = None
+
+    def note_checkpoint(self) -> None:
+        """What was acquired until now will not be replayed after a pause."""
+        with self._lock:
+            self._checkpoints = True
+            self._resumed = False
+            self._since_checkpoint.clear()
+
+    def close_books(self) -> Status:
+        """Close the run in a thread; the Status is done when its files are complete and the ledger row is known."""
+        status = Status(self.ledger)
+
+        def work() -> None:
+            try:
+                self.close_run()
+            except Exception as error:  # noqa: BLE001 - the Status carries it
+                status.set_exception(error)
+            else:
+                status.set_finished()
+
+        threading.Thread(target=work, name="timepix-close-run", daemon=True).start()
+        return status
+
+    def close_run(self) -> None:
+        """Cancel what runs, close event file and master, enter the ledger row. Does nothing when no run is open."""
+        with self._closing:
+            self._close_open_run()
+
+    def _close_open_run(self) -> None:
+        self._give_up(None)
+        run = self._recording.run
+        if run is None:
+            return
+        self._ended_runs.add(run)
+        configuration = {
+            "detector": {key: reading["value"] for key, reading in self.read_configuration().items()},
+            "superseded_acquisitions": sorted(self._superseded),
+        }
+        try:
+            summary = self._recording.close(self._announced.get(run, {}), configuration)
+        except Exception as error:
+            self.ledger.enter(run, {**self._ledger_row(), "error": str(error)}, {})
+            raise
+        self.ledger.enter(run, self._ledger_row(summary), summary.ledger)
+
+    def _ledger_row(self, summary: RunSummary | None = None) -> dict[str, float | int | str]:
+        lost = [a for a in self._recording.acquired if a.cancelled or a.acquisition in self._superseded]
+        row: dict[str, float | int | str] = {
+            "acquisitions": len(self._recording.acquired),
+            "cancelled_acquisitions": len(lost),
+            "rows": self.rows_on_disk,
+            "cancelled_rows": sum(a.row_stop - a.row_start for a in lost),
+            "file": str(self.event_file),
+            "error": "",
+        }
+        if summary is not None:
+            row |= {"recording": str(summary.spool or ""), "master": str(summary.master or "")}
+        return row
+
+    # --- exposures
+
+    def trigger(self) -> ProgressStatus:
+        """Begin an exposure; the Status is done when its rows are on disk and the signals say what it gave."""
+        with self._lock:
+            exposure = self._join_after_pause(flying=False)
+            if exposure is None:
+                exposure = self._begin(flying=False)
+            return self._promise(exposure)
+
+    def kickoff(self) -> Status:
+        """Begin a flight; the Status is done when the shutter is open. While it flies, another call joins it."""
+        with self._lock:
+            exposure = self._join_after_pause(flying=True)
+            if exposure is None:
+                exposure = self._exposure if self._exposure is self._flight else None
+            if exposure is None:
+                exposure = self._begin(flying=True)
+                self._flight = exposure
+            status = Status(self)
+            if exposure.has_opened or exposure.outcome is not None:
+                status.set_finished()
+            else:
+                exposure.kickoffs.append(status)
+            return status
+
+    def complete(self) -> ProgressStatus:
+        """A Status that is done when the flight of `kickoff` is."""
+        with self._lock:
+            if self._flight is None:
+                raise RuntimeError(f"{self.name}: complete() without kickoff(): nothing flies")
+            return self._promise(self._flight)
+
+    def describe_collect(self) -> dict[str, dict[str, DataKey]]:
+        """Frames have the keys of points, so that tables and plots know them."""
+        return {f"{self.name}_frames": self.describe()}
+
+    def collect(self) -> Iterator[dict[str, Any]]:
+        """One event for each finished flight since the last call."""
+        with self._lock:
+            frames, self._frames = self._frames, []
+        for _, reading in frames:
+            yield {
+                "time": max(entry["timestamp"] for entry in reading.values()),
+                "data": {key: entry["value"] for key, entry in reading.items()},
+                "timestamps": {key: entry["timestamp"] for key, entry in reading.items()},
+            }
+
+    def pause(self) -> None:
+        """Close the shutter and cancel the running exposure; its rows stay, flagged."""
+        exposure = self._exposure
+        if exposure is not None:
+            exposure.hold()
+
+    def resume(self) -> None:
+        """Begin the cancelled exposure anew. A replayed trigger begins it once more, when the motors are there."""
+        with self._lock:
+            self._resumed = True
+            if self._exposure is not None:
+                self._exposure.go_on()
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        exposure = self._exposure
+        if exposure is not None and exposure is not self._flight:
+            raise AcquisitionError(
+                f"{self.name} is read while its exposure still runs. After a pause bluesky forgets a wait that stands "
+                "behind a checkpoint: put the checkpoint before the trigger, not between trigger and wait"
+            )
+        reading: dict[str, dict[str, Any]] = super().read()
+        return reading
+
+    def _join_after_pause(self, *, flying: bool) -> Exposure | None:
+        """The replay of a trigger after a pause: what it took before is superseded, what runs starts over."""
+        exposure = self._exposure
+        replayed, self._resumed = self._resumed, False
+        if replayed:
+            self._superseded += self._since_checkpoint
+            self._frames = [frame for frame in self._frames if frame[0] not in self._since_checkpoint]
+            self._since_checkpoint.clear()
+        if exposure is None:
+            return None
+        if (exposure is self._flight) is not flying:
+            raise RuntimeError(f"{self.name} is exposing already; wait for its Status, or stop it, before the next")
+        if replayed:
+            exposure.start_over()
+            return exposure
+        if not flying:
+            raise RuntimeError(f"{self.name} is exposing already; wait for its Status, or stop it, before the next")
+        return None
+
+    def _begin(self, *, flying: bool) -> Exposure:
+        run = self._choose_run()
+        exposure = Exposure(
+            self._recording,
+            self._goal(),
+            prepare=lambda: self._open_run(run),
+            opened=self._has_opened,
+            looked=self._looked,
+            finished=lambda ended, outcome: self._finished(ended, outcome, run, flying),
+        )
+        self._exposure = exposure
+        exposure.start()
+        return exposure
+
+    def _goal(self) -> Goal:
+        return Goal(self.shots.get(), self.exposure.get(), self.shot_timeout.get())
+
+    def _promise(self, exposure: Exposure) -> ProgressStatus:
+        """A Status that ends as the exposure does."""
+        status = ProgressStatus(self, target=exposure.goal.target, unit=exposure.goal.unit)
+        if exposure.outcome is None:
+            exposure.promises.append(status)
+        else:
+            _settle(status, exposure.outcome, exposure.stopped)
+        return status
+
+    def _choose_run(self) -> str:
+        """The run that an exposure belongs to: the one the plan says, else the stage, else a run of its own."""
+        if self._wanted_run in self._announced:
+            return str(self._wanted_run)
+        if self._announced:
+            return next(reversed(self._announced))
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s records without a run: its centroids go to a file, but not into the documents. "
+                "install(RE, [%s]) once per session makes them a stream of every run",
+                self.name,
+                self.name,
+            )
+        return self._stage_run or f"single-{uuid.uuid4()}"
+
+    # --- in the thread of the exposure
+
+    def _open_run(self, run: str) -> None:
+        if self._recording.run == run:
+            return
+        if run in self._ended_runs:
+            raise AcquisitionError(f"run {run[:8]} of {self.name} has ended, its file is closed; begin a new run")
+        if self._recording.run is not None:
+            self._close_stale_run()
+        uid = run.split("-", 1)[1] if run.startswith(("stage-", "single-")) else run
+        file = RunFile(self.paths(self.name, uid), self.processing.model, self._geometry, self.keep_raw)
+        self._recorded_run = None
+        paths = self._recording.open(run, file)
+        with self._lock:
+            self._recorded_run = run
+            self._since_checkpoint.clear()
+            self._superseded.clear()
+        self.file.publish(str(paths.event_file))
+        self._note_configuration()
+
+    def _close_stale_run(self) -> None:
+        """A run that nobody closed gives way to the next."""
+        run = self._recording.run or ""
+        self._ended_runs.add(run)
+        self._recording.close(self._announced.get(run, {}), {})
+
+    def _note_configuration(self) -> None:
+        """What the run's configuration says of the board. Asks it: call it where the board must be there."""
+        info = self.board.info or self.board.connect()
+        words = [self.board.control.chip(index).pll_config() for index in range(self.board.n_chips)]
+        self.chip_ids.publish(",".join(info.chips[index].name for index in range(self.board.n_chips)))
+        self.pll_words.publish(",".join(f"0x{int(word):04X}" for word in words))
+
+    def _has_opened(self) -> None:
+        with self._lock:
+            exposure = self._exposure
+            kickoffs: list[Status] = []
+            if exposure is not None:
+                exposure.has_opened = True
+                kickoffs, exposure.kickoffs = exposure.kickoffs, []
+        for status in kickoffs:
+            status.set_finished()
+
+    def _looked(self, progress: Progress, done: float) -> None:
+        exposure = self._exposure
+        for status in tuple(exposure.promises) if exposure is not None else ():
+            status.progress(done)
+
+    def _finished(self, exposure: Exposure, outcome: Outcome, run: str, flying: bool) -> None:
+        if outcome.acquired is not None:
+            self._publish(outcome.acquired, outcome.open_seconds)
+        if run.startswith("single-"):
+            outcome = self._close_single(outcome)
+        with self._lock:
+            if outcome.acquired is not None:
+                if self._checkpoints:
+                    self._since_checkpoint.append(outcome.acquired.acquisition)
+                if flying:
+                    self._frames.append((outcome.acquired.acquisition, super().read()))
+            if outcome.error is not None and self._recording.run is None:
+                self._ended_runs.add(run)
+            exposure.outcome = outcome
+            if self._exposure is exposure:
+                self._exposure = None
+            promises, exposure.promises = exposure.promises, []
+            kickoffs, exposure.kickoffs = exposure.kickoffs, []
+        for status in (*kickoffs, *promises):
+            _settle(status, outcome, exposure.stopped)
+
+    def _close_single(self, outcome: Outcome) -> Outcome:
+        """An exposure outside of stage and run has a file of its own, closed with it."""
+        try:
+            if self._recording.run is not None:
+                run = self._recording.run
+                self._ended_runs.add(run)
+                summary = self._recording.close({}, {})
+                self.ledger.enter(run, self._ledger_row(summary), summary.ledger)
+        except Exception as error:  # noqa: BLE001 - the Status carries it, unless it has an error already
+            return outcome if outcome.error else Outcome(error=error)
+        return outcome
+
+    def _publish(self, acquired: Acquired, open_seconds: float) -> None:
+        self.n_hits.publish(acquired.hits)
+        self.n_shots.publish(acquired.shot_stop - acquired.shot_start)
+        self.n_valid_shots.publish(acquired.valid_shots)
+        self.n_triggers.publish(acquired.trigger_stop - acquired.trigger_start)
+        self.hit_rate.publish(acquired.hits / open_seconds if open_seconds > 0 else 0.0)
+        self.open_time.publish(open_seconds)
+        self.row_start.publish(acquired.row_start)
+        self.row_stop.publish(acquired.row_stop)
+        self.shot_start.publish(acquired.shot_start)
+        self.shot_stop.publish(acquired.shot_stop)
+        self.acquisition.publish(acquired.acquisition)
+        self.unaccounted.publish(acquired.ledger.get("unaccounted", 0))
+        self.n_centroids.publish(acquired.centroids)
+
+    def _give_up(self, stopped: Exception | None) -> None:
+        """End the running exposure for good. stopped: what its Status shall raise; None: it ends quietly."""
+        exposure = self._exposure
+        if exposure is None:
+            return
+        exposure.stopped = stopped
+        exposure.give_up()
+
+    # --- configuration
+
+    def describe_configuration(self) -> dict[str, DataKey]:
+        keys: dict[str, DataKey] = super().describe_configuration()
+        return keys | {key: scalar_key(f"SPIDR:{key}", value, "DAC step") for key, value in self._dacs().items()}
+
+    def read_configuration(self) -> dict[str, dict[str, Any]]:
+        reading: dict[str, dict[str, Any]] = super().read_configuration()
+        noted = self.chip_ids.timestamp
+        return reading | {key: {"value": value, "timestamp": noted} for key, value in self._dacs().items()}
+
+    def _dacs(self) -> dict[str, int]:
+        """The DACs as last seen: reading a configuration must not need the board."""
+        return {
+            f"{self.name}_{chip.attr_name}_{dac}": value
+            for chip in self.board.chips
+            for dac, value in chip.dacs.last().items()
+        }
+
+
+def _settle(status: Status, outcome: Outcome, stopped: Exception | None) -> None:
+    """End a Status as its exposure ended."""
+    error = outcome.error or (stopped if outcome.acquired is None else None)
+    if error is not None:
+        status.set_exception(error)
+    else:
+        status.set_finished()

@@ -1,0 +1,261 @@
+"""One promised exposure: shutter open for so many shots or seconds, in one piece, whatever interrupts it.
+
+A pause cancels the attempt that runs (its rows stay in the file, flagged), and a new attempt begins when the pause is
+over: the promise is kept by exactly one whole exposure. The work is done in a thread of its own; `hold`, `go_on`,
+`start_over` and `give_up` may be called from any other.
+
+Knows the recording, and of ophyd only that there are Status objects, which it carries for the detector.
+"""
+
+import enum
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ophyd.status import Status
+
+from ..pipeline.errors import PipelineError
+from ..pipeline.messages import Acquired, Progress
+from .recording import Recording
+from .status import ProgressStatus
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.1
+"""The pipeline's progress is fresh about ten times a second."""
+SHUTTER_TIMEOUT_S = 10.0
+TEND_S = 5.0
+
+
+class AcquisitionError(RuntimeError):
+    """An exposure could not be taken."""
+
+
+class AcquisitionStopped(AcquisitionError):
+    """The exposure was stopped before it was whole."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """When an exposure is whole: after `shots` shots, or after `seconds` when `shots` is 0."""
+
+    shots: int
+    seconds: float
+    shot_timeout_s: float = 10.0
+
+    @property
+    def target(self) -> float:
+        return self.shots or self.seconds
+
+    @property
+    def unit(self) -> str:
+        return "shots" if self.shots else "s"
+
+
+class _Wish(enum.Enum):
+    EXPOSE = enum.auto()
+    HOLD = enum.auto()
+    START_OVER = enum.auto()
+    GIVE_UP = enum.auto()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a promise ended. One of the two is set, or neither: the exposure was given up."""
+
+    acquired: Acquired | None = None
+    open_seconds: float = 0.0
+    error: Exception | None = None
+
+
+class Exposure:
+    """Takes the exposure in its own thread and calls `finished` with the outcome, once.
+
+    prepare: called in the thread before each attempt (opens the run where there is none yet).
+    opened: called each time the shutter has opened.  looked: called with progress while it is open, with the amount
+    done in units of the goal.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        goal: Goal,
+        *,
+        prepare: Callable[[], None],
+        opened: Callable[[], None],
+        looked: Callable[[Progress, float], None],
+        finished: Callable[["Exposure", Outcome], None],
+    ) -> None:
+        self.goal = goal
+        self.numbers: list[int] = []
+        """The acquisitions that were begun for this promise; all but the last were cancelled."""
+        self.outcome: Outcome | None = None
+        self.promises: list[ProgressStatus] = []
+        """The Status objects that wait for the exposure to be whole."""
+        self.kickoffs: list[Status] = []
+        """The Status objects that wait for the shutter to open."""
+        self.has_opened = False
+        self.stopped: Exception | None = None
+        """What the promises raise when the exposure is given up; None: they end quietly."""
+        self._recording = recording
+        self._prepare = prepare
+        self._opened = opened
+        self._looked = looked
+        self._finished = finished
+        self._wish = _Wish.EXPOSE
+        self._changed = threading.Condition()
+        self._shut = threading.Event()
+        self._shut.set()
+        self._open_seconds = 0.0
+        self._thread = threading.Thread(target=self._work, name="timepix-exposure", daemon=True)
+
+    # --- what others ask
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def hold(self) -> None:
+        """Cancel the running attempt; return when the shutter is closed."""
+        self._want(_Wish.HOLD)
+        if not self._shut.wait(SHUTTER_TIMEOUT_S):
+            logger.error("the shutter did not close within %s s", SHUTTER_TIMEOUT_S)
+
+    def go_on(self) -> None:
+        """A new attempt after `hold`."""
+        with self._changed:
+            if self._wish is _Wish.HOLD:
+                self._want(_Wish.EXPOSE)
+
+    def start_over(self) -> None:
+        """Cancel the running attempt, begin a new one."""
+        self._want(_Wish.START_OVER)
+
+    def give_up(self, timeout_s: float = 60.0) -> None:
+        """Cancel for good; return when the thread has ended and the rows so far are on disk."""
+        self._want(_Wish.GIVE_UP)
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                raise AcquisitionError(
+                    f"the exposure did not end within {timeout_s} s after it was cancelled; "
+                    "is the board or the pipeline stuck? Its log says more"
+                )
+
+    def _want(self, wish: _Wish) -> None:
+        with self._changed:
+            if self._wish is not _Wish.GIVE_UP:
+                self._wish = wish
+            self._changed.notify_all()
+
+    # --- the thread
+
+    def _work(self) -> None:
+        try:
+            acquired = self._keep_promise()
+            outcome = Outcome(acquired, self._open_seconds)
+        except Exception as error:  # noqa: BLE001 - whatever ends an exposure is the answer of its Status
+            outcome = Outcome(error=error)
+        self._shut.set()
+        self._finished(self, outcome)
+
+    def _keep_promise(self) -> Acquired | None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._wish is not _Wish.HOLD)
+                if self._wish is _Wish.GIVE_UP:
+                    return None
+                self._wish = _Wish.EXPOSE
+            acquired = self._attempt()
+            if not acquired.cancelled:
+                return acquired
+
+    def _attempt(self) -> Acquired:
+        self._prepare()
+        self._recording.begin()
+        self.numbers.append(self._recording.number)
+        end_counts: int | None = None
+        whole = False
+        try:
+            before = self._recording.progress()
+            if self._may_open():
+                self._recording.open_shutter()
+                began = time.monotonic()
+                self._opened()
+                whole = self._expose(began, before.shots)
+                end_counts = self._recording.timer_counts()
+            self._recording.close_shutter()
+            self._shut.set()
+            if whole:
+                self._open_seconds = time.monotonic() - began
+            return self._recording.end(end_counts=end_counts, cancelled=not whole)
+        except Exception as error:
+            self._clean_up_after(error)
+            raise
+
+    def _may_open(self) -> bool:
+        with self._changed:
+            if self._wish is not _Wish.EXPOSE:
+                return False
+            self._shut.clear()
+            return True
+
+    def _clean_up_after(self, failure: Exception) -> None:
+        """Put everything to rest after a failure. The failure is what is reported; what fails now is logged."""
+        try:
+            self._recording.close_shutter()
+        except Exception as error:  # noqa: BLE001
+            logger.error("the shutter could not be closed after a failure: %s", error)
+        self._shut.set()
+        if isinstance(failure, PipelineError):
+            return
+        try:
+            self._recording.abandon()
+        except Exception as error:  # noqa: BLE001
+            logger.error("the acquisition could not be ended after a failure: %s", error)
+
+    def _expose(self, began: float, first_shot: int) -> bool:
+        """Wait for the goal. False: interrupted."""
+        watch = _ShotWatch(self.goal, began)
+        tended = began
+        while True:
+            if time.monotonic() - tended > TEND_S:
+                self._recording.tend()
+                tended = time.monotonic()
+            elapsed = time.monotonic() - began
+            left = POLL_S if self.goal.shots else self.goal.seconds - elapsed
+            if left <= 0:
+                return True
+            if self._interrupted(min(left, POLL_S)):
+                return False
+            progress = self._recording.progress()
+            done = watch.shots(progress.shots - first_shot) if self.goal.shots else time.monotonic() - began
+            self._looked(progress, done)
+            if self.goal.shots and done >= self.goal.shots:
+                return True
+
+    def _interrupted(self, within_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._wish is not _Wish.EXPOSE, within_s)
+
+
+class _ShotWatch:
+    """Complains when shots are waited for and none come."""
+
+    def __init__(self, goal: Goal, began: float) -> None:
+        self._goal = goal
+        self._shots = 0
+        self._last = began
+
+    def shots(self, shots: int) -> int:
+        now = time.monotonic()
+        if shots > self._shots:
+            self._shots, self._last = shots, now
+        elif now - self._last > self._goal.shot_timeout_s:
+            raise AcquisitionError(
+                f"no trigger for {self._goal.shot_timeout_s:g} s: {self._shots} of {self._goal.shots} shots came; "
+                "is the trigger on the TDC input and edge that `processing` names? "
+                "Set `shots` to 0 to expose by time, or raise `shot_timeout_s`"
+            )
+        return shots

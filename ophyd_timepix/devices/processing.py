@@ -1,0 +1,41 @@
+"""The processing parameters as signals: recorded with every run, scannable, checked by the model when they are set."""
+
+from typing import Any, Final
+
+from ophyd import Device
+
+from ..config import Edge, Metric, Processing
+from .signals import setting
+
+OFF: Final = 0.0
+"""A ToF bound of 0 filters nothing: documents have no other word for "none"."""
+_BOUNDS: Final = ("tof_min_ns", "tof_max_ns")
+
+
+class ProcessingSettings(Device):
+    """From words to centroids. Takes effect when the next run opens."""
+
+    radius_px = setting(2.0, units="pixel", limits=(0.1, 8.0))
+    window_ns = setting(100.0, units="ns", limits=(0.1, 100_000.0))
+    metric = setting(str(Metric.CYLINDER), choices=tuple(map(str, Metric)))
+    min_samples = setting(1, limits=(1, 1000))
+    min_size = setting(1, limits=(1, 65_535))
+    trigger_input = setting(1, limits=(1, 2))
+    trigger_edge = setting(str(Edge.RISING), choices=tuple(map(str, Edge)))
+    tof_min_ns = setting(OFF, units="ns")
+    tof_max_ns = setting(OFF, units="ns")
+    lateness_ns = setting(500_000.0, units="ns", limits=(0.0, 2_000_000.0))
+    hits = setting(False)
+
+    @property
+    def model(self) -> Processing:
+        """The settings as the model that the pipeline takes. Raises ValueError when they contradict each other."""
+        values: dict[str, Any] = {name: getattr(self, name).get() for name in Processing.model_fields}
+        for bound in _BOUNDS:
+            values[bound] = None if values[bound] == OFF else values[bound]
+        return Processing(**values)
+
+    def adopt(self, processing: Processing) -> None:
+        """Set every signal from a model."""
+        for name, value in processing.model_dump(mode="json").items():
+            getattr(self, name).put(OFF if value is None else value)

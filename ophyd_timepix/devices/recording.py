@@ -1,0 +1,258 @@
+"""The recording of one run: pipeline, board and files, from the first exposure to the closed books.
+
+Two rules decide the order of things here. Sockets are bound and draining before the board is told where to send, and
+before its shutter opens, so that the first trigger is not lost. The board's timers restart once per run, so that `toa`
+grows through all its points; a point only moves the shutter.
+
+Knows control and the pipeline's client. Knows no ophyd and no bluesky.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from ..clock import NS_PER_COUNT
+from ..config import Geometry, Processing
+from ..control import Board, SentCounters
+from ..pipeline.errors import PipelineError, PipelineTimeout, StageDied
+from ..pipeline.messages import Acquired, Progress, Receiver, RunPaths, RunRequest, RunSummary, Sent
+from ..protocol.chip_config import column_phase
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+COUNTERS_TIMEOUT_S = 2.0
+COUNTERS_INTERVAL_S = 0.005
+"""The counters are a poll apart; two equal readings mean that the board has sent all it had."""
+
+
+class PipelineClient(Protocol):
+    """What a recording asks of `ophyd_timepix.pipeline.client.Pipeline`."""
+
+    def start(self) -> None: ...
+    def bind(self, receivers: Sequence[Receiver]) -> list[int]: ...
+    def open_run(self, run: RunRequest) -> RunPaths: ...
+    def begin(self, acquisition: int) -> None: ...
+    def progress(self) -> Progress: ...
+    def end(self, sent: Sent | None = None, *, end_counts: int | None = None, cancelled: bool = False) -> Acquired: ...
+    def close_run(
+        self, start: dict[str, Any] | None = None, *, configuration: dict[str, Any] | None = None
+    ) -> RunSummary: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """Where a run goes and how its words are processed."""
+
+    event_file: Path
+    processing: Processing
+    geometry: Geometry
+    keep_raw: bool = True
+
+
+class Recording:
+    """One run at a time, through one pipeline that lives across runs.
+
+    `run` is the key of the open run, None between runs; `rows_on_disk` and `paths` outlive it until the next one.
+    """
+
+    def __init__(self, board: Callable[[], Board], n_chips: int, make_pipeline: Callable[[], PipelineClient]) -> None:
+        self.run: str | None = None
+        self.paths: RunPaths | None = None
+        self.rows_on_disk = 0
+        self.acquired: list[Acquired] = []
+        self.phase: tuple[tuple[int, ...], ...] = ()
+        self._board = board
+        self._n_chips = n_chips
+        self._make_pipeline = make_pipeline
+        self._pipeline: PipelineClient | None = None
+        self._base = SentCounters(datagrams=0, pixel_words=(0,) * n_chips)
+        self._number = 0
+        self._lock = threading.RLock()
+
+    # --- a pipeline that listens, a board that knows where to send
+
+    def connect(self) -> PipelineClient:
+        """Start the pipeline, bind its sockets, then tell each chip its destination. Once: later calls do nothing."""
+        with self._lock:
+            if self._pipeline is None:
+                board = self._board()
+                pipeline = self._make_pipeline()
+                try:
+                    pipeline.start()
+                    self._send_to(board, pipeline)
+                except BaseException:
+                    pipeline.close()
+                    raise
+                self._pipeline = pipeline
+            return self._pipeline
+
+    def _send_to(self, board: Board, pipeline: PipelineClient) -> None:
+        address = board.local_address
+        receivers = [Receiver(chip=index, host=address, port=0) for index in range(self._n_chips)]
+        for index, port in enumerate(pipeline.bind(receivers)):
+            chip = board.chip(index)
+            chip.set_destination(address, port)
+            chip.set_header_filter()
+
+    def drop_pipeline(self) -> None:
+        """End the pipeline and its processes; the next `connect` starts new ones."""
+        with self._lock:
+            pipeline, self._pipeline = self._pipeline, None
+            self.run = None
+        if pipeline is not None:
+            pipeline.close()
+
+    # --- a run
+
+    def open(self, run: str, file: RunFile) -> RunPaths:
+        """Open the files of a run and restart the board's timers."""
+        with self._lock:
+            pipeline = self.connect()
+            board = self._board()
+            board.close_shutter()
+            board.prepare_readout()
+            board.reset_timers()
+            timer = board.chip(0).timer()
+            zero_ns = timer.host_ns - timer.counts * NS_PER_COUNT
+            self.phase = tuple(column_phase(board.chip(index).pll_config()) for index in range(self._n_chips))
+            self._base = self._settled_counters(board)
+            request = RunRequest(
+                event_file=file.event_file,
+                keep_raw=file.keep_raw,
+                processing=file.processing,
+                geometry=file.geometry,
+                n_chips=self._n_chips,
+                phase=self.phase,
+                timer_zero_ns=zero_ns,
+                timer_zero_iso=_utc(zero_ns),
+            )
+            self.paths = self._ask(pipeline, lambda: pipeline.open_run(request), may_refuse=True)
+            self.run = run
+            self.rows_on_disk = 0
+            self.acquired = []
+            self._number = 0
+            return self.paths
+
+    def close(self, start: dict[str, Any], configuration: dict[str, Any]) -> RunSummary:
+        """Close the books of the open run: event file, master, ledger."""
+        with self._lock:
+            pipeline = self.connect()
+            self.run = None
+            summary = self._ask(pipeline, lambda: pipeline.close_run(start, configuration=configuration))
+            self.rows_on_disk = summary.rows
+        self._rest()
+        return summary
+
+    def _rest(self) -> None:
+        """Pause the read-out between runs. A board that does not answer now says so at the next run."""
+        try:
+            self._board().pause_readout()
+        except Exception as error:  # noqa: BLE001 - the run is closed and good, whatever the board says now
+            logger.warning("the read-out of the board could not be paused after the run: %s", error)
+
+    # --- an acquisition
+
+    @property
+    def number(self) -> int:
+        """Number of the last acquisition begun in this run, from 1."""
+        return self._number
+
+    def begin(self) -> None:
+        """Announce an acquisition to the pipeline. The shutter is still closed."""
+        pipeline = self.connect()
+        self._number += 1
+        self._ask(pipeline, lambda: pipeline.begin(self._number))
+
+    def open_shutter(self) -> None:
+        self._board().open_shutter()
+
+    def close_shutter(self) -> None:
+        self._board().close_shutter()
+
+    def timer_counts(self) -> int:
+        """The board's timer now (25 ns counts): a moment at which the shutter was still open."""
+        return self._board().chip(0).timer().counts
+
+    def tend(self) -> None:
+        """Look after a long exposure, every few seconds.
+
+        The board's counters wrap within a minute at full rate; and the chip repeats its timer in its stream, which is
+        the reference of times for whoever has nothing but the recording.
+        """
+        board = self._board()
+        board.sent_counters()
+        board.chip(0).timer()
+
+    def progress(self) -> Progress:
+        """A fresh look. Raises what killed a stage, if one died."""
+        pipeline = self.connect()
+        progress = self._ask(pipeline, pipeline.progress)
+        self.rows_on_disk = max(self.rows_on_disk, progress.rows_on_disk)
+        return progress
+
+    def end(self, *, end_counts: int | None, cancelled: bool) -> Acquired:
+        """Wait until the pipeline has everything that the board sent, on disk."""
+        pipeline = self.connect()
+        now = self._settled_counters(self._board())
+        sent = Sent(
+            datagrams=now.datagrams - self._base.datagrams,
+            pixel_words=tuple(
+                after - before
+                for after, before in zip(now.pixel_words[: self._n_chips], self._base.pixel_words, strict=False)
+            ),
+        )
+        acquired = self._ask(pipeline, lambda: pipeline.end(sent, end_counts=end_counts, cancelled=cancelled))
+        self.rows_on_disk = acquired.row_stop
+        self.acquired.append(acquired)
+        return acquired
+
+    def abandon(self) -> None:
+        """End an acquisition after a failure of the board: what arrived is kept, flagged as cancelled."""
+        pipeline = self.connect()
+        acquired = self._ask(pipeline, lambda: pipeline.end(None, cancelled=True))
+        self.rows_on_disk = acquired.row_stop
+        self.acquired.append(acquired)
+
+    def _settled_counters(self, board: Board) -> SentCounters:
+        """The board's counters once they stand still: two readings agree, or the time is over (a warning says so)."""
+        deadline = time.monotonic() + COUNTERS_TIMEOUT_S
+        before = board.sent_counters()
+        pause = threading.Event()
+        while time.monotonic() < deadline:
+            pause.wait(COUNTERS_INTERVAL_S)
+            now = board.sent_counters()
+            if now == before:
+                return now
+            before = now
+        logger.warning("the board still sends %s s after its shutter closed", COUNTERS_TIMEOUT_S)
+        return before
+
+    def _ask(self, pipeline: PipelineClient, request: Callable[[], T], *, may_refuse: bool = False) -> T:
+        """Ask the pipeline; one that failed is dropped, so that the next run gets a new one.
+
+        may_refuse: a refusal (a file that cannot be made) leaves the pipeline as good as it was.
+        """
+        try:
+            return request()
+        except PipelineError as error:
+            if not may_refuse or isinstance(error, StageDied | PipelineTimeout):
+                self._drop(pipeline)
+            raise
+
+    def _drop(self, failed: PipelineClient) -> None:
+        with self._lock:
+            if self._pipeline is failed:
+                self.drop_pipeline()
+
+
+def _utc(monotonic_ns: int) -> str:
+    """A moment of the monotonic clock as UTC, ISO 8601."""
+    wall_ns = time.time_ns() - (time.monotonic_ns() - monotonic_ns)
+    return datetime.fromtimestamp(wall_ns / 1e9, UTC).isoformat()

@@ -1,0 +1,87 @@
+"""A flight: one long exposure whose centroids appear in the documents while it goes on.
+
+bluesky's own `bp.fly` works with the detector too; it stages nothing, has no checkpoint, and registers all rows at its
+end. Here the plan looks at the Status of the flight and never at what `wait` returns, because a pause makes bluesky
+forget the wait that it interrupted.
+"""
+
+from collections.abc import Generator
+from typing import Any, Final
+
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
+from bluesky.utils import Msg, short_uid
+
+from ..devices import TimepixDetector
+
+Plan = Generator[Msg, Any, Any]
+
+FIRST_INTERVAL_S: Final = 2.0
+LAST_INTERVAL_S: Final = 10.0
+GROWTH: Final = 1.25
+"""A catalog pays per collection, not per row: a long flight is collected less often."""
+
+
+def tpx_fly(
+    tpx: TimepixDetector, *, shots: int | None = None, seconds: float | None = None, md: dict[str, Any] | None = None
+) -> Plan:
+    """Record `shots` shots, or `seconds` seconds, in one run. Returns the run's uid.
+
+    Without either, the detector's own `shots` and `exposure` say how long. The streams are `<name>_frames` (one event
+    for the flight), `<name>_centroids` (one row per centroid) and `<name>_ledger` (one row). A pause cancels the
+    flight, resume begins it anew; stop, abort and failures keep and register the rows that there are.
+    """
+    if shots is not None and seconds is not None:
+        raise ValueError(f"a flight ends after shots or after seconds, not both: shots={shots}, seconds={seconds}")
+    if (shots is not None and shots < 1) or (seconds is not None and seconds <= 0):
+        raise ValueError(f"a flight has at least 1 shot or lasts longer than 0 s: shots={shots}, seconds={seconds}")
+    metadata = {
+        "plan_name": "tpx_fly",
+        "detectors": [tpx.name],
+        "plan_args": {"tpx": repr(tpx), "shots": shots, "seconds": seconds},
+        "hints": {"dimensions": [(["time"], f"{tpx.name}_frames")]},
+        **(md or {}),
+    }
+    before = (tpx.shots.get(), tpx.exposure.get())
+
+    def prepared() -> Plan:
+        if shots is not None:
+            yield from bps.abs_set(tpx.shots, shots, wait=True)
+        if seconds is not None:
+            yield from bps.abs_set(tpx.shots, 0, wait=True)
+            yield from bps.abs_set(tpx.exposure, seconds, wait=True)
+        return (yield from bpp.stage_wrapper(bpp.run_wrapper(_flight(tpx), md=metadata), [tpx]))
+
+    def restored() -> Plan:
+        yield from bps.abs_set(tpx.shots, before[0], wait=True)
+        yield from bps.abs_set(tpx.exposure, before[1], wait=True)
+
+    return (yield from bpp.finalize_wrapper(prepared(), restored))
+
+
+def _flight(tpx: TimepixDetector) -> Plan:
+    stream = f"{tpx.name}_centroids"
+    yield from bps.declare_stream(tpx.centroids, name=stream, collect=True)
+
+    def collect() -> Plan:
+        yield from bps.collect(tpx.centroids, name=stream, return_payload=False)
+
+    def flying() -> Plan:
+        yield from bps.kickoff(tpx, wait=True)
+        interval = FIRST_INTERVAL_S
+        group = short_uid("tpx_fly")
+        status = yield from bps.complete(tpx, group=group, wait=False)
+        while status is not None and not status.done:
+            finished = yield from bps.wait(group=group, timeout=interval, error_on_timeout=False)
+            if finished and not status.done:  # a pause made bluesky forget the wait
+                group = short_uid("tpx_fly")
+                status = yield from bps.complete(tpx, group=group, wait=False)
+            yield from bpp.rewindable_wrapper(collect(), False)
+            yield from bps.checkpoint()
+            interval = min(interval * GROWTH, LAST_INTERVAL_S)
+
+    def landed() -> Plan:
+        yield from collect()
+        yield from bps.collect(tpx, return_payload=False)
+
+    yield from bpp.finalize_wrapper(flying(), landed)

@@ -1,0 +1,111 @@
+"""Everything that a session needs, wired in one call: `install(RE, [tpx], catalog="timepix")`."""
+
+import logging
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bluesky import RunEngine
+
+from ..devices import TimepixDetector
+from ..plans import TimepixStreams
+from .checks import MIN_FREE_BYTES, check_directory, check_names
+
+logger = logging.getLogger(__name__)
+
+_installed: "weakref.WeakKeyDictionary[RunEngine, Installation]" = weakref.WeakKeyDictionary()
+
+
+class Installation:
+    """What `install` did to a RunEngine. `db` is the catalog, where there is one; `uninstall` undoes it."""
+
+    def __init__(self, engine: RunEngine, detectors: tuple[TimepixDetector, ...], catalog: Any) -> None:
+        self.detectors = detectors
+        self.catalog = catalog
+        self.db: Any = None
+        self.writer: Any = None
+        self.streams = TimepixStreams(detectors)
+        self._engine: Callable[[], RunEngine | None] = weakref.ref(engine)
+        self._tokens: list[int] = []
+
+    def wire(self, engine: RunEngine) -> None:
+        """Subscribe. Files close before the catalog hears of the end of a run."""
+        callback = self._open_catalog()
+        self._tokens.append(engine.subscribe(self.streams.document))
+        engine.preprocessors.append(self.streams)
+        if callback is not None:
+            self._tokens.append(engine.subscribe(callback))
+
+    def _open_catalog(self) -> Callable[..., Any] | None:
+        catalog = self.catalog
+        if catalog is None or _is_callback(catalog):
+            return None if catalog is None else _as_callback(catalog)
+        from ..catalog import CatalogWriter, check_readable, open_catalog
+
+        if isinstance(catalog, str):
+            for detector in self.detectors:
+                check_readable(catalog, detector.data_dir)
+            self.db = open_catalog(catalog)
+        else:
+            self.db = catalog
+        self.writer = CatalogWriter(catalog)
+        return _as_callback(self.writer)
+
+    def uninstall(self) -> None:
+        """Undo: no preprocessor, no subscription; the catalog's writer finishes what waits. Twice is harmless."""
+        engine = self._engine()
+        if engine is not None:
+            for token in self._tokens:
+                engine.unsubscribe(token)
+            if self.streams in engine.preprocessors:
+                engine.preprocessors.remove(self.streams)
+            if _installed.get(engine) is self:
+                del _installed[engine]
+        self._tokens.clear()
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            writer.close()
+
+    def __repr__(self) -> str:
+        names = ", ".join(detector.name for detector in self.detectors)
+        return f"Installation([{names}], catalog={self.catalog!r})"
+
+
+def install(
+    engine: RunEngine,
+    detectors: Sequence[TimepixDetector],
+    catalog: Any = None,
+    *,
+    min_free_bytes: int = MIN_FREE_BYTES,
+) -> Installation:
+    """Make every plan of this RunEngine record these detectors: centroid streams, ledger, catalog.
+
+    catalog: the name of a catalog ("timepix"), a `Broker` or Tiled client, any callback `(name, document)`, or None.
+    Checks first that names are unique, data directories can be written and have room, and the catalog may serve them;
+    raises `NotReady` (or the catalog's error) with a sentence otherwise, and nothing is wired then.
+    Calling it again with the same arguments changes nothing; with others it replaces what was wired before.
+    """
+    wanted = tuple(detectors)
+    check_names(wanted)
+    for detector in wanted:
+        check_directory(detector.data_dir, min_free_bytes)
+    present = _installed.get(engine)
+    if present is not None:
+        same_catalog = present.catalog is catalog or (isinstance(catalog, str) and present.catalog == catalog)
+        if same_catalog and present.detectors == wanted:
+            return present
+        present.uninstall()
+    installation = Installation(engine, wanted, catalog)
+    installation.wire(engine)
+    _installed[engine] = installation
+    return installation
+
+
+def _is_callback(catalog: Any) -> bool:
+    """A Broker is callable too (it searches), so a catalog is told by what only catalogs have."""
+    return callable(catalog) and not hasattr(catalog, "v2") and not hasattr(catalog, "context")
+
+
+def _as_callback(function: Callable[..., Any]) -> Callable[..., Any]:
+    """RunEngine keeps weak references to methods; a function of our own keeps what it calls."""
+    return lambda name, doc: function(name, doc)

@@ -1,0 +1,218 @@
+"""What unmodified bluesky plans record once the preprocessor is there."""
+
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
+import bluesky.preprocessors as bpp
+import pytest
+from ophyd.sim import SynAxis, det
+
+from ophyd_timepix.plans import tpx_fly
+from tests.doc_checker import check_points
+from tests.fakes import ROWS
+
+pytestmark = pytest.mark.usefixtures("installed")
+
+
+def test_count_records_points_centroids_and_ledger(RE, checker, tpx):
+    RE(bp.count([tpx], num=3))
+    run = checker.run
+    assert run.stop["exit_status"] == "success"
+    assert run.stream_names == {"primary", "tpx_centroids", "tpx_ledger"}
+    check_points(run.stream("primary"), "tpx", run.rows)
+    assert [p["tpx_n_centroids"] for p in run.stream("primary")] == [ROWS] * 3
+    assert run.rows == 3 * ROWS == run.stop["num_events"]["tpx_centroids"]
+    (ledger,) = run.stream("tpx_ledger")
+    assert ledger["tpx_ledger_unaccounted"] == 0
+    assert ledger["tpx_ledger_rows"] == 3 * ROWS
+    assert ledger["tpx_ledger_sent_datagrams"] == 10
+
+
+def test_each_point_owns_the_rows_of_one_acquisition(RE, checker, tpx):
+    RE(bp.count([tpx], num=2))
+    acquisition = checker.run.column("shot")
+    for point in checker.run.stream("primary"):
+        own = acquisition[point["tpx_row_start"] : point["tpx_row_stop"]]
+        assert set(own) == {point["tpx_acquisition"]}
+
+
+def test_scan_over_a_motor(RE, checker, tpx):
+    RE(bp.scan([tpx], SynAxis(name="delay"), -1, 1, 3))
+    points = checker.run.stream("primary")
+    assert [p["delay"] for p in points] == [-1, 0, 1]
+    check_points(points, "tpx", checker.run.rows)
+
+
+def test_a_scanned_dac_is_in_every_event_and_on_the_chip(RE, checker, tpx, spidr, fake_board):
+    RE(bp.scan([tpx], spidr.chip0.dacs.vthreshold_fine, 400, 402, 3))
+    assert [p["spidr_chip0_dacs_vthreshold_fine"] for p in checker.run.stream("primary")] == [400, 401, 402]
+    assert [c for c in fake_board.calls if c.startswith("set_dac")] == [
+        f"set_dac VTHRESHOLD_FINE {v}" for v in (400, 401, 402)
+    ]
+    assert checker.run.start["hints"]["dimensions"] == [(["spidr_chip0_dacs_vthreshold_fine"], "primary")]
+
+
+def test_fly_unstaged_opens_and_closes_its_own_file(RE, checker, tpx, pipe):
+    RE(bp.fly([tpx]))
+    run = checker.run
+    (frame,) = run.stream("tpx_frames")
+    check_points([frame], "tpx", run.rows)
+    assert run.rows == ROWS
+    assert len(run.stream("tpx_ledger")) == 1
+    assert pipe.calls[-1] == "close_run"
+
+
+@pytest.mark.parametrize("length", [{"shots": 200}, {"seconds": 0.05}, {}])
+def test_tpx_fly(RE, checker, tpx, length):
+    before = tpx.shots.get(), tpx.exposure.get()
+    RE(tpx_fly(tpx, **length, md={"sample": "Xe"}))
+    run = checker.run
+    assert run.start["sample"] == "Xe"
+    assert run.stream_names == {"tpx_frames", "tpx_centroids", "tpx_ledger"}
+    check_points(run.stream("tpx_frames"), "tpx", run.rows)
+    assert (tpx.shots.get(), tpx.exposure.get()) == before
+
+
+@pytest.mark.parametrize("length", [{"shots": 1, "seconds": 1.0}, {"shots": 0}, {"seconds": 0.0}])
+def test_tpx_fly_refuses_a_length_that_is_none(tpx, length):
+    with pytest.raises(ValueError, match="a flight"):
+        list(tpx_fly(tpx, **length))
+
+
+def test_each_run_of_one_call_has_its_own_file(RE, checker, tpx):
+    def two_runs():
+        yield from bp.count([tpx], num=2)
+        yield from bp.count([tpx], num=1)
+
+    RE(two_runs())
+    first, second = checker.runs
+    assert (first.rows, second.rows) == (2 * ROWS, ROWS)
+    assert first.path("x") != second.path("x")
+    assert second.stream("primary")[0]["tpx_row_start"] == 0
+
+
+def test_each_run_within_one_stage_has_its_own_file(RE, checker, tpx, fake_board):
+    @bpp.stage_decorator([tpx])
+    def two_runs():
+        for _ in range(2):
+            yield from bpp.run_wrapper(bps.trigger_and_read([tpx]))
+
+    RE(two_runs())
+    first, second = checker.runs
+    assert (first.rows, second.rows) == (ROWS, ROWS)
+    assert first.path("x") != second.path("x")
+    assert fake_board.calls.count("reset_timers") == 2
+
+
+def test_timers_restart_once_per_run(RE, tpx, fake_board):
+    RE(bp.count([tpx], num=4))
+    assert fake_board.calls.count("reset_timers") == 1
+    assert fake_board.calls.count("open_shutter") == 4
+
+
+def test_sockets_are_bound_before_the_board_is_told_where_to_send(RE, tpx, fake_board, pipelines):
+    RE(bp.count([tpx]))
+    assert "set_destination 0 40000" in fake_board.calls
+    assert pipelines[0].calls[:3] == ["start", "bind", "open_run"]
+    assert fake_board.calls.index("set_destination 0 40000") < fake_board.calls.index("open_shutter")
+
+
+def test_a_run_of_other_devices_inside_is_left_alone(RE, checker, tpx):
+    @bpp.set_run_key_decorator("inner")
+    @bpp.run_decorator(md={})
+    def inner():
+        yield from bps.trigger_and_read([det])
+
+    @bpp.stage_decorator([tpx])
+    @bpp.set_run_key_decorator("outer")
+    @bpp.run_decorator(md={})
+    def outer():
+        yield from bps.trigger_and_read([tpx])
+        yield from inner()
+        yield from bps.trigger_and_read([tpx])
+
+    RE(outer())
+    first, second = checker.runs
+    assert first.rows == 2 * ROWS
+    assert second.stream_names == {"primary"}
+
+
+def test_the_same_detector_in_two_open_runs_is_refused_with_a_sentence(RE, checker, tpx):
+    @bpp.set_run_key_decorator("inner")
+    @bpp.run_decorator(md={})
+    def inner():
+        yield from bps.trigger_and_read([tpx])
+
+    @bpp.stage_decorator([tpx])
+    @bpp.set_run_key_decorator("outer")
+    @bpp.run_decorator(md={})
+    def outer():
+        yield from bps.trigger_and_read([tpx])
+        yield from inner()
+
+    with pytest.raises(RuntimeError, match="a detector belongs to one open run at a time"):
+        RE(outer())
+    first, second = checker.runs
+    assert first.rows == ROWS
+    assert [run.stop["exit_status"] for run in (first, second)] == ["fail", "fail"]
+
+
+def test_baseline_of_a_staged_detector(RE, checker, tpx):
+    RE(bpp.baseline_wrapper(bp.count([tpx]), [tpx]))
+    run = checker.run
+    check_points(run.stream("baseline")[:1] + run.stream("primary") + run.stream("baseline")[1:], "tpx", run.rows)
+
+
+def test_baseline_of_a_detector_that_nobody_stages(RE, checker, tpx):
+    RE(bpp.baseline_wrapper(bp.count([det]), [tpx]))
+    assert checker.run.rows == 2 * ROWS
+    assert len(checker.run.stream("tpx_ledger")) == 1
+
+
+def test_no_centroids_means_no_resources_but_a_stream(RE, checker, tpx, pipe):
+    pipe.rows_per_acquisition = 0
+    RE(bp.count([tpx]))
+    assert checker.run.rows == 0
+    assert not checker.run.resources
+    assert "tpx_centroids" in checker.run.stream_names
+
+
+def test_a_plan_without_the_detector_opens_no_file(RE, checker, tpx, pipe):
+    RE(bp.count([det]))
+    assert checker.run.stream_names == {"primary"}
+    assert "open_run" not in pipe.calls
+
+
+def test_the_master_gets_start_document_and_configuration(RE, checker, tpx, pipe):
+    RE(bp.count([tpx]), sample="Xe")
+    (closing,) = pipe.closings
+    assert closing["start"]["uid"] == checker.run.start["uid"]
+    assert closing["start"]["sample"] == "Xe"
+    assert closing["configuration"]["detector"]["tpx_chip0_vthreshold_fine"] == 420
+    assert closing["configuration"]["detector"]["tpx_processing_radius_px"] == 2.0
+
+
+def test_the_configuration_of_a_point_is_small_and_says_how_it_was_taken(RE, checker, tpx):
+    RE(bp.count([tpx]))
+    (primary,) = (d for d in checker.run.descriptors.values() if d["name"] == "primary")
+    data = primary["configuration"]["tpx"]["data"]
+    assert data["tpx_shots"] == 100
+    assert data["tpx_chip_ids"] == "W0000_A01"
+    assert data["tpx_pll_words"] == "0x011E"
+    assert primary["hints"]["tpx"]["fields"] == ["tpx_n_centroids"]
+
+
+def test_fly_during_a_scan_of_another_detector(RE, checker, tpx):
+    RE(bpp.fly_during_wrapper(bp.scan([det], SynAxis(name="delay"), -1, 1, 2), [tpx]))
+    assert len(checker.run.stream("primary")) == 2
+    check_points(checker.run.stream("tpx_frames"), "tpx", checker.run.rows)
+
+
+def test_rows_are_registered_while_a_run_goes_but_not_at_every_point(RE, checker, tpx, installed):
+    """A clock that moves 0.5 s each time it is looked at: every second or so point is due."""
+    now = iter(range(1000))
+    installed.streams._clock = lambda: next(now) / 2
+    RE(bp.count([tpx], num=9))
+    columns = len(checker.run.resources)
+    collections = checker.names().count("stream_datum") / columns
+    assert "event" in checker.names()[checker.names().index("stream_datum") :]
+    assert 1 < collections < 9
