@@ -1,0 +1,57 @@
+"""What a decoder counts. Every word is in exactly one class, so that the classes add up to the words given.
+
+This module knows no array and no kernel.
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Final
+
+
+class Count(IntEnum):
+    """Index into the counts of a decoder."""
+
+    WORDS = 0
+    """Words given."""
+
+    # classes
+    CHUNK_HEADERS = 1
+    HITS = 2
+    LATE_HITS = 3
+    """Older than the newest time by more than the lateness bound: time order cannot take them any more."""
+    JUMPED_HITS = 4
+    """A lone word far ahead of the stream, refuted by the next one."""
+    EDGES = 5
+    LATE_EDGES = 6
+    JUMPED_EDGES = 7
+    REJECTED_EDGES = 8
+    """TDC words whose stamp is not 1 to 12 or whose zero bits are not zero."""
+    TIMER_WORDS = 9
+    CONTROL_WORDS = 10
+    UNKNOWN_WORDS = 11
+    FOREIGN_CHIP_WORDS = 12
+    """Words in chunks of a chip that the decoder was not told of."""
+    UNFRAMED_WORDS = 13
+    """Words outside a chunk: skipped up to the next chunk header."""
+
+    # remarks, beside the classes
+    CUT_CHUNKS = 14
+    """Chunks that ended before their stated size."""
+    TIMER_PAIRS = 15
+    """Pairs of timer words that were whole and consistent."""
+    END_OF_READOUT_0 = 16
+    """End-of-read-out words of chip 0 (they are control words too); the next three are those of chips 1 to 3."""
+    END_OF_READOUT_1 = 17
+    END_OF_READOUT_2 = 18
+    END_OF_READOUT_3 = 19
+
+
+CLASSES: Final = tuple(Count(i) for i in range(Count.CHUNK_HEADERS, Count.UNFRAMED_WORDS + 1))
+PIXEL_CLASSES: Final = (Count.HITS, Count.LATE_HITS, Count.JUMPED_HITS)
+TDC_CLASSES: Final = (Count.EDGES, Count.LATE_EDGES, Count.JUMPED_EDGES, Count.REJECTED_EDGES)
+TIME_JUMPS: Final = (Count.JUMPED_HITS, Count.JUMPED_EDGES)
+
+
+def total(counts: Sequence[int], classes: Sequence[Count]) -> int:
+    """The sum of some classes, e.g. `total(counts, PIXEL_CLASSES)` for all pixel words."""
+    return sum(int(counts[c]) for c in classes)

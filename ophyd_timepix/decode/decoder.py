@@ -1,0 +1,196 @@
+"""The decoder: 64-bit words in, hits and TDC edges on one time line out. Owns the state and the reused arrays.
+
+Knows no file, no socket, no process. The rules of time stand in `kernels`.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ..clock import TICKS_PER_COUNT, TICKS_PER_FTOA, TICKS_PER_SECOND
+from ..protocol.words import FTOA, MATRIX_SIDE, MAX_CHIPS
+from . import kernels as k
+from .counts import Count
+
+DEFAULT_LATENESS_TICKS: Final = TICKS_PER_SECOND // 2000
+"""0.5 ms: hits were seen 0.453 ms late in recordings."""
+SKEW_TICKS: Final = TICKS_PER_SECOND // 4
+"""How far the chips of one stream may be apart: 250 ms."""
+MIN_JUMP_TICKS: Final = TICKS_PER_SECOND // 2000
+"""A word is held for confirmation when it is ahead by more than the lateness bound, and by at least this (0.5 ms)."""
+
+Words = npt.NDArray[np.uint64]
+
+
+class Framing(IntEnum):
+    """How words come."""
+
+    TPX3 = 0
+    """In chunks: a header word names chip and size."""
+    RAW = 1
+    """Bare words of chip 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one call gave: views on the decoder's arrays, valid until its next call.
+
+    Hits are in the order of the stream. Edges of a TDC input may be repeated by several chips.
+    """
+
+    ticks: npt.NDArray[np.int64]
+    """Time of each hit, 25/96 ns, column phase included."""
+    pixels: npt.NDArray[np.uint32]
+    """chip << 26 | y << 18 | x << 10 | ToT."""
+    edge_ticks: npt.NDArray[np.int64]
+    edge_input: npt.NDArray[np.uint8]
+    edge_falling: npt.NDArray[np.uint8]
+    edge_counter: npt.NDArray[np.uint16]
+    edge_chip: npt.NDArray[np.uint8]
+    newest_ticks: npt.NDArray[np.int64]
+    """Newest accepted time of each chip; very negative before its first."""
+    horizon_ticks: int
+    """No later hit or edge of this stream will be earlier than this."""
+    counts: npt.NDArray[np.int64]
+    """Totals since the decoder was made, by `Count`."""
+    unknown: npt.NDArray[np.int64]
+    """Unknown words by their top byte, totals."""
+
+
+class Decoder:
+    """Decodes one stream of words, which may be cut into calls anywhere: the hits are the same.
+
+    phase: column phase in fToA bins, shape (chips, 128); zeros when absent.
+    lateness_ticks: how much older than its chip's newest time a hit may be.
+    batch_words: size for which arrays are made at first; they grow with larger calls.
+    """
+
+    def __init__(
+        self,
+        framing: Framing = Framing.TPX3,
+        n_chips: int = 4,
+        phase: npt.NDArray[np.int32] | None = None,
+        lateness_ticks: int = DEFAULT_LATENESS_TICKS,
+        batch_words: int = 1 << 16,
+    ) -> None:
+        if not 1 <= n_chips <= MAX_CHIPS:
+            raise ValueError(f"a board has 1 to {MAX_CHIPS} chips, not {n_chips}")
+        if lateness_ticks < 0:
+            raise ValueError(f"the lateness bound must not be negative, it is {lateness_ticks} ticks")
+        self.framing = Framing(framing)
+        self.n_chips = n_chips
+        self.counts = np.zeros(len(Count), np.int64)
+        self.unknown = np.zeros(256, np.int64)
+        self._phase = _phase_ticks(phase, n_chips)
+        self._margin = FTOA.mask * TICKS_PER_FTOA - int(self._phase.min())
+        self._state = np.zeros(k.N_STATE, np.int64)
+        self._state[k.S_MODE] = -1
+        self._state[k.S_NEWEST] = k.NEVER
+        self._state[k.S_LATENESS] = -(-lateness_ticks // TICKS_PER_COUNT)
+        self._state[k.S_JUMP] = max(int(self._state[k.S_LATENESS]), MIN_JUMP_TICKS // TICKS_PER_COUNT)
+        self._state[k.S_SKEW] = SKEW_TICKS // TICKS_PER_COUNT
+        self._state[k.S_N_CHIPS] = n_chips
+        self._chips = np.zeros((n_chips, k.N_CHIP), np.int64)
+        self._chips[:, k.C_NEWEST] = k.NEVER
+        self._chips[:, k.C_TIMER_LOW] = -1
+        self._make_outputs(batch_words)
+
+    @property
+    def held(self) -> int:
+        """Words that wait for confirmation: given, yet in no class so far."""
+        return int(self._state[k.S_N_HELD])
+
+    def decode(self, words: Words, anchor_counts: int | None = None) -> Batch:
+        """Decode the next words of the stream.
+
+        anchor_counts: an estimate of the timer (25 ns counts) when these words came, good to a few seconds. It serves only to
+        choose the epoch after a silence.
+        """
+        if len(words) > self._capacity:
+            self._make_outputs(len(words))
+        if not words.flags.writeable or not words.flags.c_contiguous:
+            words = words.copy()  # one type of array is one compilation
+        if anchor_counts is not None:
+            self._anchor(anchor_counts)
+        k.decode_words(
+            words.view(np.int64),
+            self.framing is Framing.TPX3,
+            self._state,
+            self._chips,
+            self._phase,
+            self.counts,
+            self.unknown,
+            *self._outputs,
+        )
+        return self._batch()
+
+    def flush(self) -> Batch:
+        """The end of an acquisition: words that were held come out."""
+        self._state[k.S_HITS] = 0
+        self._state[k.S_EDGES] = 0
+        k.release_held(True, self._state, self._chips, self._phase, self.counts, *self._outputs)
+        return self._batch()
+
+    def _anchor(self, anchor_counts: int) -> None:
+        state = self._state
+        if state[k.S_KNOWN] == 0:
+            state[k.S_KNOWN] = 48
+            state[k.S_REFERENCE] = anchor_counts - k.ANCHOR_MARGIN
+        else:
+            anchor = anchor_counts - int(state[k.S_OFFSET])
+            state[k.S_REFERENCE] = max(int(state[k.S_REFERENCE]), anchor - k.ANCHOR_MARGIN)
+        state[k.S_ANCHORED] = 1
+
+    def _make_outputs(self, n_words: int) -> None:
+        """Arrays that are touched as far as they are used, and used again by the next call."""
+        self._capacity = n_words
+        room = n_words + MAX_CHIPS  # words that were held may come out too
+        self._outputs: tuple[npt.NDArray[Any], ...] = (
+            np.empty(room, np.int64),
+            np.empty(room, np.uint32),
+            np.empty(room, np.int64),
+            np.empty(room, np.uint8),
+            np.empty(room, np.uint8),
+            np.empty(room, np.uint16),
+            np.empty(room, np.uint8),
+        )
+
+    def _batch(self) -> Batch:
+        n_hits, n_edges = int(self._state[k.S_HITS]), int(self._state[k.S_EDGES])
+        ticks, pixels, *edges = self._outputs
+        newest = self._chips[:, k.C_NEWEST]
+        return Batch(
+            ticks[:n_hits],
+            pixels[:n_hits],
+            *(column[:n_edges] for column in edges),
+            newest_ticks=newest * TICKS_PER_COUNT,
+            horizon_ticks=self._horizon(),
+            counts=self.counts,
+            unknown=self.unknown,
+        )
+
+    def _horizon(self) -> int:
+        """The lateness bound of every chip, in ticks that may carry fToA and phase."""
+        floors = self._chips[:, k.C_NEWEST] - self._state[k.S_LATENESS]
+        if self.n_chips > 1:
+            floors = np.maximum(floors, self._state[k.S_NEWEST] - self._state[k.S_SKEW])
+        return int(floors.min()) * TICKS_PER_COUNT - self._margin
+
+
+def _phase_ticks(phase: npt.NDArray[np.int32] | None, n_chips: int) -> npt.NDArray[np.int64]:
+    columns = MATRIX_SIDE // 2
+    if phase is None:
+        return np.zeros((n_chips, columns), np.int64)
+    table = np.ascontiguousarray(phase, np.int64)
+    if table.shape != (n_chips, columns):
+        raise ValueError(f"the phase table must have shape {(n_chips, columns)}, not {table.shape}")
+    return table * TICKS_PER_FTOA
+
+
+def warm_up() -> None:
+    """Load (or, the first time on a machine, compile) every kernel of this room."""
+    Decoder().decode(np.zeros(0, np.uint64))
+    Decoder().flush()

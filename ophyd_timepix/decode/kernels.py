@@ -1,0 +1,567 @@
+"""The kernels that turn 64-bit words into hits and TDC edges on one time line.
+
+One pass over the words. The hot path takes a pixel word whose time lies in the window that its chip's newest time
+allows; every other word goes through `_rare`. All integers are int64: mixing int64 and uint64 would make floats.
+
+Times are judged in counts of 25 ns as the chip sent them; fToA and column phase enter only the ticks that come out.
+
+=================  ==================================================================================================
+`state`            scalars that outlive a call, by the `S_...` indices
+`chips`            per chip: newest accepted time, the word that is held back, the last timer word (`C_...`)
+`counts`           `Count`
+=================  ==================================================================================================
+
+Rules of time (all of them functions of the stream, never of how it is cut into calls):
+
+* Epoch. A time known modulo a period is the one in [reference - 3.4 s, reference + period - 3.4 s): nothing comes seconds
+  too late, silence may last long. The reference is the newest accepted time, an anchor or a timer pair.
+* Without any reference the first word's own value counts from epoch 0; wider words (TDC 32 bit, timer 48 bit) that come
+  later are brought onto the same line by an offset.
+* Lateness. A word older than its chip's newest time by more than `lateness`, or, with several chips, older than the newest of all by
+  more than `skew`, is late: counted, not returned.
+* Jumps. A word ahead of everything accepted by more than `jump` is held until the chip's next timed word confirms it (not
+  older than it by more than `lateness`) or refutes it (counted, not returned), or until another chip gets that far.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ..clock import TICKS_PER_COUNT, TICKS_PER_FTOA, TICKS_PER_TDC_COUNT
+from ..jit import inlined, kernel
+from ..protocol import words as w
+from .counts import Count
+
+Ints = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+
+NEVER: Final = -(1 << 56)
+"""Before every time; its ticks still fit in int64."""
+
+# --- indices into `state` -------------------------------------------------------------------------------------------------
+S_LEFT: Final = 0
+"""Words left of the current chunk."""
+S_CHIP: Final = 1
+"""Chip of the current chunk."""
+S_MODE: Final = 2
+"""Mode byte of the last chunk header, -1 before the first."""
+S_REFERENCE: Final = 3
+"""Time from which epochs are counted."""
+S_KNOWN: Final = 4
+"""Bits of the wire's time that the offset below is known to: 0, 30, 32 or 48."""
+S_OFFSET: Final = 5
+"""Wire time minus time line."""
+S_NEWEST: Final = 6
+"""Newest accepted time of all chips."""
+S_N_HELD: Final = 7
+S_LATENESS: Final = 8
+S_JUMP: Final = 9
+S_SKEW: Final = 10
+S_N_CHIPS: Final = 11
+S_ANCHORED: Final = 12
+"""1: the reference came from an anchor or a timer pair, not from a word's own value."""
+S_HITS: Final = 13
+"""Hits in the output."""
+S_EDGES: Final = 14
+"""Edges in the output."""
+N_STATE: Final = 16
+
+# --- indices into a row of `chips` ----------------------------------------------------------------------------------------
+C_NEWEST: Final = 0
+C_HELD: Final = 1
+"""1: a word is held."""
+C_WORD: Final = 2
+C_TIME: Final = 3
+"""Time of the held word."""
+C_TIMER_LOW: Final = 4
+"""Low half of a timer pair, -1 when there is none."""
+N_CHIP: Final = 8
+
+# --- from the word table ----------------------------------------------------------------------------------------------------
+_TOA_SHIFT: Final = w.TOA.shift
+_TOA_WIDTH: Final = w.TOA.width
+_TOA_MASK: Final = w.TOA.mask
+_SPIDR_MASK: Final = w.SPIDR_TIME.mask
+_TOT_SHIFT: Final = w.TOT.shift
+_TOT_MASK: Final = w.TOT.mask
+_FTOA_SHIFT: Final = w.FTOA.shift
+_FTOA_MASK: Final = w.FTOA.mask
+_DCOL_SHIFT: Final = w.DCOL.shift
+_DCOL_MASK: Final = w.DCOL.mask
+_SUPER_PIXEL_SHIFT: Final = w.SUPER_PIXEL.shift
+_SUPER_PIXEL_MASK: Final = w.SUPER_PIXEL.mask
+_PIXEL_SHIFT: Final = w.PIXEL.shift
+_PIXEL_HEADER: Final = w.PIXEL_SEQUENTIAL >> 1
+"""Sequential (0xA) and data driven (0xB) differ in the lowest bit of the header."""
+_PIXEL_HEADER_SHIFT: Final = w.HEADER.shift + 1
+_TDC_COUNTER_SHIFT: Final = w.TDC_COUNTER.shift
+_TDC_COUNTER_MASK: Final = w.TDC_COUNTER.mask
+_TDC_TIME_SHIFT: Final = w.TDC_TIME.shift
+_TDC_COARSE_SHIFT: Final = w.TDC_TIME.shift + 3
+"""Eight TDC counts of 3.125 ns are one count of 25 ns."""
+_TDC_COARSE_MASK: Final = (1 << 32) - 1
+_TDC_STAMP_SHIFT: Final = w.TDC_STAMP.shift
+_TDC_STAMP_MASK: Final = w.TDC_STAMP.mask
+_TDC_STAMPS: Final = w.TDC_STAMPS
+_TDC_ZERO_MASK: Final = w.TDC_ZERO.mask
+_TIMER_LOW_SHIFT: Final = w.TIMER_LOW.shift
+_TIMER_LOW_MASK: Final = w.TIMER_LOW.mask
+_TIMER_HIGH_SHIFT: Final = w.TIMER_HIGH.shift
+_TIMER_HIGH_MASK: Final = w.TIMER_HIGH.mask
+_CONTROL_CODE_SHIFT: Final = w.CONTROL_CODE.shift
+_CONTROL_CODE_MASK: Final = w.CONTROL_CODE.mask
+_END_SEQUENTIAL: Final = w.END_OF_READOUT_SEQUENTIAL
+_END_DATA_DRIVEN: Final = w.END_OF_READOUT_DATA_DRIVEN
+_MAGIC: Final = w.CHUNK_MAGIC
+_MAGIC_MASK: Final = w.CHUNK_MAGIC_FIELD.mask
+_CHUNK_CHIP_SHIFT: Final = w.CHUNK_CHIP.shift
+_CHUNK_CHIP_MASK: Final = w.CHUNK_CHIP.mask
+_CHUNK_MODE_SHIFT: Final = w.CHUNK_MODE.shift
+_CHUNK_MODE_MASK: Final = w.CHUNK_MODE.mask
+_CHUNK_BYTES_SHIFT: Final = w.CHUNK_BYTES.shift
+_CHUNK_BYTES_MASK: Final = w.CHUNK_BYTES.mask
+_MAX_CHIPS: Final = w.MAX_CHIPS
+_TDC2: Final = (int(w.TdcByte.TDC2_RISING), int(w.TdcByte.TDC2_FALLING))
+_FALLING: Final = (int(w.TdcByte.TDC1_FALLING), int(w.TdcByte.TDC2_FALLING))
+
+_HIT_BITS: Final = 30
+_TDC_BITS: Final = 32
+_TIMER_BITS: Final = 48
+_HIT_PERIOD_MASK: Final = (1 << _HIT_BITS) - 1
+
+BACKWARD: Final = 1 << 27
+"""Counts (3.4 s) that a time may lie before the reference."""
+ANCHOR_MARGIN: Final = (1 << (_HIT_BITS - 1)) - BACKWARD
+"""An anchor becomes the reference this much lower, so that a hit may lie 13.4 s to either side of it."""
+_PAIR_GAP: Final = 64
+"""The SPIDR time of a high timer word may be this many units of 0.41 ms after the low word: pixels pass between them."""
+
+# Top bytes of words that are not pixels.
+_K_UNKNOWN: Final = 0
+_K_TDC: Final = 1
+_K_TIMER_LOW: Final = 2
+_K_TIMER_HIGH: Final = 3
+_K_CONTROL: Final = 4
+_K_END: Final = 5
+
+
+def _kinds() -> npt.NDArray[np.int64]:
+    kinds = np.full(256, _K_UNKNOWN, np.int64)
+    kinds[list(w.CONTROL_BYTES)] = _K_CONTROL
+    kinds[w.COMMAND_END_BYTE] = _K_END
+    kinds[[int(byte) for byte in w.TdcByte]] = _K_TDC
+    kinds[w.TIMER_LOW_BYTE] = _K_TIMER_LOW
+    kinds[w.TIMER_HIGH_BYTE] = _K_TIMER_HIGH
+    return kinds
+
+
+_KINDS: Final = _kinds()
+
+_N_WORDS: Final = int(Count.WORDS)
+_N_CHUNK_HEADERS: Final = int(Count.CHUNK_HEADERS)
+_N_HITS: Final = int(Count.HITS)
+_N_LATE_HITS: Final = int(Count.LATE_HITS)
+_N_JUMPED_HITS: Final = int(Count.JUMPED_HITS)
+_N_EDGES: Final = int(Count.EDGES)
+_N_LATE_EDGES: Final = int(Count.LATE_EDGES)
+_N_JUMPED_EDGES: Final = int(Count.JUMPED_EDGES)
+_N_REJECTED_EDGES: Final = int(Count.REJECTED_EDGES)
+_N_TIMER_WORDS: Final = int(Count.TIMER_WORDS)
+_N_CONTROL_WORDS: Final = int(Count.CONTROL_WORDS)
+_N_UNKNOWN_WORDS: Final = int(Count.UNKNOWN_WORDS)
+_N_FOREIGN: Final = int(Count.FOREIGN_CHIP_WORDS)
+_N_UNFRAMED: Final = int(Count.UNFRAMED_WORDS)
+_N_CUT_CHUNKS: Final = int(Count.CUT_CHUNKS)
+_N_TIMER_PAIRS: Final = int(Count.TIMER_PAIRS)
+_N_END: Final = int(Count.END_OF_READOUT_0)
+
+
+@inlined
+def _is_pixel(word: int) -> bool:
+    return (word >> _PIXEL_HEADER_SHIFT) & 7 == _PIXEL_HEADER
+
+
+@inlined
+def _hit_time(word: int) -> int:
+    """spidr_time << 14 | toa: 30 bits of 25 ns."""
+    return ((word & _SPIDR_MASK) << _TOA_WIDTH) | ((word >> _TOA_SHIFT) & _TOA_MASK)
+
+
+@inlined
+def _hit_pixel(word: int) -> int:
+    """y << 18 | x << 10 | ToT with x = 2 dcol + pixel // 4, y = 4 super_pixel + pixel % 4."""
+    dcol = (word >> _DCOL_SHIFT) & _DCOL_MASK
+    super_pixel = (word >> _SUPER_PIXEL_SHIFT) & _SUPER_PIXEL_MASK
+    x = (dcol << 1) | ((word >> (_PIXEL_SHIFT + 2)) & 1)
+    y = (super_pixel << 2) | ((word >> _PIXEL_SHIFT) & 3)
+    return (y << 18) | (x << 10) | ((word >> _TOT_SHIFT) & _TOT_MASK)
+
+
+@inlined
+def _hit_ticks(word: int, time: int, phase: Ints, chip: int) -> int:
+    """Ticks: 96 a count, minus 6 for each fToA bin, plus the column's phase."""
+    ftoa = (word >> _FTOA_SHIFT) & _FTOA_MASK
+    return time * TICKS_PER_COUNT - ftoa * TICKS_PER_FTOA + phase[chip, (word >> _DCOL_SHIFT) & _DCOL_MASK]
+
+
+@kernel
+def _extend(value: int, bits: int, state: Ints) -> int:
+    """The time on the line of a wire time that is known modulo 2**bits."""
+    known = state[S_KNOWN]
+    if known == 0:
+        return value
+    usable = min(bits, known)
+    mask = (1 << usable) - 1
+    forward = (value - state[S_OFFSET] - state[S_REFERENCE]) & mask
+    if state[S_NEWEST] == NEVER and state[S_ANCHORED] == 0:
+        # Nothing is accepted yet: the reference is a first word that may be garbage. Only a word near it relies on it.
+        if forward > BACKWARD and mask + 1 - forward > state[S_LATENESS] and bits == known:
+            return value - state[S_OFFSET]
+        backward = state[S_LATENESS]
+    else:
+        backward = BACKWARD
+    if forward > mask - backward:
+        forward -= mask + 1
+    return state[S_REFERENCE] + forward
+
+
+@kernel
+def _learn_offset(value: int, bits: int, time: int, state: Ints) -> None:
+    """An accepted time with more bits than known so far settles the epoch of the time line against the wire's."""
+    if bits > state[S_KNOWN]:
+        state[S_OFFSET] = (value - time) & ((1 << bits) - 1)
+        state[S_KNOWN] = bits
+
+
+@kernel
+def _accept(
+    word: int,
+    time: int,
+    chip: int,
+    state: Ints,
+    chips: Ints,
+    phase: Ints,
+    counts: Ints,
+    ticks: Ints,
+    pixels: npt.NDArray[np.uint32],
+    edge_ticks: Ints,
+    edge_input: Bytes,
+    edge_falling: Bytes,
+    edge_counter: npt.NDArray[np.uint16],
+    edge_chip: Bytes,
+) -> None:
+    """Put a timed word into the output; the newest times follow it."""
+    chips[chip, C_NEWEST] = max(chips[chip, C_NEWEST], time)
+    state[S_NEWEST] = max(state[S_NEWEST], time)
+    state[S_REFERENCE] = max(state[S_REFERENCE], time)
+    if _is_pixel(word):
+        n = state[S_HITS]
+        ticks[n] = _hit_ticks(word, time, phase, chip)
+        pixels[n] = (chip << 26) | _hit_pixel(word)
+        state[S_HITS] = n + 1
+        return
+    _learn_offset((word >> _TDC_COARSE_SHIFT) & _TDC_COARSE_MASK, _TDC_BITS, time, state)
+    n = state[S_EDGES]
+    byte = (word >> 56) & 0xFF
+    stamp = (word >> _TDC_STAMP_SHIFT) & _TDC_STAMP_MASK
+    edge_ticks[n] = time * TICKS_PER_COUNT + ((word >> _TDC_TIME_SHIFT) & 7) * TICKS_PER_TDC_COUNT + stamp - 1
+    edge_input[n] = 2 if byte == _TDC2[0] or byte == _TDC2[1] else 1
+    edge_falling[n] = 1 if byte == _FALLING[0] or byte == _FALLING[1] else 0
+    edge_counter[n] = (word >> _TDC_COUNTER_SHIFT) & _TDC_COUNTER_MASK
+    edge_chip[n] = chip
+    state[S_EDGES] = n + 1
+    counts[_N_EDGES] += 1
+
+
+@kernel
+def _timed(
+    word: int,
+    chip: int,
+    state: Ints,
+    chips: Ints,
+    phase: Ints,
+    counts: Ints,
+    ticks: Ints,
+    pixels: npt.NDArray[np.uint32],
+    edge_ticks: Ints,
+    edge_input: Bytes,
+    edge_falling: Bytes,
+    edge_counter: npt.NDArray[np.uint16],
+    edge_chip: Bytes,
+) -> None:
+    """Judge one hit or TDC word: late, held, or accepted; and what it says of the word that is held."""
+    is_hit = _is_pixel(word)
+    if is_hit:
+        value, bits = _hit_time(word), _HIT_BITS
+    else:
+        value, bits = (word >> _TDC_COARSE_SHIFT) & _TDC_COARSE_MASK, _TDC_BITS
+    time = _extend(value, bits, state)
+    if chips[chip, C_HELD]:
+        held = chips[chip, C_TIME]
+        held_word = chips[chip, C_WORD]
+        chips[chip, C_HELD] = 0
+        state[S_N_HELD] -= 1
+        if time >= held - state[S_LATENESS]:
+            _accept(
+                held_word, held, chip, state, chips, phase, counts, ticks, pixels,
+                edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
+            )  # fmt: skip
+        else:
+            counts[_N_JUMPED_HITS if _is_pixel(held_word) else _N_JUMPED_EDGES] += 1
+            if state[S_NEWEST] == NEVER and state[S_ANCHORED] == 0 and state[S_N_HELD] == 0:
+                state[S_KNOWN] = 0
+                time = value
+    newest = state[S_NEWEST]
+    floor = chips[chip, C_NEWEST] - state[S_LATENESS]
+    if state[S_N_CHIPS] > 1:
+        floor = max(floor, newest - state[S_SKEW])
+    if time < floor:
+        counts[_N_LATE_HITS if is_hit else _N_LATE_EDGES] += 1
+    elif newest == NEVER or time > newest + state[S_JUMP]:
+        if state[S_KNOWN] == 0:
+            state[S_REFERENCE] = time
+            state[S_KNOWN] = bits
+            state[S_OFFSET] = 0
+        chips[chip, C_HELD] = 1
+        chips[chip, C_WORD] = word
+        chips[chip, C_TIME] = time
+        state[S_N_HELD] += 1
+    else:
+        _accept(
+            word, time, chip, state, chips, phase, counts, ticks, pixels,
+            edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
+        )  # fmt: skip
+
+
+@kernel
+def _timer_high(word: int, chip: int, state: Ints, chips: Ints, counts: Ints) -> None:
+    """The second half of a timer pair: when both halves fit, the full 48 bits of the present time."""
+    low = chips[chip, C_TIMER_LOW]
+    chips[chip, C_TIMER_LOW] = -1
+    if low < 0 or ((word & _SPIDR_MASK) - (low >> _TOA_WIDTH)) & _SPIDR_MASK > _PAIR_GAP:
+        return
+    value = (((word >> _TIMER_HIGH_SHIFT) & _TIMER_HIGH_MASK) << 32) | low
+    undecided = state[S_NEWEST] == NEVER and state[S_ANCHORED] == 0
+    if undecided and state[S_N_HELD]:
+        return
+    time = value if undecided else _extend(value, _TIMER_BITS, state)
+    if not undecided and time < state[S_REFERENCE] - BACKWARD:
+        return
+    counts[_N_TIMER_PAIRS] += 1
+    state[S_REFERENCE] = time if undecided else max(state[S_REFERENCE], time)
+    state[S_ANCHORED] = 1
+    if undecided:
+        state[S_OFFSET] = 0
+        state[S_KNOWN] = _TIMER_BITS
+    else:
+        _learn_offset(value, _TIMER_BITS, time, state)
+
+
+@kernel
+def _rare(
+    word: int,
+    chip: int,
+    state: Ints,
+    chips: Ints,
+    phase: Ints,
+    counts: Ints,
+    unknown: Ints,
+    ticks: Ints,
+    pixels: npt.NDArray[np.uint32],
+    edge_ticks: Ints,
+    edge_input: Bytes,
+    edge_falling: Bytes,
+    edge_counter: npt.NDArray[np.uint16],
+    edge_chip: Bytes,
+) -> None:
+    """Every word that the hot path leaves: pixel words outside their window, and all others."""
+    timed = _is_pixel(word)
+    if not timed:
+        byte = (word >> 56) & 0xFF
+        kind = _KINDS[byte]
+        if kind == _K_TDC:
+            stamp = (word >> _TDC_STAMP_SHIFT) & _TDC_STAMP_MASK
+            timed = 1 <= stamp <= _TDC_STAMPS and word & _TDC_ZERO_MASK == 0
+            if not timed:
+                counts[_N_REJECTED_EDGES] += 1
+        elif kind == _K_TIMER_LOW:
+            counts[_N_TIMER_WORDS] += 1
+            chips[chip, C_TIMER_LOW] = (word >> _TIMER_LOW_SHIFT) & _TIMER_LOW_MASK
+        elif kind == _K_TIMER_HIGH:
+            counts[_N_TIMER_WORDS] += 1
+            _timer_high(word, chip, state, chips, counts)
+        elif kind == _K_UNKNOWN:
+            counts[_N_UNKNOWN_WORDS] += 1
+            unknown[byte] += 1
+        else:
+            counts[_N_CONTROL_WORDS] += 1
+            if kind == _K_END:
+                code = (word >> _CONTROL_CODE_SHIFT) & _CONTROL_CODE_MASK
+                if code == _END_SEQUENTIAL or code == _END_DATA_DRIVEN:
+                    counts[_N_END + chip] += 1
+    if timed:
+        _timed(
+            word, chip, state, chips, phase, counts, ticks, pixels,
+            edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
+        )  # fmt: skip
+
+
+@kernel
+def release_held(
+    all_of_them: bool,
+    state: Ints,
+    chips: Ints,
+    phase: Ints,
+    counts: Ints,
+    ticks: Ints,
+    pixels: npt.NDArray[np.uint32],
+    edge_ticks: Ints,
+    edge_input: Bytes,
+    edge_falling: Bytes,
+    edge_counter: npt.NDArray[np.uint16],
+    edge_chip: Bytes,
+) -> None:
+    """Accept held words that another chip has caught up with; at the end of a stream all: nothing speaks against them."""
+    n_before = state[S_HITS]
+    for chip in range(state[S_N_CHIPS]):
+        if chips[chip, C_HELD] and (all_of_them or chips[chip, C_TIME] <= state[S_NEWEST]):
+            chips[chip, C_HELD] = 0
+            state[S_N_HELD] -= 1
+            _accept(
+                chips[chip, C_WORD], chips[chip, C_TIME], chip, state, chips, phase, counts, ticks, pixels,
+                edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
+            )  # fmt: skip
+    counts[_N_HITS] += state[S_HITS] - n_before
+
+
+@inlined
+def _window(chip: int, state: Ints, chips: Ints) -> int:
+    """Width of the hot path's window, -1 when no word of the chip may take it.
+
+    The window is [newest of the chip - lateness, newest + jump], modulo the period of a hit's time (offsets are whole
+    periods); so the epoch must be beyond doubt, and the chip not so far behind the others that the skew decides.
+    """
+    newest = chips[chip, C_NEWEST]
+    if chips[chip, C_HELD] or state[S_REFERENCE] - newest > BACKWARD:
+        return -1
+    if state[S_N_CHIPS] > 1 and newest - state[S_LATENESS] < state[S_NEWEST] - state[S_SKEW]:
+        return -1
+    return state[S_LATENESS] + state[S_JUMP]
+
+
+@kernel
+def _open_chunk(word: int, state: Ints, counts: Ints) -> None:
+    counts[_N_CHUNK_HEADERS] += 1
+    state[S_CHIP] = (word >> _CHUNK_CHIP_SHIFT) & _CHUNK_CHIP_MASK
+    state[S_MODE] = (word >> _CHUNK_MODE_SHIFT) & _CHUNK_MODE_MASK
+    state[S_LEFT] = ((word >> _CHUNK_BYTES_SHIFT) & _CHUNK_BYTES_MASK) >> 3
+
+
+@inlined
+def _breaks_in(word: int, state: Ints) -> bool:
+    """Is this word, which has the magic but stands inside a chunk, the header of the next one?
+
+    A hit can have the same 32 low bits. The rest of the word must look like a header too: known chip, the mode of the
+    headers so far, whole words.
+    """
+    chip = (word >> _CHUNK_CHIP_SHIFT) & _CHUNK_CHIP_MASK
+    mode = (word >> _CHUNK_MODE_SHIFT) & _CHUNK_MODE_MASK
+    n_bytes = (word >> _CHUNK_BYTES_SHIFT) & _CHUNK_BYTES_MASK
+    return chip < _MAX_CHIPS and mode == state[S_MODE] and n_bytes & 7 == 0
+
+
+@kernel
+def decode_words(
+    words: Ints,
+    framed: bool,
+    state: Ints,
+    chips: Ints,
+    phase: Ints,
+    counts: Ints,
+    unknown: Ints,
+    ticks: Ints,
+    pixels: npt.NDArray[np.uint32],
+    edge_ticks: Ints,
+    edge_input: Bytes,
+    edge_falling: Bytes,
+    edge_counter: npt.NDArray[np.uint16],
+    edge_chip: Bytes,
+) -> None:
+    """Decode `words`; hits and edges go to the outputs from index 0 on (`state[S_HITS]`, `state[S_EDGES]` of them)."""
+    state[S_HITS] = 0
+    state[S_EDGES] = 0
+    n_words = words.shape[0]
+    counts[_N_WORDS] += n_words
+    lateness = state[S_LATENESS]
+    i = 0
+    while i < n_words:
+        if framed:
+            if state[S_LEFT] == 0:
+                word = words[i]
+                i += 1
+                if word & _MAGIC_MASK == _MAGIC:
+                    _open_chunk(word, state, counts)
+                    if state[S_N_HELD]:
+                        release_held(
+                            False, state, chips, phase, counts, ticks, pixels,
+                            edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
+                        )  # fmt: skip
+                else:
+                    counts[_N_UNFRAMED] += 1
+                continue
+            stop = min(n_words, i + state[S_LEFT])
+        else:
+            stop = n_words
+        chip = state[S_CHIP]
+        first = i
+        if chip >= state[S_N_CHIPS]:
+            while i < stop and not (words[i] & _MAGIC_MASK == _MAGIC and _breaks_in(words[i], state)):
+                i += 1
+            counts[_N_FOREIGN] += i - first
+        else:
+            n = state[S_HITS]
+            n_before = n
+            newest = chips[chip, C_NEWEST]
+            window = _window(chip, state, chips)
+            while i < stop:
+                word = words[i]
+                if framed and word & _MAGIC_MASK == _MAGIC and _breaks_in(word, state):
+                    break
+                i += 1
+                if _is_pixel(word):
+                    ahead = (_hit_time(word) - newest + lateness) & _HIT_PERIOD_MASK
+                    if ahead <= window:
+                        time = newest + ahead - lateness
+                        newest = max(newest, time)
+                        ticks[n] = _hit_ticks(word, time, phase, chip)
+                        pixels[n] = (chip << 26) | _hit_pixel(word)
+                        n += 1
+                        continue
+                state[S_HITS] = n
+                chips[chip, C_NEWEST] = newest
+                state[S_NEWEST] = max(state[S_NEWEST], newest)
+                state[S_REFERENCE] = max(state[S_REFERENCE], newest)
+                _rare(
+                    word, chip, state, chips, phase, counts, unknown, ticks, pixels,
+                    edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
+                )  # fmt: skip
+                n = state[S_HITS]
+                newest = chips[chip, C_NEWEST]
+                window = _window(chip, state, chips)
+            state[S_HITS] = n
+            counts[_N_HITS] += n - n_before
+            chips[chip, C_NEWEST] = newest
+            state[S_NEWEST] = max(state[S_NEWEST], newest)
+            state[S_REFERENCE] = max(state[S_REFERENCE], newest)
+        if framed:
+            state[S_LEFT] -= i - first
+            if i < stop:
+                # A header inside the chunk: the chunk was cut short. Read on there.
+                counts[_N_CUT_CHUNKS] += 1
+                state[S_LEFT] = 0
+    if state[S_N_HELD]:
+        release_held(
+            False, state, chips, phase, counts, ticks, pixels,
+            edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
+        )  # fmt: skip
