@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..decode.survey import survey
 from ..spool.index import read_index
 from ..spool.sources import open_recording
+from .survey import survey
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..config import Geometry, Metric, Processing
-from ..decode.survey import chips_of
 from ..pipeline.client import Pipeline
 from ..pipeline.messages import RunRequest, RunSummary
 from ..protocol.chip_config import column_phase
+from ..protocol.words import MAX_CHIPS
 from ..spool.index import read_index
 from ..spool.sources import Format, Recording, open_recording
+from .survey import chunks_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +80,7 @@ def request_for(recordings: list[Recording], output: Path, processing: Processin
         return recorded.model_copy(
             update={"event_file": output, "spool": None, "centroid": True, "processing": processing}
         )
-    n_chips = max(max(chips_of(r), default=0) for r in recordings) + 1
+    n_chips = _chips(recordings)
     return RunRequest(
         event_file=output,
         processing=processing,
@@ -87,6 +88,12 @@ def request_for(recordings: list[Recording], output: Path, processing: Processin
         geometry=Geometry.for_chips(n_chips),
         phase=_phase(recordings[0], n_chips),
     )
+
+
+def _chips(recordings: list[Recording]) -> int:
+    """One more than the highest chip index that a board can have; words of others are counted as foreign."""
+    indices = {chip for recording in recordings for chip in chunks_of(recording)}
+    return max((chip for chip in indices if chip < MAX_CHIPS), default=0) + 1
 
 
 def _phase(recording: Recording, n_chips: int) -> tuple[tuple[int, ...], ...] | None:

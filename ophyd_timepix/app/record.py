@@ -1,4 +1,4 @@
-"""`ophyd-timepix record`: an acquisition without Bluesky. The same board verbs and the same pipeline as the devices use."""
+"""`ophyd-timepix record`: an acquisition without Bluesky, by the same board verbs and the same pipeline."""
 
 import argparse
 import contextlib

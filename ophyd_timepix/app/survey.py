@@ -1,11 +1,14 @@
-"""A quick look through a recording: which chips, how many words of each kind."""
+"""A quick look through a recording: which chips, how many words of each kind, over which time."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from ..clock import TICKS_PER_SECOND
+from ..decode import PIXEL_CLASSES, Count, Decoder, Framing, total
 from ..decode.chunks import count_chunks
+from ..protocol.words import MAX_CHIPS
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Words
 
 
@@ -18,7 +21,7 @@ def slices(recording: Recording) -> Iterator[tuple[Words, int | None]]:
 
 
 def chunks_of(recording: Recording) -> dict[int, int]:
-    """Chunks of each chip index; a recording without chunks is one of chip 0."""
+    """Chunks of each chip index. A recording without chunks is one of chip 0."""
     if not recording.chunked:
         return {0: 1}
     chunks = np.zeros(256, np.int64)
@@ -29,11 +32,33 @@ def chunks_of(recording: Recording) -> dict[int, int]:
 
 
 def survey(recording: Recording) -> dict[str, Any]:
-    """Words by their top byte (pixel words by their nibble), headers of chunks apart."""
-    by_byte = np.zeros(256, np.int64)
-    n_words = 0
+    """Counts by kind of word, and the span of time from the first hit or edge to the last."""
+    decoder = Decoder(Framing.TPX3 if recording.chunked else Framing.RAW, MAX_CHIPS)
+    edges: dict[str, int] = {}
+    first, last = None, None
     for words, _ in slices(recording):
-        by_byte += np.bincount((words >> np.uint64(56)).astype(np.intp), minlength=256)
-        n_words += words.size
-    chunks = chunks_of(recording)
-    return {"words": n_words, "chunks_of_chip": chunks}
+        batch = decoder.decode(words)
+        for tdc, falling in zip(batch.edge_input, batch.edge_falling, strict=True):
+            name = f"TDC{tdc} {'falling' if falling else 'rising'}"
+            edges[name] = edges.get(name, 0) + 1
+        times = np.concatenate([batch.ticks, batch.edge_ticks])
+        if times.size:
+            first = int(times.min()) if first is None else min(first, int(times.min()))
+            last = int(times.max()) if last is None else max(last, int(times.max()))
+    decoder.flush()
+    counts = decoder.counts
+    facts: dict[str, Any] = {
+        "words": int(counts[Count.WORDS] - counts[Count.CHUNK_HEADERS]),
+        "hits": total(counts, PIXEL_CLASSES),
+        "edges": edges,
+        "timer_words": int(counts[Count.TIMER_WORDS]),
+        "control_words": int(counts[Count.CONTROL_WORDS]),
+        "unknown_words": int(counts[Count.UNKNOWN_WORDS]),
+        "unknown_headers": {f"0x{b:02X}": int(decoder.unknown[b]) for b in np.flatnonzero(decoder.unknown)},
+        "unframed_words": int(counts[Count.UNFRAMED_WORDS]),
+    }
+    if recording.chunked:
+        facts["chunks_of_chip"] = chunks_of(recording)
+    if first is not None and last is not None:
+        facts["seconds"] = (last - first) / TICKS_PER_SECOND
+    return facts

@@ -27,9 +27,7 @@ def main() -> int:
     decode.warm_up()
     events.warm_up()
     control = LineSocket(socket.socket(fileno=options.control_fd))
-    supervisor = Supervisor(
-        control, workers=options.workers, ring_bytes=options.ring_bytes, log_path=options.log
-    )
+    supervisor = Supervisor(control, workers=options.workers, ring_bytes=options.ring_bytes, log_path=options.log)
     return supervisor.serve()
 
 

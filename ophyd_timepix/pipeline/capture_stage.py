@@ -2,7 +2,7 @@
 
 import logging
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..capture.capture import Capture, Totals
 from .messages import Receiver, RunRequest, Sent
@@ -16,6 +16,20 @@ SILENCE_NS: Final = 200_000_000
 """An acquisition whose sent count is not reached ends after this silence."""
 
 
+NOTHING: Final = Totals(0, 0, 0, 0, 0, 0, 0)
+
+
+class Drained(NamedTuple):
+    """The end of an acquisition's bytes."""
+
+    stop: int
+    totals: Totals
+    """Since the acquisition before."""
+    stray_words: int
+    """Words among them that came before this acquisition began."""
+    ended_by: str
+
+
 class CaptureStage(Stage):
     """Sockets, ring and recording. Requests: bind, open, begin, end (answers `drained` later), close."""
 
@@ -27,7 +41,8 @@ class CaptureStage(Stage):
         self._capture = Capture(shared.ring, shared.index, self._fail)
         self._draining: Sent | None = None
         self._drain = False
-        self._at_begin = Totals(0, 0, 0, 0, 0, 0, 0)
+        self._at_end = NOTHING
+        self._stray_words = 0
         self.requests = {
             "bind": self._bind,
             "open": self._open,
@@ -60,16 +75,19 @@ class CaptureStage(Stage):
 
     def _open(self, argument: tuple[RunRequest, dict[str, Any]]) -> None:
         run, description = argument
+        self._at_end = NOTHING
         if run.spool is None:
             raise ValueError("a live run needs a path for its recording")
         self._capture.open(run.spool, description)
 
     def _begin(self, acquisition: int) -> int:
-        self._at_begin = self._capture.totals()
-        return self._capture.begin(acquisition)
+        """Address of the acquisition's first byte. What came since the one before belongs to none: stray words."""
+        start = self._capture.begin(acquisition)
+        self._stray_words = (self._capture.totals().payload_bytes - self._at_end.payload_bytes) // 8
+        return start
 
     def _end(self, sent: Sent | None) -> None:
-        """Start to drain; `drained` follows with (stop address, totals of the acquisition, what ended it)."""
+        """Start to drain; `drained` follows with a `Drained`."""
         self._draining = sent
         self._drain = True
 
@@ -80,12 +98,14 @@ class CaptureStage(Stage):
         self._drain = False
         stop = self._capture.end()
         now = self._capture.totals()
-        self.report("drained", (stop, Totals(*(a - b for a, b in zip(now, self._at_begin, strict=True))), ended_by))
+        since = Totals(*(a - b for a, b in zip(now, self._at_end, strict=True)))
+        self._at_end = now
+        self.report("drained", Drained(stop, since, self._stray_words, ended_by))
 
     def _ended_by(self) -> str | None:
         totals = self._capture.totals()
         if self._draining is not None:
-            arrived = totals.datagrams + totals.malformed_datagrams + totals.kernel_dropped
+            arrived = totals.datagrams + totals.malformed_datagrams + totals.wrong_sender + totals.kernel_dropped
             if arrived >= self._draining.datagrams:
                 return "counters"
         return "silence" if self._capture.quiet_ns() >= SILENCE_NS else None

@@ -1,4 +1,4 @@
-"""A centroid process: takes a block, clusters it in place, hands it on. Several of them share the work, block by block."""
+"""A centroid process: takes a block, clusters it in place, hands it on. Several share the work, block by block."""
 
 from collections.abc import Sequence
 from multiprocessing.connection import Connection

@@ -1,8 +1,8 @@
 """The pipeline as a user's process sees it: one object, started once, serving many runs.
 
-The supervisor is started with `subprocess.Popen([sys.executable, "-m", ...])` in a session of its own: it does not look at
-the user's `__main__` (so IPython start-up files and unguarded scripts work), does not get Ctrl-C, and ends when this
-process ends in whatever way, because its control socket closes then.
+The supervisor is started with `subprocess.Popen([sys.executable, "-m", ...])` in a session of its own: it does not look
+at the user's `__main__` (so IPython start-up files and unguarded scripts work), does not get Ctrl-C, and ends when
+this process ends in whatever way, because its control socket closes then.
 """
 
 import atexit
@@ -61,7 +61,7 @@ class Pipeline:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # --- life --------------------------------------------------------------------------------------------------------
+    # --- life -------------------------------------------------------------------------------------------------------
 
     @property
     def running(self) -> bool:
@@ -98,7 +98,7 @@ class Pipeline:
             atexit.unregister(self.close)
             link.close()
 
-    # --- calls --------------------------------------------------------------------------------------------------------
+    # --- calls ------------------------------------------------------------------------------------------------------
 
     def bind(self, receivers: Sequence[Receiver]) -> list[int]:
         """Bind a UDP socket for each receiver and drain it from now on. Returns the ports, in order."""

@@ -6,16 +6,16 @@ the recording on disk is the only buffer that grows.
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ..clock import NS_PER_COUNT, TICKS_PER_COUNT, ns_to_ticks
+from ..decode.counts import Count
 from ..decode.decoder import Decoder, Framing
-from ..events.block import BlockArrays
 from ..events.builder import BlockBuilder
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Words
 from .ledger import DecodeTotals
@@ -62,7 +62,6 @@ class DecodeStage(Stage):
         self._stream: _Stream | None = None
         self._source: Source | None = None
         self._sequence = 0
-        self._next_shot = 0
         self._last_block = 0.0
         self._end_counts: int | None = None
         self.requests = {"open": self._open, "begin": self._begin, "end": self._end, "read": self._read}
@@ -80,13 +79,12 @@ class DecodeStage(Stage):
         if self._source is not None:
             self._source.close()
 
-    # --- requests ------------------------------------------------------------------------------------------------------
+    # --- requests ---------------------------------------------------------------------------------------------------
 
     def _open(self, run: RunRequest) -> None:
         self._run = run
         self._stream = None
         self._sequence = 0
-        self._next_shot = 0
 
     def _begin(self, argument: tuple[int, int]) -> None:
         """Live: the words from address `start` on. All acquisitions of a run lie on one time line."""
@@ -109,7 +107,8 @@ class DecodeStage(Stage):
         """A recording: a time line of its own."""
         acquisition, recording = argument
         framing = Framing.TPX3 if recording.chunked else Framing.RAW
-        self._stream = _Stream(self._opened(), framing, self._next_shot)
+        first_shot = 0 if self._stream is None else self._stream.builder.next_shot
+        self._stream = _Stream(self._opened(), framing, first_shot)
         self._stream.begin(acquisition)
         self._source = RecordingReader(recording)
         self._end_counts = None
@@ -119,7 +118,7 @@ class DecodeStage(Stage):
             raise RuntimeError("no run is open")
         return self._run
 
-    # --- work -----------------------------------------------------------------------------------------------------------
+    # --- work -------------------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
         """Decode one slice. True: there may be more."""
@@ -133,50 +132,49 @@ class DecodeStage(Stage):
             else:
                 self._emit_partial(stream)
             return False
-        words, host_ns = piece
-        stream.add(words, host_ns)
-        for block in self._full_blocks(stream):
-            self._hand_over(block)
+        stream.add(*piece)
         self._show(source, stream)
-        if time.monotonic() - self._last_block >= PARTIAL_S:
-            self._emit_partial(stream)
+        self._emit_full(stream)
+        self._emit_partial(stream)
         return True
 
     def _show(self, source: Source, stream: "_Stream") -> None:
         gauges = self._shared.gauges
         gauges[Gauge.DECODED_BYTES] = source.position
-        gauges[Gauge.HITS] = stream.hits_before + stream.totals().hits
-        gauges[Gauge.TRIGGERS] = stream.triggers_seen
+        gauges[Gauge.HITS] = stream.hits
+        gauges[Gauge.TRIGGERS] = stream.edges
 
-    def _full_blocks(self, stream: "_Stream") -> Iterator[int]:
-        while stream.builder.ready():
+    def _emit_full(self, stream: "_Stream") -> None:
+        while True:
             number = self._free_block()
-            stream.builder.take(self._shared.blocks[number])
-            yield number
+            if not stream.builder.take(self._shared.blocks[number]):
+                self._free.append(number)
+                return
+            self._hand_over(number, stream)
 
     def _emit_partial(self, stream: "_Stream") -> None:
         """For those who watch: what is final already, though it does not fill a block."""
         if time.monotonic() - self._last_block < PARTIAL_S or not self._free:
             return
-        if stream.builder.take_partial(self._shared.blocks[self._free[-1]]):
-            self._hand_over(self._free.pop())
         self._last_block = time.monotonic()
+        if stream.builder.take_partial(self._shared.blocks[self._free[-1]]):
+            self._hand_over(self._free.pop(), stream)
 
     def _finish(self, source: Source, stream: "_Stream") -> None:
         """All words are read: flush, tell the totals, be idle."""
         stream.flush_decoder()
         end_tick = None if self._end_counts is None else self._end_counts * TICKS_PER_COUNT
-        last = False
-        while not last:
+        more = True
+        while more:
             number = self._free_block()
             block = self._shared.blocks[number]
-            last = not stream.builder.flush(block, end_tick)
-            block.header.last = int(last)
-            self._hand_over(number)
+            more = stream.builder.flush(block, end_tick)
+            block.header.last = int(not more)
+            self._hand_over(number, stream)
         self._show(source, stream)
         source.close()
         self._source = None
-        self.report("decoded", stream.finish())
+        self.report("decoded", stream.end_acquisition())
 
     def _free_block(self) -> int:
         """A block that nobody holds; waits for one, and ends with the supervisor."""
@@ -188,9 +186,59 @@ class DecodeStage(Stage):
                     self.obey()
         return self._free.pop()
 
-    def _hand_over(self, number: int) -> None:
+    def _hand_over(self, number: int, stream: "_Stream") -> None:
         header = self._shared.blocks[number].header
         header.sequence = self._sequence
+        header.acquisition = stream.acquisition
         self._workers[self._sequence % len(self._workers)].send(number)
         self._sequence += 1
         self._last_block = time.monotonic()
+
+
+class _Stream:
+    """The decoder and the builder of one time line, and what they counted in the running acquisition."""
+
+    def __init__(self, run: RunRequest, framing: Framing, first_shot: int) -> None:
+        phase = None if run.phase is None else np.asarray(run.phase, np.int32)
+        lateness = ns_to_ticks(run.processing.lateness_ns)
+        self._decoder = Decoder(framing, run.n_chips, phase, lateness)
+        self.builder = BlockBuilder(run.processing, run.n_chips, first_shot=first_shot)
+        self._zero_ns = run.timer_zero_ns
+        self.acquisition = 0
+        self._counts_before = self._decoder.counts.copy()
+        self._unknown_before = self._decoder.unknown.copy()
+
+    @property
+    def hits(self) -> int:
+        """Hits of the time line so far."""
+        return int(self._decoder.counts[Count.HITS])
+
+    @property
+    def edges(self) -> int:
+        """TDC edges of the time line so far, repeats of several chips included."""
+        return int(self._decoder.counts[Count.EDGES])
+
+    def begin(self, acquisition: int) -> None:
+        """An acquisition begins on this time line."""
+        self.acquisition = acquisition
+        self._counts_before = self._decoder.counts.copy()
+        self._unknown_before = self._decoder.unknown.copy()
+
+    def add(self, words: Words, host_ns: int | None) -> None:
+        """Decode the next words. host_ns: when they came, if known."""
+        anchor = None
+        if host_ns is not None and self._zero_ns is not None:
+            anchor = max(0, (host_ns - self._zero_ns) // NS_PER_COUNT)
+        self.builder.add(self._decoder.decode(words, anchor))
+
+    def flush_decoder(self) -> None:
+        """No more words: what the decoder holds back comes out."""
+        self.builder.add(self._decoder.flush())
+
+    def end_acquisition(self) -> DecodeTotals:
+        """What was counted since `begin`."""
+        unknown = self._decoder.unknown - self._unknown_before
+        return DecodeTotals(
+            counts=[int(n) for n in self._decoder.counts - self._counts_before],
+            unknown_headers={f"0x{byte:02X}": int(unknown[byte]) for byte in np.flatnonzero(unknown)},
+        )

@@ -1,13 +1,236 @@
 """The loss ledger: from what the board sent to the rows in the file, each step with its reasons.
 
-`unaccounted` adds up the absolute differences of the balances below. It is 0, or the run says so.
+`unaccounted` adds up what the balances below cannot explain. It is 0, or the run says so.
 
-====================================================  ==============================================================
-every datagram sent by the board                      = received + malformed + dropped by the kernel + lost on the way
-every word received                                   = words decoded (headers of chunks apart)
-every word decoded                                    = hit | edge | timer | control | unknown | rejected with a reason
-every pixel word sent by the board                    = pixel words decoded (when no datagram was lost)
-every hit                                             = clustered | noise | too small | filtered
-every centroid found                                  = a row written
-====================================================  ==============================================================
+===================================  ================================================================================
+datagrams the board sent             = received + malformed + wrong sender + dropped by the kernel + lost on the way
+words received                       = words given to the decoder + stray words between acquisitions
+words given to the decoder           = header of a chunk | hit | edge | timer | control | unknown | rejected, by reason
+pixel words the board sent           = pixel words decoded, while no datagram was lost
+hits in time order                   = in a centroid | noise | in clusters below `min_size` | outside the ToF window
+centroids found                      = rows written
+===================================  ================================================================================
 """
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ..decode.counts import CLASSES, PIXEL_CLASSES, TDC_CLASSES, Count, total
+from ..events.block import BlockHeader
+from ..spool.sources import Recording
+from .capture_stage import Drained
+from .messages import Acquired, Sent
+
+
+@dataclass
+class DecodeTotals:
+    """What the decoder counted in one acquisition. `counts` is indexed by `Count`."""
+
+    counts: list[int]
+    unknown_headers: dict[str, int]
+
+
+@dataclass
+class BlockTotals:
+    """Sums over the headers of an acquisition's blocks."""
+
+    hits: int = 0
+    clustered_hits: int = 0
+    noise_hits: int = 0
+    small_hits: int = 0
+    filtered_hits: int = 0
+    hits_before_first_trigger: int = 0
+    clusters: int = 0
+    small_clusters: int = 0
+    centroids: int = 0
+    triggers: int = 0
+    shots: int = 0
+    valid_shots: int = 0
+    forced_cuts: int = 0
+
+    def add(self, header: BlockHeader) -> None:
+        """Add one block."""
+        self.hits += header.n_hits
+        self.clustered_hits += header.n_clustered
+        self.noise_hits += header.n_noise
+        self.small_hits += header.n_small_hits
+        self.filtered_hits += header.n_filtered
+        self.hits_before_first_trigger += header.n_before_first_trigger
+        self.clusters += header.n_clusters
+        self.small_clusters += header.n_small
+        self.centroids += header.n_centroids
+        self.triggers += header.n_edges
+        self.shots += header.n_closed
+        self.valid_shots += header.n_valid
+        self.forced_cuts += header.forced_cut
+
+
+class Ledger:
+    """Collects the counts of one acquisition stage by stage; `as_dict` closes it."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Any] = {}
+        self._differences: list[int] = []
+
+    def take_capture(self, drained: Drained, sent: Sent | None) -> None:
+        """What came through the sockets, against what the board says it sent (both since the acquisition before)."""
+        totals = drained.totals
+        arrived = totals.datagrams + totals.malformed_datagrams + totals.wrong_sender + totals.kernel_dropped
+        self._entries |= {
+            "sent_datagrams": sent.datagrams if sent else None,
+            "sent_pixel_words": sum(sent.pixel_words) if sent and sent.pixel_words else None,
+            "received_datagrams": totals.datagrams,
+            "received_words": totals.payload_bytes // 8,
+            "stray_words": drained.stray_words,
+            "malformed_datagrams": totals.malformed_datagrams,
+            "wrong_sender_datagrams": totals.wrong_sender,
+            "kernel_dropped": totals.kernel_dropped,
+            "lost_on_the_way": max(0, sent.datagrams - arrived) if sent else 0,
+            "ring_full_waits": totals.ring_full_waits,
+        }
+        if sent:
+            self._differences.append(max(0, arrived - sent.datagrams))  # more than was sent: somebody else is sending
+
+    def take_recording(self, recording: Recording) -> None:
+        """What a recording holds instead of sockets."""
+        self._entries |= {"recording_bytes": recording.n_bytes, "truncated_bytes": recording.truncated_bytes}
+
+    def take_decode(self, totals: DecodeTotals) -> None:
+        """What became of each word."""
+        counts = totals.counts
+        decoded = counts[Count.WORDS] - counts[Count.CHUNK_HEADERS]
+        self._entries |= {
+            "decoded_words": decoded,
+            "chunk_headers": counts[Count.CHUNK_HEADERS],
+            "pixel_words": total(counts, PIXEL_CLASSES),
+            "hits": counts[Count.HITS],
+            "tdc_words": total(counts, TDC_CLASSES),
+            "edges": counts[Count.EDGES],
+            "timer_words": counts[Count.TIMER_WORDS],
+            "control_words": counts[Count.CONTROL_WORDS],
+            "unknown_words": counts[Count.UNKNOWN_WORDS],
+            "unknown_headers": totals.unknown_headers,
+            "rejected_late_hits": counts[Count.LATE_HITS],
+            "rejected_late_edges": counts[Count.LATE_EDGES],
+            "rejected_time_jumps": counts[Count.JUMPED_HITS] + counts[Count.JUMPED_EDGES],
+            "rejected_edges": counts[Count.REJECTED_EDGES],
+            "foreign_chip_words": counts[Count.FOREIGN_CHIP_WORDS],
+            "unframed_words": counts[Count.UNFRAMED_WORDS],
+            "cut_chunks": counts[Count.CUT_CHUNKS],
+        }
+        self._differences.append(counts[Count.WORDS] - total(counts, CLASSES))
+        received = self._entries.get("received_words")
+        if received is not None:
+            self._differences.append(received - self._entries["stray_words"] - decoded)
+        else:
+            self._differences.append(self._entries["recording_bytes"] // 8 - counts[Count.WORDS])
+        self._differences.append(self._missing_pixel_words())
+
+    def _missing_pixel_words(self) -> int:
+        """Against the board's own count, where no datagram is known to be lost."""
+        entries = self._entries
+        sent = entries.get("sent_pixel_words")
+        if sent is None or self.lost_datagrams or entries["stray_words"]:
+            return 0
+        missing: int = sent - entries["pixel_words"] - entries["foreign_chip_words"]
+        return missing
+
+    def take_blocks(self, totals: BlockTotals, rows_written: int) -> None:
+        """What became of each hit."""
+        self._entries |= {
+            "hits_before_first_trigger": totals.hits_before_first_trigger,
+            "filtered_hits": totals.filtered_hits,
+            "clustered_hits": totals.clustered_hits,
+            "noise_hits": totals.noise_hits,
+            "small_hits": totals.small_hits,
+            "triggers": totals.triggers,
+            "shots": totals.shots,
+            "valid_shots": totals.valid_shots,
+            "clusters": totals.clusters,
+            "small_clusters": totals.small_clusters,
+            "centroids": totals.centroids,
+            "written": rows_written,
+            "forced_cuts": totals.forced_cuts,
+        }
+        self._differences.append(self._entries["hits"] - totals.hits - totals.filtered_hits)
+        self._differences.append(totals.hits - totals.clustered_hits - totals.noise_hits - totals.small_hits)
+        self._differences.append(totals.centroids - rows_written)
+
+    @property
+    def lost_datagrams(self) -> int:
+        """Datagrams that were sent and did not arrive whole."""
+        lossy = ("kernel_dropped", "lost_on_the_way", "malformed_datagrams")
+        return sum(self._entries.get(name) or 0 for name in lossy)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The closed ledger."""
+        return self._entries | {
+            "lost_datagrams": self.lost_datagrams,
+            "unaccounted": sum(abs(difference) for difference in self._differences),
+        }
+
+
+def add_ledgers(ledgers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The ledger of a run: the sum over its acquisitions. An entry unknown in one is unknown in the sum."""
+    if not ledgers:
+        return {"lost_datagrams": 0, "unaccounted": 0}
+    sums: dict[str, Any] = {}
+    for name in dict.fromkeys(key for ledger in ledgers for key in ledger):
+        values = [ledger.get(name) for ledger in ledgers]
+        sums[name] = _add(values)
+    return sums
+
+
+def _add(values: Sequence[Any]) -> Any:
+    if any(value is None for value in values):
+        return None
+    if isinstance(values[0], dict):
+        return {key: sum(v.get(key, 0) for v in values) for key in dict.fromkeys(k for v in values for k in v)}
+    return sum(values)
+
+
+NO_ROWS: Final = (0, 0)
+
+
+@dataclass
+class Part:
+    """An acquisition on its way to `Acquired`."""
+
+    number: int
+    cancelled: bool
+    ended_by: str
+    begun: float = field(default_factory=time.monotonic)
+
+    def acquired(self, rows: dict[str, tuple[int, int]], ledger: Ledger) -> Acquired:
+        """The message about it. rows: [start, stop) per table."""
+        entries = ledger.as_dict()
+        spans = {name: rows.get(name, NO_ROWS) for name in ("centroids", "hits", "shots", "triggers")}
+        return Acquired(
+            acquisition=self.number,
+            row_start=spans["centroids"][0],
+            row_stop=spans["centroids"][1],
+            hit_row_start=spans["hits"][0],
+            hit_row_stop=spans["hits"][1],
+            shot_start=spans["shots"][0],
+            shot_stop=spans["shots"][1],
+            trigger_start=spans["triggers"][0],
+            trigger_stop=spans["triggers"][1],
+            valid_shots=entries.get("valid_shots", 0),
+            hits=entries.get("hits", 0),
+            clusters=entries.get("clusters", 0),
+            centroids=entries.get("centroids", 0),
+            cancelled=self.cancelled,
+            ended_by=self.ended_by,
+            seconds=time.monotonic() - self.begun,
+            ledger=entries,
+        )
+
+    def row(self, acquired: Acquired) -> dict[str, Any]:
+        """Its row of /entry/acquisitions."""
+        names = ("acquisition", "row_start", "row_stop", "shot_start", "shot_stop")
+        return {name: getattr(acquired, name) for name in names} | {
+            "cancelled": int(self.cancelled),
+            "unaccounted": acquired.ledger["unaccounted"],
+        }

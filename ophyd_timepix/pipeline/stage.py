@@ -1,7 +1,7 @@
 """What every stage process does the same way: how it starts, obeys, answers, and dies.
 
-A stage is forked by the supervisor, which is single-threaded and has compiled the kernels: a fork costs milliseconds and
-shares the code. It talks to the supervisor over one connection: requests `(kind, argument)`, answers
+A stage is forked by the supervisor, which is single-threaded and has compiled the kernels: a fork costs milliseconds
+and shares the code. It talks to the supervisor over one connection: requests `(kind, argument)`, answers
 `(kind, "ok", result)`, refusals `(kind, "refused", (type, message))`. The end of that connection ends the stage.
 """
 
@@ -97,7 +97,7 @@ def run_forked(name: str, control: Connection, make: Callable[[], Stage]) -> Non
         finally:
             stage.close()
         code = 0
-    except BaseException as error:  # noqa: BLE001 - the last thing this process does is to say why
+    except BaseException as error:
         log.exception("stage %s failed", name)
         with contextlib.suppress(OSError):
             control.send(("died", "ok", (f"{type(error).__name__}: {error}", traceback.format_exc())))

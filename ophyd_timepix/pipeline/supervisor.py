@@ -1,9 +1,10 @@
 """The supervisor: owns the shared memory and the stage processes, and serves one user's process over a control socket.
 
-It is single-threaded. Calls that wait for stages are generators: `answer = yield Wanted(stage, kind)` lets the loop go on
-until that answer is there, so progress is told while an acquisition drains, and a dying stage is seen at once.
+It is single-threaded. Calls that wait for stages are generators: `answer = yield Wanted(stage, kind)` lets the loop go
+on until that answer is there, so progress is told while an acquisition drains, and a dying stage is seen at once.
 
-The end of the control socket is the end of everything: recording and event file are closed, stages end, memory vanishes.
+The end of the control socket is the end of everything: recording and event file are closed, stages end, memory
+vanishes.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Generator
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -79,6 +81,18 @@ class OpenRun:
         self.acquisitions: list[Acquired] = []
         self.acquisition: int | None = None
         self.begun = 0.0
+        self._sent: Sent | None = Sent(datagrams=0)
+
+    def sent_since(self, sent: Sent | None) -> Sent | None:
+        """What the board sent since the acquisition before. Unknown when either count is."""
+        before, self._sent = self._sent, sent
+        if before is None or sent is None:
+            return None
+        earlier = before.pixel_words or (0,) * len(sent.pixel_words)
+        return Sent(
+            datagrams=sent.datagrams - before.datagrams,
+            pixel_words=tuple(a - b for a, b in zip(sent.pixel_words, earlier, strict=True)),
+        )
 
 
 class Supervisor:
@@ -105,7 +119,7 @@ class Supervisor:
         }
         self._spawn()
 
-    # --- processes ---------------------------------------------------------------------------------------------------
+    # --- processes --------------------------------------------------------------------------------------------------
 
     def _spawn(self) -> None:
         """Fork the stages, connected in a line: decode -> centroid* -> write -> decode (free blocks)."""
@@ -120,7 +134,7 @@ class Supervisor:
         self._fork("decode", [free_in, *outputs], lambda c: DecodeStage(c, shared, outputs, free_in), own)
         for name in self._workers:
             ends = [to_workers[name][0], from_workers[name][1]]
-            self._fork(name, ends, lambda c, name=name, ends=ends: CentroidStage(name, c, shared, *ends), own)
+            self._fork(name, ends, partial(CentroidStage, name, shared=shared, source=ends[0], sink=ends[1]), own)
         inputs = [from_workers[name][0] for name in self._workers]
         self._fork("write", [free_out, *inputs], lambda c: WriteStage(c, shared, inputs, free_out), own)
         for end in own:
@@ -146,7 +160,7 @@ class Supervisor:
                 end.close()
         run_forked(name, theirs, lambda: make(theirs))
 
-    # --- the loop -----------------------------------------------------------------------------------------------------
+    # --- the loop ---------------------------------------------------------------------------------------------------
 
     def serve(self) -> int:
         """Serve until the user's process goes (returns 0) or a stage dies (returns 1)."""
@@ -160,15 +174,15 @@ class Supervisor:
         self._control.send({"event": "ready", "pids": {c.name: c.pid for c in self._children.values()}})
         while True:
             for fd, _ in poll.poll():
-                child = by_fd.get(fd)
-                if child is None:
+                heard = by_fd.get(fd)
+                if heard is None:
                     try:
                         self._queue.extend(self._control.receive())
                     except EOFError:
                         self._shut_down()
                         return 0
-                elif not self._hear(child):
-                    self._report_death(child)
+                elif not self._hear(heard):
+                    self._report_death(heard)
                     return 1
             self._work()
 
@@ -237,7 +251,7 @@ class Supervisor:
         else:
             self._active = (number, call, wanted)
 
-    # --- calls ---------------------------------------------------------------------------------------------------------
+    # --- calls ------------------------------------------------------------------------------------------------------
 
     def _bind(self, arguments: dict[str, Any]) -> Call:
         receivers = [Receiver.model_validate(r) for r in arguments["receivers"]]
@@ -292,12 +306,12 @@ class Supervisor:
         sent = None if arguments.get("sent") is None else Sent.model_validate(arguments["sent"])
         capture = self._children["capture"]
         yield capture.send("end", sent)
-        stop, totals, ended_by = yield Wanted("capture", "drained")
+        drained = yield Wanted("capture", "drained")
         ledger = Ledger()
-        ledger.take_capture(totals)
-        part = Part(run.acquisition, bool(arguments.get("cancelled")), ended_by, run.begun)
+        ledger.take_capture(drained, run.sent_since(sent))
+        part = Part(run.acquisition, bool(arguments.get("cancelled")), drained.ended_by, run.begun)
         if run.request.centroid:
-            yield self._children["decode"].send("end", (stop, arguments.get("end_counts")))
+            yield self._children["decode"].send("end", (drained.stop, arguments.get("end_counts")))
             acquired = yield from self._finish_part(part, ledger)
         else:
             acquired = part.acquired({}, ledger)
@@ -309,7 +323,7 @@ class Supervisor:
         """Wait until everything of an acquisition is decoded and written, and close its ledger."""
         ledger.take_decode((yield Wanted("decode", "decoded")))
         rows, totals = yield Wanted("write", "acquired")
-        ledger.take_blocks(totals)
+        ledger.take_blocks(totals, rows["centroids"][1] - rows["centroids"][0])
         acquired = part.acquired(rows, ledger)
         yield self._children["write"].send("acquisition", part.row(acquired))
         return acquired
@@ -320,7 +334,9 @@ class Supervisor:
             raise RuntimeError(f"acquisition {run.acquisition} is running; end it before the run closes")
         totals = yield self._children["capture"].send("close")
         ledger = add_ledgers([a.ledger for a in run.acquisitions])
-        ledger["stray_words"] = totals.payload_bytes // 8 - ledger.get("received_words", 0)
+        ledger["stray_words"] = (
+            ledger.get("stray_words", 0) + totals.payload_bytes // 8 - ledger.get("received_words", 0)
+        )
         self._run = None
         summary = yield from self._close_files(run, ledger, arguments)
         if not run.request.keep_raw and run.request.spool is not None:
@@ -402,7 +418,7 @@ class Supervisor:
         behind = recent["host_ns"][recent["offset"] >= decoded]
         return 0.0 if behind.size == 0 else max(0.0, (time.monotonic_ns() - int(behind.min())) / 1e9)
 
-    # --- the end -------------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------------------------
 
     def _report_death(self, dead: Child) -> None:
         """Keep what can be kept, tell the user's process, end the others."""

@@ -7,6 +7,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from ..events.block import BlockArrays
 from ..events.histograms import add_histogram, add_image
 from ..files.event_file import EventFile, tof_edges
@@ -32,7 +34,7 @@ class CloseRequest(NamedTuple):
 
 
 class WriteStage(Stage):
-    """Requests: open, acquisition (a row about one that ended), close. Reports `acquired` after an acquisition's last block."""
+    """Requests: open, acquisition (a row about one that ended), close. Reports `acquired` after a last block."""
 
     name = "write"
 
@@ -79,7 +81,7 @@ class WriteStage(Stage):
             self._file.close()
             self._file = None
 
-    # --- a run ----------------------------------------------------------------------------------------------------------
+    # --- a run ------------------------------------------------------------------------------------------------------
 
     def _open(self, run: RunRequest) -> None:
         self.close()
@@ -115,7 +117,7 @@ class WriteStage(Stage):
             raise RuntimeError("no event file is open")
         return self._file, self._run
 
-    # --- an acquisition --------------------------------------------------------------------------------------------------
+    # --- an acquisition ---------------------------------------------------------------------------------------------
 
     def _begin_acquisition(self) -> None:
         file, _ = self._opened()
@@ -131,7 +133,7 @@ class WriteStage(Stage):
 
     def _acquisition(self, row: dict[str, Any]) -> None:
         file, _ = self._opened()
-        file.append("acquisitions", {name: [value] for name, value in row.items()})
+        file.append("acquisitions", {name: np.array([value]) for name, value in row.items()})
         file.flush()
 
     def _flush(self) -> None:

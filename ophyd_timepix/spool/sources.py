@@ -109,6 +109,11 @@ class RecordingReader:
         self._fd = os.open(recording.path, os.O_RDONLY)
         self.position = 0
 
+    @property
+    def at_end(self) -> bool:
+        """True when all words were read."""
+        return self.position >= self.recording.n_bytes
+
     def __enter__(self) -> "RecordingReader":
         return self
 
@@ -123,10 +128,9 @@ class RecordingReader:
 
     def next_slice(self, out: npt.NDArray[np.uint8]) -> tuple[Words, int | None] | None:
         """The next words, in `out`, with their host time (ns); None at the end."""
-        n_bytes = self.recording.n_bytes
-        if self.position >= n_bytes:
+        if self.at_end:
             return None
-        stop = min(self.position + out.size, n_bytes)
+        stop = min(self.position + out.size, self.recording.n_bytes)
         host_ns = None
         if self.index is not None:
             stop, host_ns = slice_end(self.index.records, self.position, stop)

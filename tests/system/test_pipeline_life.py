@@ -54,6 +54,11 @@ def acquire(pipeline: Pipeline, port: int, number: int, words: np.ndarray, datag
     return len(datagrams)
 
 
+def poll_until_it_fails(pipeline: Pipeline) -> None:
+    while True:
+        pipeline.progress()
+
+
 def test_acquisitions_of_a_run_follow_each_other_in_one_file(pipeline, tmp_path):
     (port,) = pipeline.bind([Receiver(chip=0, host=HOST)])
     paths = pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5"))
@@ -193,8 +198,7 @@ def test_a_killed_stage_fails_the_run_and_leaves_a_readable_recording(own_pipeli
 def test_after_a_death_the_next_start_works(own_pipeline, tmp_path):
     os.kill(own_pipeline.pids["decode"], signal.SIGKILL)
     with pytest.raises(StageDied):
-        while True:
-            own_pipeline.progress()
+        poll_until_it_fails(own_pipeline)
     own_pipeline.start()
     (port,) = own_pipeline.bind([Receiver(chip=0, host=HOST)])
     own_pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5"))
