@@ -1,0 +1,208 @@
+"""The verbs of the board, against the simulated one."""
+
+import pytest
+
+from ophyd_timepix.control import (
+    OPEN_UNTIL_STOPPED,
+    Board,
+    BoardError,
+    ChipMissing,
+    ControlError,
+    LimitError,
+    ReadBackError,
+    SpidrClient,
+    SpidrClosed,
+    TriggerConfig,
+)
+from ophyd_timepix.control.counters import UnwrappedCounter
+from ophyd_timepix.protocol import Command, Register, TriggerMode
+from spidr_sim.board import Board as SimulatedBoard
+from spidr_sim.streams import StreamCounters
+from spidr_sim.tcp import TcpServer
+from tests.control.scripted import ScriptedServer, replies
+from tests.sim.board_doubles import COUNTS_PER_MS, RecordingStreams, StandingClock
+
+
+def test_identify_finds_the_chips_that_are_there(board: Board):
+    info = board.identify()
+    assert info.device_count == 4
+    assert info.present == (0, 1)
+    assert [chip.name for chip in info.chips] == ["W0026_K06", "W0026_J06", "", ""]
+    assert [chip.locked_links for chip in info.chips] == [0xFF, 0xFF, 0, 0]
+    assert info.software_version == "22071500"
+    assert board.info is info
+
+
+def test_chip_that_is_missing_is_named_with_its_links_and_the_way_out(board: Board, client: SpidrClient):
+    assert [chip.name for chip in board.require_chips((0, 1))] == ["W0026_K06", "W0026_J06"]
+    with pytest.raises(ChipMissing, match=rf"{client.address}: chip 2: missing.*locked 0x00.*check the chip's power"):
+        board.require_chips((0, 2))
+
+
+def test_board_without_any_chip_cannot_be_started(board: Board):
+    board.power_chips(False)
+    with pytest.raises(ChipMissing, match="no chip with locked links"):
+        board.prepare_readout()
+
+
+def test_chip_number_that_cannot_be(board: Board):
+    for index in (-1, 4):
+        with pytest.raises(LimitError, match="0 to 3"):
+            board.chip(index)
+
+
+def test_run_from_preparation_to_pause(board: Board, streams: RecordingStreams, clock: StandingClock):
+    board.chip(0).set_destination(None, 9100)
+    board.write_register(Register.CPU_TO_TPX.address, 0x0300_0000)
+    streams.calls.clear()
+    board.prepare_readout()
+    assert board.read_register(Register.CPU_TO_TPX.address) == 0x0100_0000
+    assert board.chip(1).header_filter()[0] == 0xFFFF
+    board.reset_timers()
+    board.open_shutter()
+    clock.now = 5 * COUNTS_PER_MS
+    board.close_shutter()
+    board.pause_readout()
+    assert streams.calls == [
+        ("readout", True),
+        ("timers_restarted", 0),
+        ("timers_restarted", 0),
+        ("shutter", True, 0),
+        ("shutter", False, 5 * COUNTS_PER_MS),
+        ("readout", False),
+    ]
+
+
+def test_header_filter_is_set_after_the_read_out_command(board: Board, monkeypatch: pytest.MonkeyPatch):
+    board.identify()
+    sent: list[Command] = []
+    request = board.client.request
+
+    def noted(command: Command, *args: object, **kwargs: object) -> object:
+        sent.append(command)
+        return request(command, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(board.client, "request", noted)
+    board.prepare_readout()
+    assert sent.index(Command.DDRIVEN_READOUT) < sent.index(Command.SET_HEADERFILTER)
+
+
+def test_shutter_modes_are_set_and_read_back(board: Board):
+    for mode in TriggerMode:
+        config = TriggerConfig(mode, 100, 50, 3, 75)
+        board.set_trigger(config)
+        assert board.trigger() == config
+    board.set_trigger(OPEN_UNTIL_STOPPED)
+    assert board.trigger() == OPEN_UNTIL_STOPPED
+
+
+def test_sent_counters_go_on_where_the_boards_registers_wrap(board: Board, streams: RecordingStreams):
+    board.reset_counters()
+    for total in (2**31, 2**32 + 5, 3 * 2**31, 2**33 + 1):
+        streams.totals = StreamCounters(total, (total + 1, total + 2), total + 3)
+        sent = board.sent_counters()
+        assert (sent.datagrams, sent.pixel_words, sent.tdc_triggers) == (total, (total + 1, total + 2, 0, 0), total + 3)
+
+
+def test_reset_counters_begins_at_0(board: Board, streams: RecordingStreams):
+    streams.totals = StreamCounters(5, (6, 7), 8)
+    assert board.sent_counters().pixel_words == (6, 7, 0, 0)
+    board.reset_counters()
+    sent = board.sent_counters()
+    assert (sent.datagrams, sent.pixel_words, sent.tdc_triggers) == (0, (0, 0, 0, 0), 0)
+
+
+def test_unwrapped_counter_counts_each_wrap_once():
+    counter = UnwrappedCounter()
+    assert [counter.update(reading) for reading in (10, 10, 2**32 - 1, 4, 3)] == [
+        10,
+        10,
+        2**32 - 1,
+        2**32 + 4,
+        2 * 2**32 + 3,
+    ]
+
+
+def test_bias_is_set_and_measured(board: Board):
+    board.bias_enable(True)
+    board.set_bias(50)
+    assert board.bias_v() == pytest.approx(50, abs=0.2)
+
+
+@pytest.mark.parametrize("volts", [0, 11.9, 104.5, -50])
+def test_bias_outside_its_limits_is_refused(board: Board, volts: float):
+    with pytest.raises(LimitError, match=rf"12 to 104 V, not {volts} V; nothing was sent"):
+        board.set_bias(volts)
+
+
+def test_monitoring_comes_in_si_units(board: Board):
+    temperatures, supplies, environment = board.temperatures(), board.supplies(), board.environment()
+    assert (temperatures.chip, temperatures.board, temperatures.fpga) == (41.5, 36.2, 52.8)
+    assert supplies.analogue.volts == 1.5
+    assert supplies.analogue.watts == pytest.approx(supplies.analogue.volts * supplies.analogue.amperes, abs=1e-3)
+    assert (environment.humidity_percent, environment.pressure_mbar) == (35, 1013)
+
+
+def test_temperature_below_zero_is_negative():
+    frozen = "00010549 00000014 00000000 00000000 fffffc18"
+    warm = "0001054a 00000014 00000000 00000000 000003e8"
+    fpga = "00010568 00000014 00000000 00000000 00000000"
+    with ScriptedServer([replies(frozen, warm, fpga)]) as server:
+        temperatures = Board(SpidrClient("127.0.0.1", server.port)).temperatures()
+    assert (temperatures.chip, temperatures.board, temperatures.fpga) == (-1.0, 1.0, 0.0)
+
+
+def test_register_reply_for_another_address_is_an_error():
+    other = "00010783 00000018 00000000 00000000 00000384 00000001"
+    with ScriptedServer([replies(other)]) as server:
+        board = Board(SpidrClient("127.0.0.1", server.port))
+        with pytest.raises(ReadBackError, match=r"0x0340.*0x0384"):
+            board.read_register(0x340)
+
+
+@pytest.mark.parametrize(("status", "good"), [(0, True), (0x6000, True), (2, False)])
+def test_reset_tells_by_its_status_whether_the_board_started(status: int, good: bool):
+    reply = f"00010907 00000014 00000000 00000000 {status:08x}"
+    with ScriptedServer([replies(reply)]) as server:
+        board = Board(SpidrClient("127.0.0.1", server.port))
+        if good:
+            assert board.reset() == status
+        else:
+            with pytest.raises(ControlError, match=r"0x2.*power-cycle"):
+                board.reset()
+
+
+def test_reset_waits_longer_than_other_requests(board: Board):
+    impatient = Board(SpidrClient(board.client.host, board.client.port, timeout_s=5))
+    assert impatient.reset() == 0
+    impatient.client.close()
+
+
+def test_second_client_is_told_why_and_works_after_the_first_has_gone(board: Board):
+    board.identify()
+    with SpidrClient(board.client.host, board.client.port, timeout_s=10) as other:
+        with pytest.raises(SpidrClosed, match="another client"):
+            Board(other).identify()
+        board.client.close()
+        assert Board(other).identify().present == (0, 1)
+
+
+def test_board_that_was_away_works_again_when_it_is_back(simulated: SimulatedBoard):
+    first = TcpServer(simulated)
+    host, port = first.serve()
+    with SpidrClient(host, port, timeout_s=10) as client:
+        board = Board(client)
+        board.identify()
+        first.stop()
+        with pytest.raises(ControlError):
+            board.temperatures()
+        with TcpServer(simulated, host, port):
+            assert board.temperatures().chip == 41.5
+            assert client.connections == 2
+            client.close()
+
+
+def test_error_of_the_board_keeps_other_verbs_working(board: Board):
+    with pytest.raises(BoardError, match=r"SET_TRIGCONFIG.*ILLEGAL_PARAMETER"):
+        board.set_trigger(TriggerConfig(frequency_hz=0))
+    assert board.temperatures().chip == 41.5
