@@ -1,9 +1,9 @@
 """The event file: one-dimensional columns in HDF5, readable from the first row on while they grow (SWMR).
 
-Everything is laid out before SWMR mode begins, and the file is never opened for writing again: a reader that holds it can
-then never stand in the way of the writer, and a killed writer leaves a file that opens with `swmr=True`.
+Everything is laid out before SWMR mode begins, and the file is never opened for writing again: a reader that holds it
+can then never stand in the way of the writer, and a killed writer leaves a file that opens with `swmr=True`.
 
-Layout: `/entry/{centroids,hits,shots,triggers}/<column>` with units as attributes; `/entry/preview/{image,tof}`, fixed
+Layout: `/entry/{centroids,hits,shots,triggers,acquisitions}/<column>` with units as attributes; `/entry/preview/{image,tof}`, fixed
 arrays that are rewritten in place; `/entry/ledger`, `/entry/processing`, JSON text in fixed rooms (HDF5 allows no new
 object in SWMR mode).
 """
@@ -21,7 +21,17 @@ from ..events.columns import CENTROIDS, HITS, SHOTS, TRIGGERS, Column
 
 CHUNK_ROWS: Final = 1 << 16
 LEDGER_ROOM: Final = 1 << 16
+ACQUISITIONS: Final = (
+    Column("acquisition", "<i8", "", "number of the acquisition within the run"),
+    Column("row_start", "<i8", "", "first centroid row"),
+    Column("row_stop", "<i8", "", "centroid row after the last"),
+    Column("shot_start", "<i8", "", "first shot"),
+    Column("shot_stop", "<i8", "", "shot after the last"),
+    Column("cancelled", "<u1", "", "1: interrupted, its rows belong to no point"),
+    Column("unaccounted", "<i8", "", "words, hits and datagrams that the ledger cannot explain"),
+)
 TABLES: Final[Mapping[str, Sequence[Column]]] = {
+    "acquisitions": ACQUISITIONS,
     "centroids": CENTROIDS,
     "hits": HITS,
     "shots": SHOTS,
