@@ -1,0 +1,129 @@
+"""Datagrams out of one socket per chip: `sendmmsg` without the interpreter's lock, so that jumbo datagrams leave at
+line rate.
+
+Nothing is dropped here: when the kernel's buffer is full the call waits. A destination that cannot be reached is
+reported once and its datagrams count as sent: a board does not know who listens.
+"""
+
+import ctypes
+import errno
+import logging
+import os
+import socket
+import struct
+from typing import Final
+
+import numpy as np
+
+from spidr_sim.readout import WordArray
+
+log = logging.getLogger(__name__)
+
+DEFAULT_DATAGRAM_BYTES: Final = 8960
+DATAGRAM_BYTES_LIMITS: Final = (1400, 65_504)
+WORD_BYTES: Final = 8
+_SEND_BUFFER_BYTES: Final = 8 << 20
+_BATCH: Final = 256
+_UNREACHABLE: Final = (
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+    errno.ECONNREFUSED,
+    errno.EPERM,
+    errno.EACCES,
+    errno.EINVAL,
+)
+
+_IOVEC: Final = np.dtype([("base", np.uint64), ("length", np.uint64)])
+_MMSGHDR: Final = np.dtype(
+    [
+        ("name", np.uint64),
+        ("name_length", np.uint32),
+        ("_1", np.uint32),
+        ("iov", np.uint64),
+        ("iov_length", np.uint64),
+        ("control", np.uint64),
+        ("control_length", np.uint64),
+        ("flags", np.int32),
+        ("_2", np.uint32),
+        ("sent", np.uint32),
+        ("_3", np.uint32),
+    ]
+)
+"""struct mmsghdr of 64-bit Linux (man 2 sendmmsg)."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_sendmmsg = _libc.sendmmsg
+_sendmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int]
+_sendmmsg.restype = ctypes.c_int
+
+
+def words_per_datagram(datagram_bytes: int) -> int:
+    """How many words a full datagram of at most `datagram_bytes` holds. Raises ValueError naming the limits."""
+    low, high = DATAGRAM_BYTES_LIMITS
+    if not low <= datagram_bytes <= high:
+        raise ValueError(f"a datagram carries {low} to {high} bytes, not {datagram_bytes}")
+    return datagram_bytes // WORD_BYTES
+
+
+class DatagramSender:
+    """One chip's way out: cuts words into datagrams and sends them to the chip's destination."""
+
+    def __init__(self, host: str, datagram_bytes: int = DEFAULT_DATAGRAM_BYTES) -> None:
+        self._words = words_per_datagram(datagram_bytes)
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        self._socket.bind((host, 0))
+        self._name: np.ndarray[tuple[int], np.dtype[np.uint8]] | None = None
+        self._destination = ""
+        self._reported = False
+        self._iovec = np.zeros(_BATCH, _IOVEC)
+        self._headers = np.zeros(_BATCH, _MMSGHDR)
+        self._headers["iov"] = self._iovec.ctypes.data + np.arange(_BATCH, dtype=np.uint64) * np.uint64(_IOVEC.itemsize)
+        self._headers["iov_length"] = 1
+
+    def set_destination(self, address: str, port: int) -> None:
+        """Where datagrams go from now on. Raises OSError for an address that is none."""
+        name = struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", port, socket.inet_aton(address))
+        self._name = np.frombuffer(bytearray(name), np.uint8)
+        self._headers["name"] = self._name.ctypes.data
+        self._headers["name_length"] = self._name.size
+        self._destination = f"{address}:{port}"
+        self._reported = False
+
+    def send(self, words: WordArray) -> int:
+        """Send all `words` (contiguous), the last datagram as short as it is. Returns the number of datagrams."""
+        n_datagrams = -(-words.size // self._words)
+        if self._name is None:
+            return n_datagrams
+        done = 0
+        while done < n_datagrams:
+            batch = min(_BATCH, n_datagrams - done)
+            self._send_batch(words[done * self._words : (done + batch) * self._words], batch)
+            done += batch
+        return n_datagrams
+
+    def close(self) -> None:
+        """Free the socket."""
+        self._socket.close()
+
+    def _send_batch(self, words: WordArray, n: int) -> None:
+        size = self._words * WORD_BYTES
+        self._iovec["base"][:n] = words.ctypes.data + np.arange(n, dtype=np.uint64) * np.uint64(size)
+        self._iovec["length"][:n] = size
+        self._iovec["length"][n - 1] = words.nbytes - (n - 1) * size
+        first = 0
+        while first < n:
+            address = self._headers.ctypes.data + first * _MMSGHDR.itemsize
+            sent = _sendmmsg(self._socket.fileno(), address, n - first, 0)
+            first += sent if sent > 0 else self._after_failure(ctypes.get_errno())
+
+    def _after_failure(self, code: int) -> int:
+        """How many datagrams to pass over after a failed call: none when it only has to be tried again."""
+        if code in (errno.EINTR, errno.EAGAIN, errno.ENOBUFS):
+            return 0
+        if code in _UNREACHABLE:
+            if not self._reported:
+                log.warning("datagrams to %s go nowhere: %s", self._destination, os.strerror(code))
+                self._reported = True
+            return 1
+        raise OSError(code, f"sending to {self._destination}: {os.strerror(code)}")

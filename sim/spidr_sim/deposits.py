@@ -1,0 +1,222 @@
+"""Deposits: from particles to the pixels that fire. Cluster shape, ToT profile, time-walk.
+
+A deposit is what one pixel gets: address, ToT (25 ns counts) and the time at which its discriminator crosses the
+threshold (fToA bins). Small signals cross late (time-walk): at the smallest ToT by 90 ns, above 100 counts by less
+than 5.
+
+All kernels are pure. This module knows no word, no dead time and no clock.
+"""
+
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ophyd_timepix.clock import TICK_NS, TICKS_PER_FTOA
+from ophyd_timepix.protocol.words import MATRIX_SIDE, TOT_SATURATED
+from spidr_sim.jit import kernel
+from spidr_sim.particles import FloatArray, IntArray
+from spidr_sim.rng import draw, uniform
+
+REACH_PX: Final = 2
+"""A cluster fills at most the 5 x 5 pixels around its centre."""
+WIDTH_PX: Final = 2 * REACH_PX + 1
+MAX_PIXELS: Final = WIDTH_PX * WIDTH_PX
+
+CLOUD_SIGMA_PX: Final = 0.72
+MEDIAN_TOT: Final = 60.0
+THRESHOLD_TOT: Final = 4.0
+"""Deposits below this many counts do not cross the threshold."""
+SUBPIXELS: Final = 16
+CHARGES: Final = 2048
+MAX_WALK_NS: Final = 90.0
+_WALK_SCALE: Final = 6.0
+
+MEAN_EXTRA_PIXELS: Final = 7.0
+"""Clusters of the uniform scene have 1 + Poisson(7) pixels."""
+SHAPES: Final = 1024
+
+
+class Deposits:
+    """A growing set of columns, one row per pixel that fires; rows beyond the count in use are meaningless."""
+
+    def __init__(self, capacity: int = 4096) -> None:
+        self._allocate(capacity)
+
+    def _allocate(self, capacity: int) -> None:
+        self.pixel: npt.NDArray[np.int32] = np.empty(capacity, np.int32)
+        """chip << 16 | y << 8 | x"""
+        self.tot: npt.NDArray[np.int32] = np.empty(capacity, np.int32)
+        self.bins: IntArray = np.empty(capacity, np.int64)
+        self.particle: npt.NDArray[np.int32] = np.empty(capacity, np.int32)
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for `capacity` rows; what was in them is lost."""
+        if capacity > self.pixel.size:
+            self._allocate(capacity * 5 // 4)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+def time_walk_ticks() -> IntArray:
+    """Delay of the threshold crossing, by ToT."""
+    tot = np.arange(TOT_SATURATED + 1)
+    return np.asarray(MAX_WALK_NS * _WALK_SCALE / (tot + _WALK_SCALE - 1) / TICK_NS, dtype=np.int64)
+
+
+def charge_table() -> FloatArray:
+    """Peak ToT of a particle by quantile: log-normal as behind an MCP, and a rare large pulse that saturates."""
+    rng = np.random.default_rng(20)
+    charges = MEDIAN_TOT * np.exp(0.55 * rng.standard_normal(CHARGES))
+    charges[::512] = 2000.0
+    return charges
+
+
+def profile_table() -> FloatArray:
+    """Share of a Gaussian charge cloud by [sub-pixel position of the centre, pixel], relative to a centred peak."""
+    centre = (np.arange(SUBPIXELS) + 0.5) / SUBPIXELS - 0.5
+    offset = np.arange(-REACH_PX, REACH_PX + 1)
+    table: FloatArray = np.exp(-((offset[None, :] - centre[:, None]) ** 2) / (2 * CLOUD_SIGMA_PX**2))
+    return table
+
+
+@lru_cache(maxsize=1)
+def shape_table() -> npt.NDArray[np.int8]:
+    """Orders in which a cluster fills its 5 x 5 pixels, [shape, step, (dx, dy)]: every step touches the ones before.
+
+    Each step takes the unfilled neighbour that comes first in a random order in which near pixels tend to be early.
+    """
+    rng = np.random.default_rng(7)
+    dy, dx = np.array(np.divmod(np.arange(MAX_PIXELS), WIDTH_PX)) - REACH_PX
+    touch = np.abs(dx[:, None] - dx) + np.abs(dy[:, None] - dy) == 1
+    centre = MAX_PIXELS // 2
+    steps = np.full((SHAPES, MAX_PIXELS), centre)
+    rank = rng.exponential(size=(SHAPES, MAX_PIXELS)) * (dx * dx + dy * dy)
+    reached = np.tile(touch[centre], (SHAPES, 1))
+    rank[:, centre] = np.inf
+    for step in range(1, MAX_PIXELS):
+        chosen = np.argmin(np.where(reached, rank, np.inf), axis=1)
+        steps[:, step] = chosen
+        rank[np.arange(SHAPES), chosen] = np.inf
+        reached |= touch[chosen]
+    return np.stack([dx[steps], dy[steps]], axis=2).astype(np.int8)
+
+
+def size_table() -> npt.NDArray[np.int64]:
+    """Cluster sizes of the uniform scene by quantile: 1 + Poisson(7), at most 25."""
+    rng = np.random.default_rng(11)
+    return np.minimum(1 + rng.poisson(MEAN_EXTRA_PIXELS, 4096), MAX_PIXELS).astype(np.int64)
+
+
+# --- kernels ----------------------------------------------------------------------------------------------------------
+@kernel
+def charge_clouds(
+    key: np.uint64,
+    n_particles: int,
+    p_tick: IntArray,
+    p_x: FloatArray,
+    p_y: FloatArray,
+    p_chip: npt.NDArray[np.uint8],
+    charges: FloatArray,
+    profile: FloatArray,
+    walk_ticks: IntArray,
+    pixel: npt.NDArray[np.int32],
+    tot: npt.NDArray[np.int32],
+    bins: IntArray,
+    particle: npt.NDArray[np.int32],
+) -> int:
+    """Deposits of ions: a Gaussian cloud shared by the pixels under it. Room for 25 per particle and one more is
+    needed."""
+    n = 0
+    for i in range(n_particles):
+        first = n
+        charge = charges[int(draw(key, i) & np.uint64(CHARGES - 1))]
+        column = int(np.floor(p_x[i] + 0.5))
+        row = int(np.floor(p_y[i] + 0.5))
+        across = profile[int((p_x[i] + 0.5 - column) * SUBPIXELS)]
+        along = profile[int((p_y[i] + 0.5 - row) * SUBPIXELS)]
+        left = max(0, column - REACH_PX)
+        right = min(MATRIX_SIDE, column + REACH_PX + 1)
+        for y in range(max(0, row - REACH_PX), min(MATRIX_SIDE, row + REACH_PX + 1)):
+            row_charge = charge * along[y - row + REACH_PX]
+            address = (int(p_chip[i]) << 16) | (y << 8)
+            for x in range(left, right):  # without a branch: a pixel below the threshold is written over by the next
+                counts = row_charge * across[x - column + REACH_PX]
+                pixel[n] = address | x
+                tot[n] = int(counts)
+                n += counts >= THRESHOLD_TOT
+        for k in range(first, n):
+            bits = int(draw(key, -1 - k) >> np.uint64(1))
+            t = min((tot[k] * (240 + (bits & 31))) >> 8, TOT_SATURATED)
+            tot[k] = t
+            bins[k] = (p_tick[i] + walk_ticks[t] + ((bits >> 8) & 7)) // TICKS_PER_FTOA
+            particle[k] = i
+    return n
+
+
+@kernel
+def random_clusters(
+    key: np.uint64,
+    n_particles: int,
+    p_tick: IntArray,
+    p_x: FloatArray,
+    p_y: FloatArray,
+    p_chip: npt.NDArray[np.uint8],
+    charges: FloatArray,
+    sizes: IntArray,
+    shapes: npt.NDArray[np.int8],
+    walk_ticks: IntArray,
+    pixel: npt.NDArray[np.int32],
+    tot: npt.NDArray[np.int32],
+    bins: IntArray,
+    particle: npt.NDArray[np.int32],
+) -> int:
+    """Deposits of the uniform scene: 1 + Poisson(7) pixels of 5 x 5. Room for 25 per particle and one more is
+    needed."""
+    n = 0
+    for i in range(n_particles):
+        bits = int(draw(key, i) >> np.uint64(1))
+        charge = charges[bits & (CHARGES - 1)]
+        size = sizes[(bits >> 16) & 4095]
+        shape = shapes[(bits >> 32) & (SHAPES - 1)]
+        column = int(np.floor(p_x[i] + 0.5))
+        row = int(np.floor(p_y[i] + 0.5))
+        for step in range(size):
+            dx = int(shape[step, 0])
+            dy = int(shape[step, 1])
+            x = column + dx
+            y = row + dy
+            if x < 0 or x >= MATRIX_SIDE or y < 0 or y >= MATRIX_SIDE:
+                continue
+            bits = int(draw(key, -1 - n) >> np.uint64(1))
+            counts = charge / (1 + dx * dx + dy * dy) * (0.8 + (bits & 0xFF) * (0.4 / 256))
+            t = min(max(int(counts), 1), TOT_SATURATED)
+            jitter = (bits >> 8) & 7
+            pixel[n] = (int(p_chip[i]) << 16) | (y << 8) | x
+            tot[n] = t
+            bins[n] = (p_tick[i] + walk_ticks[t] + jitter) // TICKS_PER_FTOA
+            particle[n] = i
+            n += 1
+    return n
+
+
+@kernel
+def single_pixels(
+    key: np.uint64,
+    n_particles: int,
+    p_tick: IntArray,
+    p_x: FloatArray,
+    p_y: FloatArray,
+    p_chip: npt.NDArray[np.uint8],
+    pixel: npt.NDArray[np.int32],
+    tot: npt.NDArray[np.int32],
+    bins: IntArray,
+    particle: npt.NDArray[np.int32],
+) -> int:
+    """Deposits of noise: one pixel, a few counts of ToT."""
+    for i in range(n_particles):
+        pixel[i] = (int(p_chip[i]) << 16) | (int(p_y[i]) << 8) | int(p_x[i])
+        tot[i] = 1 + int(-4.0 * np.log(1.0 - uniform(key, i)))
+        bins[i] = p_tick[i] // TICKS_PER_FTOA
+        particle[i] = i
+    return n_particles

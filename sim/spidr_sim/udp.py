@@ -1,0 +1,260 @@
+"""The data side of the board: one thread that paces a source of words by the virtual clock and sends them over UDP.
+
+States: *gate open* while the shutter is open and the read-out runs, else *silent*. What the board tells (`Streams`)
+is done by the sending thread in the order told, each at its own count of the clock. When the shutter closes, what is
+late still leaves, the truth is on disk, and then each chip says 0x71B0. A sender that cannot keep up holds the clock
+back; it never skips.
+
+It knows no command and no scene.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+import numpy as np
+
+from ophyd_timepix.protocol.chip_config import column_phase
+from spidr_sim.clock import VirtualClock
+from spidr_sim.datagrams import DEFAULT_DATAGRAM_BYTES, DatagramSender
+from spidr_sim.encode import end_of_readout_word, timer_words
+from spidr_sim.source import Departures, Source
+from spidr_sim.streams import StreamCounters
+from spidr_sim.truth import Truth
+
+log = logging.getLogger(__name__)
+
+LAG_ALLOWED_COUNTS: Final = 800_000
+"""20 ms: the clock runs at most this far ahead of what has been sent."""
+SLIP_WORTH_A_WARNING_S: Final = 0.25
+
+
+class _Totals:
+    """Running totals and where they stood at the last reset. Read and reset from another thread."""
+
+    def __init__(self, n_chips: int) -> None:
+        self._lock = threading.Lock()
+        self._now = np.zeros(2 + n_chips, np.int64)
+        self._base = self._now.copy()
+
+    def add(self, datagrams: int, pixel_words: Sequence[int], edges: int) -> None:
+        with self._lock:
+            self._now += (datagrams, edges, *pixel_words)
+
+    def since_reset(self) -> StreamCounters:
+        with self._lock:
+            datagrams, edges, *pixel_words = (self._now - self._base).tolist()
+        return StreamCounters(datagrams=datagrams, pixel_words=tuple(pixel_words), tdc_triggers=edges)
+
+    def reset(self) -> None:
+        with self._lock:
+            self._base = self._now.copy()
+
+
+class UdpStreams:
+    """Implements `Streams`. `start()` before use, `close()` at the end; `failure` says why the thread ended early."""
+
+    def __init__(
+        self,
+        source: Source,
+        clock: VirtualClock,
+        *,
+        host: str = "127.0.0.1",
+        chip_ids: Sequence[int],
+        datagram_bytes: int = DEFAULT_DATAGRAM_BYTES,
+        truth: Truth | None = None,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.failure: BaseException | None = None
+        self._source = source
+        self._clock = clock
+        self._chip_ids = tuple(chip_ids)
+        self._senders = [DatagramSender(host, datagram_bytes) for _ in self._chip_ids]
+        self._truth = truth
+        self._on_failure = on_failure
+        self._totals = _Totals(len(self._chip_ids))
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="udp-sender", daemon=True)
+        # Only the sending thread touches what follows.
+        self._shutter = False
+        self._readout = False
+        self._gate = False
+        self._epoch = 0
+        self._sent_counts = 0
+        self._slip_at_warning = 0.0
+
+    # --- what the board calls -----------------------------------------------------------------------------------------
+    def shutter(self, is_open: bool, at_counts: int) -> None:
+        """The shutter opened or closed."""
+        self._post(partial(self._set_shutter, is_open, at_counts))
+
+    def readout(self, enabled: bool) -> None:
+        """Data-driven read-out was started, or paused."""
+        with self._clock.lock:
+            self._post(partial(self._set_readout, enabled, self._clock.counts()))
+
+    def timer_request(self, chip: int, at_counts: int) -> None:
+        """The chip answers GET_TIMER in its stream too."""
+        self._post(partial(self._answer_timer, chip, at_counts))
+
+    def timers_restarted(self, at_counts_before: int) -> None:
+        """A new timer epoch begins."""
+        self._post(partial(self._restart_epoch, at_counts_before))
+
+    def destination(self, chip: int, address: str, port: int) -> None:
+        """Datagrams of `chip` go to `address`:`port` from now on."""
+        self._post(partial(self._senders[chip].set_destination, address, port))
+
+    def pll(self, chip: int, word: int) -> None:
+        """The PLL word sets the column phases of the words."""
+        self._post(partial(self._source.set_phase, chip, np.array(column_phase(word), dtype=np.int64)))
+
+    def counters(self) -> StreamCounters:
+        """Totals since the start or the last reset."""
+        return self._totals.since_reset()
+
+    def reset_counters(self) -> None:
+        """Begin all totals at 0 again."""
+        self._totals.reset()
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Begin to serve."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Close the gate, send what is late, end the thread and free the sockets."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+        for sender in self._senders:
+            sender.close()
+
+    def _post(self, task: Callable[[], None]) -> None:
+        with self._wake:
+            self._tasks.append(task)
+            self._wake.notify()
+
+    # --- the sending thread -------------------------------------------------------------------------------------------
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._work()
+            while self._tasks:
+                self._tasks.popleft()()
+            self._move_gate(False, self._clock.counts())
+        except BaseException as error:
+            self.failure = error
+            log.exception("the data side stopped")
+            self._on_failure()
+
+    def _work(self) -> None:
+        """One task, or one slice, or a wait for either."""
+        task = self._next_task()
+        if task is not None:
+            task()
+        elif self._gate and self._clock.seconds_until(self._source.next_counts) == 0.0:
+            self._send_next_slice()
+
+    def _next_task(self) -> Callable[[], None] | None:
+        with self._wake:
+            if not self._tasks and not self._stopping:
+                wait_s = self._clock.seconds_until(self._source.next_counts) if self._gate else None
+                if wait_s != 0.0:
+                    self._wake.wait(wait_s)
+            return self._tasks.popleft() if self._tasks else None
+
+    def _send_next_slice(self) -> None:
+        self._send(self._source.advance())
+        self._sent_counts = self._source.final_counts
+        self._clock.hold_at(self._source.next_counts + LAG_ALLOWED_COUNTS)
+        self._warn_of_slip()
+
+    def _send(self, departures: Departures) -> None:
+        datagrams = 0
+        for chip, sender in enumerate(self._senders):
+            words = departures.of_chip(chip)
+            if words.size:
+                datagrams += sender.send(words)
+        self._totals.add(datagrams, departures.pixel_words, departures.n_edges)
+        if self._truth:
+            self._truth.departed(self._epoch, departures, datagrams)
+
+    def _send_own(self, chip: int, words: Sequence[int]) -> None:
+        """Words of the chip itself, in a datagram of their own."""
+        datagrams = self._senders[chip].send(np.array(words, dtype=np.uint64))
+        self._totals.add(datagrams, (0,) * len(self._senders), 0)
+
+    # --- tasks --------------------------------------------------------------------------------------------------------
+    def _set_shutter(self, is_open: bool, at_counts: int) -> None:
+        was_streaming = self._gate
+        self._shutter = is_open
+        if was_streaming and not is_open:
+            self._tell_truth(words=len(self._chip_ids), datagrams=len(self._chip_ids))
+            self._move_gate(False, at_counts)
+            for chip, chip_id in enumerate(self._chip_ids):
+                self._send_own(chip, (end_of_readout_word(at_counts, chip_id),))
+        else:
+            self._move_gate(is_open and self._readout, at_counts)
+
+    def _set_readout(self, enabled: bool, at_counts: int) -> None:
+        self._readout = enabled
+        self._move_gate(enabled and self._shutter, at_counts)
+
+    def _answer_timer(self, chip: int, at_counts: int) -> None:
+        words = timer_words(at_counts, self._chip_ids[chip])
+        if self._gate:
+            self._source.inject(chip, at_counts, words)
+        else:
+            self._tell_truth(words=len(words), datagrams=1)
+            self._send_own(chip, words)
+
+    def _tell_truth(self, words: int, datagrams: int) -> None:
+        """Words of the chips themselves are about to leave in datagrams of their own."""
+        if self._truth:
+            self._truth.own_words(words, datagrams)
+
+    def _restart_epoch(self, at_counts_before: int) -> None:
+        streaming = self._gate
+        self._move_gate(False, at_counts_before)
+        self._epoch += 1
+        self._move_gate(streaming, 0)
+
+    def _move_gate(self, is_open: bool, at_counts: int) -> None:
+        if is_open == self._gate:
+            return
+        self._gate = is_open
+        if is_open:
+            self._open_gate(at_counts)
+        else:
+            self._close_gate(at_counts)
+
+    def _open_gate(self, at_counts: int) -> None:
+        self._sent_counts = at_counts
+        self._source.open(self._epoch, at_counts)
+        self._clock.hold_at(max(self._source.next_counts, at_counts) + LAG_ALLOWED_COUNTS)
+        self._slip_at_warning = self._clock.slipped_seconds
+        if self._truth:
+            self._truth.opened(self._epoch, at_counts)
+
+    def _close_gate(self, at_counts: int) -> None:
+        # A closing told late cannot call back what has been sent.
+        closing = max(at_counts, self._sent_counts)
+        for departures in self._source.finish(closing):
+            self._send(departures)
+        self._clock.hold_at(None)
+        if self._truth:
+            self._truth.closed(self._epoch, closing)
+
+    def _warn_of_slip(self) -> None:
+        slipped = self._clock.slipped_seconds
+        if slipped - self._slip_at_warning > SLIP_WORTH_A_WARNING_S:
+            log.warning("cannot keep up: the virtual clock is %.2f s behind the host's; nothing is skipped", slipped)
+            self._slip_at_warning = 2 * slipped
