@@ -118,6 +118,9 @@ class Board:
         """All that comes before the shutter: own clock, both TDC inputs, decoders, data-driven read-out, filter."""
         chips = self.present_chips()
         with self.client.exclusive():
+            for chip in chips:
+                # Links may have unlocked since: better told now than found as missing data.
+                chip.require_present()
             self.set_external_clock(False)
             self.write_register(Register.TDC_CONTROL.address, 0)
             self.enable_decoders(True)

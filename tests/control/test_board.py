@@ -45,6 +45,14 @@ def test_board_without_any_chip_cannot_be_started(board: Board):
         board.prepare_readout()
 
 
+def test_chip_whose_links_unlocked_after_identification_stops_the_start(board: Board, streams: RecordingStreams):
+    board.identify()
+    board.power_chips(False)
+    with pytest.raises(ChipMissing, match="chip 0: missing"):
+        board.prepare_readout()
+    assert streams.named("readout") == []
+
+
 def test_chip_number_that_cannot_be(board: Board):
     for index in (-1, 4):
         with pytest.raises(LimitError, match="0 to 3"):
