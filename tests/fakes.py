@@ -139,6 +139,7 @@ class FakePipeline:
         self.flow = threading.Event()
         self.flow.set()
         self.looked = threading.Event()
+        self.idle = threading.Event()
         self.dead: PipelineError | None = None
         self.rows_per_acquisition = ROWS
         self.closed = False
@@ -181,6 +182,7 @@ class FakePipeline:
         if self._running:
             raise PipelineError(f"acquisition {self._running} is running; end it before the next begins")
         self._running = acquisition
+        self.idle.clear()
 
     def progress(self) -> Progress:
         if self.dead is not None:
@@ -204,6 +206,7 @@ class FakePipeline:
             ended_by="counters" if sent else "silence", seconds=0.1, ledger={"unaccounted": 0},
         )  # fmt: skip
         self.acquisitions.append(acquired)
+        self.idle.set()
         return acquired
 
     def _append(self, acquisition: int, n: int) -> None:

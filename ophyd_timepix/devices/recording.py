@@ -54,6 +54,8 @@ class RunFile:
     processing: Processing
     geometry: Geometry
     keep_raw: bool = True
+    centroid: bool = True
+    """False: the words only."""
 
 
 class Recording:
@@ -126,6 +128,7 @@ class Recording:
             request = RunRequest(
                 event_file=file.event_file,
                 keep_raw=file.keep_raw,
+                centroid=file.centroid,
                 processing=file.processing,
                 geometry=file.geometry,
                 n_chips=self._n_chips,

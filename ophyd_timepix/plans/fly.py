@@ -62,6 +62,7 @@ def tpx_fly(
 def _flight(tpx: TimepixDetector) -> Plan:
     stream = f"{tpx.name}_centroids"
     yield from bps.declare_stream(tpx.centroids, name=stream, collect=True)
+    yield from bps.checkpoint()  # a pause must not declare it once more
 
     def collect() -> Plan:
         yield from bps.collect(tpx.centroids, name=stream, return_payload=False)

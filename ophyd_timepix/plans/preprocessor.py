@@ -37,6 +37,7 @@ class _OpenRun:
     uid: str
     declared: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
+    bundling: bool = False
     collected_at: float = 0.0
 
 
@@ -87,11 +88,17 @@ class TimepixStreams:
             return self._closing(msg, runs), None
         if msg.command == "checkpoint":
             return self._at_checkpoint(msg, runs), None
-        if msg.command == "declare_stream" and msg.run in runs:
-            runs[msg.run].declared.add(msg.kwargs["name"])
+        if msg.run in runs:
+            self._follow(msg, runs[msg.run])
         if msg.command in ("trigger", "kickoff") and msg.obj in self.detectors and msg.run in runs:
             return self._entering(msg, runs[msg.run]), None
         return None, None
+
+    def _follow(self, msg: Msg, run: _OpenRun) -> None:
+        if msg.command == "declare_stream":
+            run.declared.add(msg.kwargs["name"])
+        elif msg.command in ("create", "save", "drop"):
+            run.bundling = msg.command == "create"
 
     def _opening(self, msg: Msg, runs: dict[Any, _OpenRun]) -> Plan:
         uid = yield msg
@@ -148,6 +155,8 @@ class TimepixStreams:
             if detector.name in run.closed:
                 continue
             run.closed.add(detector.name)
+            if run.bundling:  # the plan failed amid an event
+                yield from _in(run.key, bps.drop())
             yield from bpp.contingency_wrapper(
                 _in(run.key, _books(detector)),
                 except_plan=lambda error: _swallow(error, failed),
