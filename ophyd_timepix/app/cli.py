@@ -26,7 +26,6 @@ SUBCOMMANDS: Final = {
     "record": "record from a SPIDR board, without Bluesky",
     "process": "recordings (.tpx3, Pymepix .raw, SPIDR .dat) to centroids",
     "info": "what is in a recording",
-    "recover": "rebuild the event file of a run that was cut off, from its recording",
     "catalog": "make the catalog of runs, allow directories, put back runs that it missed",
 }
 """Name, which is also the module's, and what it is for."""

@@ -45,15 +45,18 @@ LEDGER_LINES: Final = {
     "sent_datagrams": "datagrams that the board sent",
     "received_datagrams": "received",
     "kernel_dropped": "dropped by the kernel",
-    "lost_datagrams": "lost on the way",
-    "decoded_words": "words decoded",
-    "unknown_words": "of unknown kind",
+    "lost_on_the_way": "lost on the way",
+    "sent_pixel_words": "pixel words that the board sent",
+    "decoded_words": "words decoded, of all kinds",
+    "unknown_words": "words of unknown kind",
     "hits": "hits",
-    "late_hits": "too late to be ordered",
-    "filtered": "filtered",
-    "clusters": "clusters",
+    "rejected_late_hits": "hits rejected: too late to be ordered",
+    "edges": "trigger edges, both inputs",
+    "shots": "shots",
+    "valid_shots": "shots that are complete",
+    "clustered_hits": "hits in clusters",
     "centroids": "centroids",
-    "rows": "rows in the event file",
+    "written": "rows in the event file",
     "unaccounted": "unaccounted",
 }
 
@@ -263,7 +266,7 @@ def _show_ledger(session: Session, uid: str, console: Console) -> None:
     table.add_column(justify="right")
     table.add_column()
     for key, words in LEDGER_LINES.items():
-        if key in ledger:
+        if ledger.get(key) is not None:
             table.add_row(f"{ledger[key]:,}", words)
     console.print(table)
 

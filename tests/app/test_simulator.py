@@ -29,7 +29,7 @@ def test_it_listens_until_it_is_stopped(tmp_path: Path) -> None:
 
 
 def test_a_simulator_that_does_not_start_says_why() -> None:
-    with pytest.raises(SimulatorError, match="ended at its start with code 2: .*no-such-scene"):
+    with pytest.raises(SimulatorError, match=r"ended at its start with code 2: .*no-such-scene"):
         Simulator.start(["--scene", "no-such-scene"])
 
 
