@@ -15,10 +15,11 @@ REAL_DATA = Path(os.environ.get("TIMEPIX_REAL_DATA", "../shared/data"))
 def nothing_left_behind() -> Iterator[None]:
     """Fail a test that leaves a process, a thread, a socket or a shared-memory block of its own."""
     threads = set(threading.enumerate())
+    running = {p.pid for p in psutil.Process().children(recursive=True)}  # those of fixtures that outlive a test
     sockets = _sockets()
     blocks = set(os.listdir("/dev/shm"))
     yield
-    left = [p for p in psutil.Process().children(recursive=True) if _is_ours(p)]
+    left = [p for p in psutil.Process().children(recursive=True) if p.pid not in running and _is_ours(p)]
     assert not left, f"processes left behind: {[p.cmdline() for p in left]}"
     strays = [t for t in threading.enumerate() if t not in threads and _is_our_thread(t)]
     assert not strays, f"threads left behind: {strays}"

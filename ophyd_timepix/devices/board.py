@@ -104,6 +104,13 @@ class SpidrBoard(Device):
         self.info = info
         return info
 
+    def disconnect(self) -> None:
+        """Hang up. The board serves one client at a time; the next request of this one connects again."""
+        control, self._control = self._control, None
+        self.info = None
+        if control is not None:
+            control.client.close()
+
     def summary(self) -> str:
         """What is connected, for a person at a prompt. Asks the board."""
         info = self.connect()
