@@ -13,18 +13,32 @@ REAL_DATA = Path(os.environ.get("TIMEPIX_REAL_DATA", "../shared/data"))
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Fail a test that leaves a process, a thread, a socket or a shared-memory block of its own."""
+    """Fail a test that leaves a process, a thread, a socket or a shared-memory block of its own.
+
+    What fixtures of a wider scope hold was there before, and is checked when the session ends.
+    """
+    processes = {p.pid for p in _our_processes()}
     threads = set(threading.enumerate())
-    running = {p.pid for p in psutil.Process().children(recursive=True)}  # those of fixtures that outlive a test
     sockets = _sockets()
     blocks = set(os.listdir("/dev/shm"))
     yield
-    left = [p for p in psutil.Process().children(recursive=True) if p.pid not in running and _is_ours(p)]
+    left = [p for p in _our_processes() if p.pid not in processes]
     assert not left, f"processes left behind: {[p.cmdline() for p in left]}"
     strays = [t for t in threading.enumerate() if t not in threads and _is_our_thread(t)]
     assert not strays, f"threads left behind: {strays}"
     assert not _sockets() - sockets, f"sockets left behind: {_sockets() - sockets}"
     assert not set(os.listdir("/dev/shm")) - blocks, "shared memory left behind"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_at_all() -> Iterator[None]:
+    """At the end of the session no process of ours lives."""
+    yield
+    assert not _our_processes(), f"processes left behind: {[p.cmdline() for p in _our_processes()]}"
+
+
+def _our_processes() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if _is_ours(p)]
 
 
 def _is_ours(process: psutil.Process) -> bool:

@@ -74,7 +74,8 @@ class Capture:
         self._new_bytes = threading.Event()
         self._set_aside: deque[tuple[int, int, bytes]] = deque()
         self._drop_base = 0
-        self._last_datagram_ns = 0
+        self.last_datagram_ns = 0
+        """Host time (CLOCK_MONOTONIC) of the newest datagram; 0 before the first."""
         self._acquisition = 0
         self._stretch = (-STRETCH_BYTES, -STRETCH_NS)
 
@@ -164,10 +165,6 @@ class Capture:
             self._acquisition = 0
             return self.ring.received
 
-    def quiet_ns(self) -> int:
-        """How long no datagram came (ns)."""
-        return time.monotonic_ns() - self._last_datagram_ns
-
     def totals(self) -> Totals:
         """Counters since `open`."""
         marks = self.ring.marks
@@ -204,7 +201,7 @@ class Capture:
         lengths = batch.lengths[:n]
         good = (lengths % 8 == 0) & (lengths > 0) & (lengths <= CHUNK_MAX_BYTES)
         with self._lock:
-            self._last_datagram_ns = now
+            self.last_datagram_ns = now
             if self._recording is None:
                 self.ring.marks[Mark.IDLE_DATAGRAMS] += n
                 return

@@ -7,7 +7,8 @@ import socket
 import sys
 from pathlib import Path
 
-from .. import decode, events
+from ..decode.decoder import warm_up as warm_decoder
+from ..events.warm import warm_up as warm_events
 from .supervisor import Supervisor
 from .wire import LineSocket
 
@@ -24,8 +25,8 @@ def main() -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s"
     )
-    decode.warm_up()
-    events.warm_up()
+    warm_decoder()
+    warm_events()
     control = LineSocket(socket.socket(fileno=options.control_fd))
     supervisor = Supervisor(control, workers=options.workers, ring_bytes=options.ring_bytes, log_path=options.log)
     return supervisor.serve()

@@ -1,6 +1,7 @@
 """The capture process: obeys the supervisor in its main thread while the threads of `capture` receive and write."""
 
 import logging
+import time
 from multiprocessing.connection import Connection
 from typing import Any, Final, NamedTuple
 
@@ -41,6 +42,7 @@ class CaptureStage(Stage):
         self._capture = Capture(shared.ring, shared.index, self._fail)
         self._draining: Sent | None = None
         self._drain = False
+        self._drain_began = 0
         self._at_end = NOTHING
         self._stray_words = 0
         self.requests = {
@@ -90,6 +92,7 @@ class CaptureStage(Stage):
         """Start to drain; `drained` follows with a `Drained`."""
         self._draining = sent
         self._drain = True
+        self._drain_began = time.monotonic_ns()
 
     def _look_for_the_end(self) -> None:
         ended_by = self._ended_by()
@@ -108,7 +111,8 @@ class CaptureStage(Stage):
             arrived = totals.datagrams + totals.malformed_datagrams + totals.wrong_sender + totals.kernel_dropped
             if arrived >= self._draining.datagrams:
                 return "counters"
-        return "silence" if self._capture.quiet_ns() >= SILENCE_NS else None
+        quiet_since = max(self._capture.last_datagram_ns, self._drain_began)
+        return "silence" if time.monotonic_ns() - quiet_since >= SILENCE_NS else None
 
     def _close_recording(self, _: object) -> Totals:
         return self._capture.close()
