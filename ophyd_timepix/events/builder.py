@@ -1,0 +1,488 @@
+"""From batches of the decoder to blocks: time order, shots, ToF filter, cuts. The rows do not depend on how the stream is cut.
+
+Hits wait in a pool until the horizon has passed them (no later hit can be earlier); then they are sorted, once, behind
+those that are ready. Edges likewise. From the ready hits blocks are cut at natural cuts (see `cutting`). Keys are relative
+to a base that moves on with the stream; hits too far ahead of it (hours lie in one batch of a sparse stream) wait outside.
+
+Knows no file and no process. Everything is reused: memory grows to the largest pending set and stays.
+"""
+
+import math
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..clock import NS_PER_COUNT, TICKS_PER_COUNT, ns_to_ticks
+from ..config import Edge, Processing
+from ..protocol.words import TDC_COUNTER
+from . import cutting, order
+from .block import REL_TICK_BITS, REL_TICK_SHIFT, BlockArrays, Capacity
+from .queue import ColumnQueue
+
+CHAIN_MAX: Final = 1_000_000
+"""Hits without a natural cut before a forced one."""
+SORT_PIECE: Final = 1 << 15
+"""Hits that are sorted together at least: they fit in the cache."""
+
+_SPAN: Final = 1 << REL_TICK_BITS
+_FOREVER: Final = 1 << 62
+_EDGES_MAX: Final = Capacity().edges
+"""Edges or closed shots that call for a block, with hits or without."""
+_FALLING_SHIFT: Final = TDC_COUNTER.width
+_INPUT_SHIFT: Final = _FALLING_SHIFT + 1
+_EDGE_STEPS: Final = 16
+"""Mean steps per edge that insertion sort may take."""
+
+Ints = npt.NDArray[np.int64]
+
+
+class HitBatch(Protocol):
+    """What the builder takes from `decode.Batch`."""
+
+    @property
+    def ticks(self) -> Ints: ...
+    @property
+    def pixels(self) -> npt.NDArray[np.uint32]: ...
+    @property
+    def edge_ticks(self) -> Ints: ...
+    @property
+    def edge_input(self) -> npt.NDArray[np.uint8]: ...
+    @property
+    def edge_falling(self) -> npt.NDArray[np.uint8]: ...
+    @property
+    def edge_counter(self) -> npt.NDArray[np.uint16]: ...
+    @property
+    def horizon_ticks(self) -> int: ...
+
+
+class BlockBuilder:
+    """Builds the blocks of one time line, acquisition by acquisition.
+
+    Give it each batch (`add`), then take blocks while there are any (`take`); `take_partial` for those who wait;
+    `flush` at the end of an acquisition. Shot and edge rows count on through all of them.
+
+    target_hits: hits after which a block ends at the next natural cut.
+    chain_max: hits without a natural cut before a forced one; a block must have room for as many.
+    """
+
+    def __init__(
+        self,
+        processing: Processing,
+        n_chips: int = 4,
+        target_hits: int = 1 << 17,
+        *,
+        chain_max: int = CHAIN_MAX,
+        sort_piece: int = SORT_PIECE,
+        first_shot: int = 0,
+        first_edge: int = 0,
+    ) -> None:
+        self.acquisition = 1
+        self.sequence = 0
+        self.n_chips = n_chips
+        self._trigger_code = (processing.trigger_input - 1) << 1 | (processing.trigger_edge is Edge.FALLING)
+        self._window = window_ticks(processing.window_ns)
+        # A chain must fit in half the span of a key, whatever its window.
+        self._chain_max = max(1, min(chain_max, (_SPAN >> 1) // (self._window + 1)))
+        self._target = min(target_hits, self._chain_max)
+        self._piece = sort_piece
+        self._tof_filter = _tof_bounds(processing)
+        self._tof_max = None if processing.tof_max_ns is None else ns_to_ticks(processing.tof_max_ns)
+
+        self._starts = np.empty(order.DIGITS, np.int64)
+        self._pool = np.empty(1 << 16, np.int64)
+        self._final = np.empty(1 << 16, np.int64)
+        self._spare = np.empty(1 << 16, np.int64)
+        self._ready = np.empty(1 << 18, np.int64)
+        self._far = ColumnQueue((np.int64, np.uint32, np.int64), 16)
+        self._edges_pending = ColumnQueue((np.int64, np.int32))
+        self._edges = ColumnQueue((np.int64, np.int32))
+        self._triggers = ColumnQueue((np.int64,))
+        self._closed = ColumnQueue((np.int64, np.uint8))
+        self._first_trigger = first_shot
+        self._next_closed = first_shot
+        self._next_edge = first_edge
+        self.shots = first_shot
+        """Shots opened so far: the number of the next one."""
+        self._reset()
+
+    def _reset(self) -> None:
+        """No hit, no edge, no open shot: the beginning of an acquisition."""
+        self._base: int | None = None
+        self._n_pool = 0
+        self._left = 0
+        self._start = 0
+        self._stop = 0
+        self._horizon = -_FOREVER
+        self._ripened = -_FOREVER
+        self._n_filtered = 0
+        self._after_forced_cut = False
+        self._cut: tuple[int, bool] | None = None
+        self._open_shot: int | None = None
+        self._flushing = False
+        self._first_trigger += len(self._triggers)
+        self._triggers.drop(len(self._triggers))
+
+    # --- in -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def pending_hits(self) -> int:
+        """Hits that were added and are in no block yet."""
+        return self._n_pool + len(self._far) + self._stop - self._start
+
+    def add(self, batch: HitBatch) -> None:
+        """Take over what a batch holds (copies it: the decoder may go on)."""
+        ticks = batch.ticks
+        self._refuse_older_than_horizon(ticks)
+        self._refuse_older_than_horizon(batch.edge_ticks)
+        self._horizon = max(self._horizon, batch.horizon_ticks)
+        self._edges_pending.append(batch.edge_ticks, _edge_codes(batch))
+        n_admitted = 0 if len(self._far) else self._admit(ticks, batch.pixels)
+        if n_admitted < len(ticks):
+            self._wait_outside(ticks[n_admitted:], batch.pixels[n_admitted:])
+
+    def _refuse_older_than_horizon(self, ticks: Ints) -> None:
+        """The decoder promises it; a violation would put rows out of order without a word."""
+        if len(ticks) and int(ticks.min()) < self._ripened:
+            raise ValueError(
+                f"a hit or edge at tick {ticks.min()} came after the stream's horizon had reached {self._ripened}: "
+                f"feed the batches of one decoder, in order, and flush at the end of an acquisition"
+            )
+
+    def _admit(self, ticks: Ints, pixels: npt.NDArray[np.uint32]) -> int:
+        """Put hits into the pool up to the first one out of the base's reach. Returns how many."""
+        n = len(ticks)
+        if n == 0:
+            return 0
+        if self._base is None:
+            self._base = min(int(ticks.min()), self._horizon)
+        self._pool = _with_room(self._pool, 0, self._n_pool, n)
+        n_admitted = int(order.pack_keys(ticks, pixels, self._base, self._pool, self._n_pool))
+        self._n_pool += n_admitted
+        return n_admitted
+
+    def _wait_outside(self, ticks: Ints, pixels: npt.NDArray[np.uint32]) -> None:
+        """Queue hits, each with the earliest time among it and those behind it."""
+        self._far.append(ticks, pixels, ticks)
+        earliest = self._far.columns()[2]
+        earliest[:] = np.minimum.accumulate(earliest[::-1])[::-1]
+
+    # --- out ------------------------------------------------------------------------------------------------------------
+
+    def ready(self) -> bool:
+        """Is a full block ready to be taken?"""
+        while self._cut is None:
+            self._cut = self._full_cut()
+            if self._cut is None and not self._advance():
+                return False
+        return True
+
+    def take(self, into: BlockArrays) -> bool:
+        """Fill `into` with the next full block. False: there is none yet, nothing was touched."""
+        if not self.ready():
+            return False
+        self._fill(into)
+        return True
+
+    def take_partial(self, into: BlockArrays) -> bool:
+        """Fill `into` with what is final now, though it fills no block. False: there is nothing."""
+        while not self.ready() and not self._ripen():
+            self._cut = self._relaxed_cut()
+            if self._cut is None:
+                if not (len(self._edges) or len(self._closed)):
+                    return False
+                self._cut = (self._start, False)
+        self._fill(into)
+        return True
+
+    def flush(self, into: BlockArrays, end_tick: int | None = None) -> bool:
+        """The acquisition has ended: fill `into` with the rest. True: call again, there is more; False: that was the last.
+
+        end_tick: when the shutter closed. The last shot is valid when its ToF window ended before.
+        """
+        self._flushing = True
+        self._horizon = _FOREVER
+        while not self.ready():
+            if not self._ripen():
+                self._close_last_shot(end_tick)
+                self._cut = self._relaxed_cut() or (self._start, False)
+        self._fill(into)
+        if self.pending_hits or len(self._edges) or len(self._closed) or self._open_shot is not None:
+            return True
+        into.header.last = 1
+        self._reset()
+        self.acquisition += 1
+        return False
+
+    def _fill(self, into: BlockArrays) -> None:
+        """Move everything up to the cut into a block."""
+        if into.capacity.hits < self._chain_max:
+            raise ValueError(f"a block must have room for {self._chain_max} hits, this one has {into.capacity.hits}")
+        end, forced = self._cut or (self._start, False)
+        self._cut = None
+        header = into.header
+        header.clear()
+        header.sequence = self.sequence
+        header.acquisition = self.acquisition
+        header.n_filtered, self._n_filtered = self._n_filtered, 0
+        self.sequence += 1
+        if end > self._start:
+            self._fill_hits(into, end, forced)
+        self._fill_edges(into)
+        self._fill_closed(into)
+
+    def _fill_hits(self, into: BlockArrays, end: int, forced: bool) -> None:
+        header = into.header
+        base = self._base or 0
+        triggers = self._triggers.columns()[0]
+        wanted, start = end, self._start
+        end, header.n_shots, header.n_before_first_trigger = cutting.fill_hits(
+            self._ready,
+            start,
+            end,
+            base,
+            triggers,
+            len(triggers),
+            self._first_trigger,
+            into.keys,
+            into.shot_first_hit,
+            into.shot_number,
+            into.shot_tick,
+        )
+        forced = forced and end == wanted
+        header.base_tick = base
+        header.n_hits = end - start
+        header.forced_cut = int(forced)
+        header.after_forced_cut, self._after_forced_cut = int(self._after_forced_cut), forced
+        self._start = end
+        if self._start == self._stop:
+            self._start = self._stop = 0
+        self._forget_triggers()
+
+    def _fill_edges(self, into: BlockArrays) -> None:
+        n = min(len(self._edges), into.capacity.edges)
+        ticks, codes = self._edges.columns(n)
+        into.edge_tick[:n] = ticks
+        into.edge_input[:n] = (codes >> _INPUT_SHIFT) + 1
+        into.edge_falling[:n] = (codes >> _FALLING_SHIFT) & 1
+        into.edge_counter[:n] = codes & TDC_COUNTER.mask
+        into.header.n_edges = n
+        into.header.first_edge = self._next_edge
+        self._next_edge += n
+        self._edges.drop(n)
+
+    def _fill_closed(self, into: BlockArrays) -> None:
+        n = min(len(self._closed), into.capacity.shots)
+        into.closed_tick[:n], into.closed_valid[:n] = self._closed.columns(n)
+        into.header.n_closed = n
+        into.header.first_closed = self._next_closed
+        into.header.n_valid = int(np.count_nonzero(into.closed_valid[:n]))
+        self._next_closed += n
+        self._closed.drop(n)
+
+    # --- cuts -----------------------------------------------------------------------------------------------------------
+
+    def _full_cut(self) -> tuple[int, bool] | None:
+        """(end, forced) of a full block; one without hits when edges or shots have piled up."""
+        if max(len(self._edges), len(self._closed)) >= _EDGES_MAX:
+            return self._start, False
+        triggers = self._triggers.columns()[0]
+        end, forced = cutting.find_cut(
+            self._ready,
+            self._start,
+            self._stop,
+            self._base or 0,
+            self._window,
+            self._target,
+            self._chain_max,
+            triggers,
+            len(triggers),
+        )
+        return None if end == cutting.NO_CUT else (int(end), bool(forced))
+
+    def _relaxed_cut(self) -> tuple[int, bool] | None:
+        """(end, False) of what can be cut off now, full or not."""
+        triggers = self._triggers.columns()[0]
+        end = cutting.find_last_cut(
+            self._ready,
+            self._start,
+            self._stop,
+            self._base or 0,
+            self._window,
+            triggers,
+            len(triggers),
+            self._ripened,
+        )
+        return None if end == cutting.NO_CUT else (int(end), False)
+
+    # --- progress -------------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> bool:
+        """Make more hits ready, if that is worth while. False: nothing moved."""
+        if len(self._far):
+            return self._advance_sparse()
+        worth = max(self._piece, self._left + self._left // 2)
+        if self._flushing or self._n_pool >= worth or len(self._edges_pending) >= self._piece:
+            return self._ripen()
+        return False
+
+    def _advance_sparse(self) -> bool:
+        """Hits wait outside the reach of the base: hand out what is ready, move the base, let them in."""
+        if self._ripen():
+            return True
+        self._cut = self._relaxed_cut()
+        if self._cut is not None:
+            return True
+        ticks, pixels, _ = self._far.columns()
+        self._move_base()
+        n_admitted = self._admit(ticks, pixels)
+        if n_admitted == 0:
+            raise ValueError(
+                f"a hit at tick {ticks[0]} is more than {_SPAN} ticks (9 s) ahead of hits that are not final yet "
+                f"(base {self._base}): the stream is not one decoder's"
+            )
+        self._far.drop(n_admitted)
+        return True
+
+    def _limit(self) -> int:
+        """No hit that is not in the pool or ready will be earlier."""
+        return min(self._horizon, int(self._far.columns(1)[2][0])) if len(self._far) else self._horizon
+
+    def _ripen(self) -> bool:
+        """Sort what the horizon has passed. False: the horizon stands where it stood."""
+        limit = self._limit()
+        if limit <= self._ripened:
+            return False
+        self._ripened = limit
+        self._ripen_edges(limit)
+        if self._base is not None:
+            self._ripen_hits(limit)
+            if limit < _FOREVER and limit - self._base > _SPAN // 2:
+                self._move_base()
+        self._forget_triggers()
+        return True
+
+    def _ripen_hits(self, limit: int) -> None:
+        base = self._base or 0
+        self._final = _with_room(self._final, 0, 0, self._n_pool)
+        limit_key = _FOREVER * 2 - 1 if limit - base >= _SPAN else max(limit - base, 0) << REL_TICK_SHIFT
+        n_final = int(order.split_final(self._pool, self._n_pool, limit_key, self._final))
+        self._n_pool -= n_final
+        self._left = self._n_pool
+        if n_final == 0:
+            return
+        self._make_room_for_ready(n_final)
+        self._spare = _with_room(self._spare, 0, 0, n_final)
+        order.sort_append(self._final, n_final, self._ready, self._stop, self._spare, self._starts)
+        stop = self._stop + n_final
+        if self._tof_filter is not None:
+            triggers = self._triggers.columns()[0]
+            kept = int(
+                cutting.keep_tof(self._ready, self._stop, stop, base, triggers, len(triggers), *self._tof_filter)
+            )
+            self._n_filtered += stop - kept
+            stop = kept
+        self._stop = stop
+
+    def _make_room_for_ready(self, n: int) -> None:
+        if self._stop + n > len(self._ready):
+            self._ready = _with_room(self._ready, self._start, self._stop, n)
+            self._start, self._stop = 0, self._stop - self._start
+
+    def _move_base(self) -> None:
+        """Refer keys to the earliest time that is still needed."""
+        base = self._base or 0
+        earliest = self._limit()
+        if self._stop > self._start:
+            earliest = min(earliest, base + int(self._ready[self._start] >> REL_TICK_SHIFT))
+        if self._n_pool:
+            earliest = min(earliest, base + int(self._pool[: self._n_pool].min() >> REL_TICK_SHIFT))
+        order.shift_keys(self._ready, self._start, self._stop, earliest - base)
+        order.shift_keys(self._pool, 0, self._n_pool, earliest - base)
+        self._base = earliest
+
+    # --- edges and shots ----------------------------------------------------------------------------------------------------
+
+    def _ripen_edges(self, limit: int) -> None:
+        ticks, codes = self._edges_pending.columns()
+        n = len(ticks)
+        if n == 0:
+            return
+        if not order.sort_edges(ticks, codes, n, _EDGE_STEPS * n):
+            places = np.lexsort((codes, ticks))
+            ticks[:], codes[:] = ticks[places], codes[places]
+        n_final = int(cutting.first_after(ticks, n, limit - 1))
+        kept = int(order.without_repeats(ticks, codes, n_final)) if self.n_chips > 1 else n_final
+        self._edges.append(ticks[:kept], codes[:kept])
+        self._open_shots(ticks[:kept][codes[:kept] >> _FALLING_SHIFT == self._trigger_code])
+        self._edges_pending.drop(n_final)
+
+    def _open_shots(self, opened: Ints) -> None:
+        """Each trigger closes the shot before it, which is thereby complete."""
+        if len(opened) == 0:
+            return
+        if self._open_shot is not None:
+            self._close([self._open_shot], valid=1)
+        self._close(opened[:-1], valid=1)
+        self._open_shot = int(opened[-1])
+        self._triggers.append(opened)
+        self.shots += len(opened)
+
+    def _close_last_shot(self, end_tick: int | None) -> None:
+        if self._open_shot is None:
+            return
+        in_time = self._tof_max is not None and end_tick is not None and self._open_shot + self._tof_max <= end_tick
+        self._close([self._open_shot], valid=int(in_time))
+        self._open_shot = None
+
+    def _close(self, ticks: Ints | list[int], valid: int) -> None:
+        rows = np.asarray(ticks, np.int64)
+        self._closed.append(rows, np.full(len(rows), valid, np.uint8))
+
+    def _forget_triggers(self) -> None:
+        """Of the triggers before every hit that is still to come, only the last matters."""
+        triggers = self._triggers.columns()[0]
+        needed_from = self._ripened
+        if self._stop > self._start:
+            needed_from = (self._base or 0) + int(self._ready[self._start] >> REL_TICK_SHIFT)
+        n = int(cutting.first_after(triggers, len(triggers), needed_from)) - 1
+        if n > 0:
+            self._triggers.drop(n)
+            self._first_trigger += n
+
+
+def window_ticks(window_ns: float) -> int:
+    """The largest difference of times within the window."""
+    return ns_to_ticks(window_ns)
+
+
+def _edge_codes(batch: HitBatch) -> npt.NDArray[np.int32]:
+    """input - 1, falling and counter in one number, so that edges compare as one."""
+    codes = (batch.edge_input.astype(np.int32) - 1) << _INPUT_SHIFT
+    codes |= batch.edge_falling.astype(np.int32) << _FALLING_SHIFT
+    codes |= batch.edge_counter
+    return codes
+
+
+def _tof_bounds(processing: Processing) -> tuple[int, int] | None:
+    """Smallest and largest ToF to keep, in ticks; None when nothing is to be filtered."""
+    low, high = processing.tof_min_ns, processing.tof_max_ns
+    if low is None and high is None:
+        return None
+    return (
+        -_FOREVER if low is None else math.ceil(low * TICKS_PER_COUNT / NS_PER_COUNT),
+        _FOREVER if high is None else ns_to_ticks(high),
+    )
+
+
+def _with_room(array: Ints, start: int, stop: int, n: int) -> Ints:
+    """array[start:stop] at the front of an array with room for `n` more: the same one, if it is large enough."""
+    held = stop - start
+    if start == 0 and held + n <= len(array):
+        return array
+    size = len(array)
+    while size < held + n:
+        size *= 2
+    target = array if size == len(array) else np.empty(size, array.dtype)
+    target[:held] = array[start:stop].copy() if target is array else array[start:stop]
+    return target

@@ -1,0 +1,398 @@
+"""Centroids of a block: one row per cluster, and the hit columns on request.
+
+Rows are in the order of (toa, first hit). x and y are ToT-weighted means, brought into the picture by the geometry's
+table; when all ToT of a cluster are 0 the mean is unweighted. `CentroidFinder` owns the scratch memory of one process.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config import Processing
+from ..jit import kernel
+from ..protocol.words import MAX_CHIPS, TOT_SATURATED
+from . import cluster as c
+from . import order
+from .block import CHIP_SHIFT, REL_TICK_SHIFT, X_SHIFT, Y_SHIFT, BlockArrays
+from .cluster import BEST, BEST_SHIFT, LAST, RIM_SHIFT, SIZE_MASK, SUM_TOT, SUM_X, SUM_Y, TOT_SHIFT
+from .columns import Flag
+
+Ints = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float64]
+
+_SATURATED: Final = int(Flag.SATURATED)
+_EDGE: Final = int(Flag.EDGE)
+_FORCED_CUT: Final = int(Flag.FORCED_CUT)
+_X_SUM_MASK: Final = (1 << RIM_SHIFT) - 1
+_NO_ROW: Final = -1
+
+
+@kernel
+def list_rows(
+    keys: Ints, n_slots: int, parent: Int32s, sums: Ints, min_size: int, rows: Ints, row_of_slot: Int32s
+) -> tuple[int, int, int, int]:
+    """Sort keys (tick << 28 | slot) of the clusters that become rows.
+
+    Returns (rows, small clusters, hits in small clusters, clusters without any ToT).
+    """
+    n_rows = 0
+    n_small = 0
+    n_small_hits = 0
+    n_weightless = 0
+    for slot in range(n_slots):
+        row_of_slot[slot] = _NO_ROW
+        if parent[slot] != slot:
+            continue
+        size = sums[slot, SUM_TOT] & SIZE_MASK
+        if size < min_size:
+            n_small += 1
+            n_small_hits += size
+            continue
+        if sums[slot, SUM_TOT] >> TOT_SHIFT == 0:
+            n_weightless += 1
+        best_hit = LAST - (sums[slot, BEST] & LAST)
+        rows[n_rows] = ((keys[best_hit] >> REL_TICK_SHIFT) << REL_TICK_SHIFT) | slot
+        n_rows += 1
+    return n_rows, n_small, n_small_hits, n_weightless
+
+
+@kernel
+def write_rows(
+    keys: Ints,
+    base_tick: int,
+    shot_first_hit: Ints,
+    shot_number: Ints,
+    shot_tick: Ints,
+    rows: Ints,
+    n_rows: int,
+    sums: Ints,
+    table: Ints,
+    row_of_slot: Int32s,
+    shot: Ints,
+    x: npt.NDArray[np.float32],
+    y: npt.NDArray[np.float32],
+    toa: Floats,
+    tof: Floats,
+    tot: npt.NDArray[np.uint32],
+    tot_max: npt.NDArray[np.uint16],
+    size: npt.NDArray[np.uint32],
+    chip: npt.NDArray[np.uint8],
+    flags: npt.NDArray[np.uint8],
+) -> None:
+    """The centroid columns. Rows are in time order, so that the shots pass by once."""
+    s = 0
+    for row in range(n_rows):
+        slot = rows[row] & c.SLOT_MASK
+        row_of_slot[slot] = row
+        total = sums[slot, SUM_TOT] >> TOT_SHIFT
+        best = sums[slot, BEST]
+        hit = LAST - (best & LAST)
+        largest = best >> BEST_SHIFT
+        while shot_first_hit[s + 1] <= hit:
+            s += 1
+        tick = base_tick + (keys[hit] >> REL_TICK_SHIFT)
+        chip_number = (keys[hit] >> CHIP_SHIFT) & c.CHIP_MASK
+        column = (sums[slot, SUM_X] & _X_SUM_MASK) / total
+        line = sums[slot, SUM_Y] / total
+        shot[row] = shot_number[s]
+        x[row] = table[chip_number, 0] * column + table[chip_number, 1] * line + table[chip_number, 2]
+        y[row] = table[chip_number, 3] * column + table[chip_number, 4] * line + table[chip_number, 5]
+        toa[row] = tick * 25 / 96
+        tof[row] = (tick - shot_tick[s]) * 25 / 96 if shot_number[s] >= 0 else np.nan
+        tot[row] = total
+        tot_max[row] = largest
+        size[row] = sums[slot, SUM_TOT] & SIZE_MASK
+        chip[row] = chip_number
+        flags[row] = (_SATURATED if largest >= TOT_SATURATED else 0) | (_EDGE if sums[slot, SUM_X] >> RIM_SHIFT else 0)
+
+
+@kernel
+def find_slots(n: int, slots: Int32s, parent: Int32s, row_of_slot: Int32s, labels: Int32s) -> None:
+    """The row of every hit: -1 for noise and for clusters too small."""
+    for i in range(n):
+        slot = slots[i]
+        labels[i] = row_of_slot[c.find_root(parent, slot)] if slot >= 0 else _NO_ROW
+
+
+@kernel
+def weigh_equally(
+    keys: Ints,
+    n: int,
+    labels: Int32s,
+    table: Ints,
+    x: npt.NDArray[np.float32],
+    y: npt.NDArray[np.float32],
+    tot: npt.NDArray[np.uint32],
+    size: npt.NDArray[np.uint32],
+    n_rows: int,
+    mean: Floats,
+) -> None:
+    """Unweighted means for clusters whose ToT are all 0. mean: scratch of shape (rows, 2)."""
+    for row in range(n_rows):
+        mean[row, 0] = 0.0
+        mean[row, 1] = 0.0
+    for i in range(n):
+        row = labels[i]
+        if row >= 0 and tot[row] == 0:
+            chip = (keys[i] >> CHIP_SHIFT) & c.CHIP_MASK
+            column = (keys[i] >> X_SHIFT) & c.COORDINATE_MASK
+            line = (keys[i] >> Y_SHIFT) & c.COORDINATE_MASK
+            mean[row, 0] += table[chip, 0] * column + table[chip, 1] * line + table[chip, 2]
+            mean[row, 1] += table[chip, 3] * column + table[chip, 4] * line + table[chip, 5]
+    for row in range(n_rows):
+        if tot[row] == 0:
+            x[row] = mean[row, 0] / size[row]
+            y[row] = mean[row, 1] / size[row]
+
+
+@kernel
+def flag_forced_cut(
+    keys: Ints, n: int, labels: Int32s, window: int, at_start: bool, at_end: bool, flags: npt.NDArray[np.uint8]
+) -> None:
+    """Flag clusters that a forced cut may have cut: they have a hit within the window of it."""
+    first = keys[0] >> REL_TICK_SHIFT
+    last = keys[n - 1] >> REL_TICK_SHIFT
+    for i in range(n):
+        time = keys[i] >> REL_TICK_SHIFT
+        touched = (at_start and time - first <= window) or (at_end and last - time <= window)
+        if touched and labels[i] >= 0:
+            flags[labels[i]] |= np.uint8(_FORCED_CUT)
+
+
+@kernel
+def write_hits(
+    keys: Ints,
+    base_tick: int,
+    shot_first_hit: Ints,
+    shot_number: Ints,
+    shot_tick: Ints,
+    n_shots: int,
+    table: Ints,
+    shot: Ints,
+    x: npt.NDArray[np.uint16],
+    y: npt.NDArray[np.uint16],
+    toa: Floats,
+    tof: Floats,
+    tot: npt.NDArray[np.uint16],
+    chip: npt.NDArray[np.uint8],
+) -> None:
+    """The hit columns, but for the cluster: that is `labels` plus the file's row."""
+    for s in range(n_shots):
+        number = shot_number[s]
+        for i in range(shot_first_hit[s], shot_first_hit[s + 1]):
+            key = keys[i]
+            tick = base_tick + (key >> REL_TICK_SHIFT)
+            chip_number = (key >> CHIP_SHIFT) & c.CHIP_MASK
+            column = (key >> X_SHIFT) & c.COORDINATE_MASK
+            line = (key >> Y_SHIFT) & c.COORDINATE_MASK
+            shot[i] = number
+            x[i] = table[chip_number, 0] * column + table[chip_number, 1] * line + table[chip_number, 2]
+            y[i] = table[chip_number, 3] * column + table[chip_number, 4] * line + table[chip_number, 5]
+            toa[i] = tick * 25 / 96
+            tof[i] = (tick - shot_tick[s]) * 25 / 96 if number >= 0 else np.nan
+            tot[i] = key & c.TOT_MASK
+            chip[i] = chip_number
+
+
+class Scratch:
+    """Memory that centroiding uses again for every block. Pages count only when they are touched."""
+
+    def __init__(self, neighbourhood: c.Neighbourhood, n_chips: int = MAX_CHIPS, max_hits: int = c.MAX_HITS) -> None:
+        if max_hits > c.MAX_HITS:
+            raise ValueError(f"a block may have up to {c.MAX_HITS} hits, not {max_hits}")
+        self.neighbourhood = neighbourhood
+        self.map = np.zeros(n_chips * neighbourhood.plane, np.int64)
+        self.now = 1
+        """Running time or mark: larger than what the map holds."""
+        self.sums = np.empty((max_hits, 4), np.int64)
+        self.parent = np.empty(max_hits, np.int32)
+        self.slots = np.empty(max_hits, np.int32)
+        self.row_of_slot = np.empty(max_hits, np.int32)
+        self.rows = np.empty(max_hits, np.int64)
+        self.rows_sorted = np.empty(max_hits, np.int64)
+        self.spare = np.empty(max_hits, np.int64)
+        self.starts = np.empty(order.DIGITS, np.int64)
+        self.mean = np.empty((max_hits, 2), np.float64)
+        # DBSCAN only
+        self.previous = np.empty(max_hits, np.int32)
+        self.neighbours = np.empty(max_hits, np.int32)
+        self.nearest = np.empty(max_hits, np.int32)
+        self.nearest2 = np.empty(max_hits, np.float64)
+
+    def advance(self, length: int) -> int:
+        """Take `length` units of the running time; returns where they begin."""
+        if self.now + length >= 1 << c.TIME_BITS:
+            self.map[:] = 0
+            self.now = 1
+        begin = self.now
+        self.now += length
+        return begin
+
+
+class CentroidFinder:
+    """Clusters and centroids of blocks, one after the other.
+
+    table: `Geometry.table()`, one row per chip.
+    """
+
+    def __init__(self, processing: Processing, table: Ints) -> None:
+        self.processing = processing
+        self._table = np.ascontiguousarray(table, np.int64)
+        self._scratch = Scratch(c.neighbourhood(processing), n_chips=len(self._table))
+
+    def process(self, block: BlockArrays) -> None:
+        """Fill the outputs of a block; hit columns and labels if the processing asks for hits."""
+        centroid_block(block, self.processing, self._table, self._scratch, self.processing.hits)
+
+
+def centroid_block(
+    block: BlockArrays, processing: Processing, table: Ints, scratch: Scratch, hits: bool = False
+) -> None:
+    """Find the clusters of a block and write its centroid columns; with `hits` also labels and hit columns."""
+    header = block.header
+    n = header.n_hits
+    header.n_noise = header.n_clusters = header.n_centroids = header.n_small = header.n_small_hits = 0
+    header.n_clustered = 0
+    if n == 0:
+        return
+    n_slots = _find_clusters(block, processing, scratch)
+    _write_centroids(block, processing, table, scratch, n_slots)
+    touches_forced_cut = bool(header.forced_cut or header.after_forced_cut)
+    if hits or touches_forced_cut:
+        find_slots(n, scratch.slots, scratch.parent, scratch.row_of_slot, block.labels)
+    if touches_forced_cut:
+        window = int(scratch.neighbourhood.reach.max())
+        at_start, at_end = bool(header.after_forced_cut), bool(header.forced_cut)
+        flag_forced_cut(block.keys, n, block.labels, window, at_start, at_end, block.centroids["flags"])
+    if hits:
+        write_hits(block.keys, header.base_tick, *_shots(block), header.n_shots, table, *block.hits.values())
+
+
+def _shots(block: BlockArrays) -> tuple[Ints, Ints, Ints]:
+    return block.shot_first_hit, block.shot_number, block.shot_tick
+
+
+def _find_clusters(block: BlockArrays, processing: Processing, scratch: Scratch) -> int:
+    """Slots, parents and sums into the scratch. Returns the number of slots."""
+    header = block.header
+    around = scratch.neighbourhood
+    n, n_shots, keys = header.n_hits, header.n_shots, block.keys
+    if processing.min_samples == 1:
+        first, last = int(keys[0] >> REL_TICK_SHIFT), int(keys[n - 1] >> REL_TICK_SHIFT)
+        now = scratch.advance(last - first + int(around.reach.max()) + 2)
+        n_slots = c.link_components(
+            keys,
+            n,
+            block.shot_first_hit,
+            n_shots,
+            around.offsets,
+            around.reach,
+            around.pad,
+            around.side,
+            now + int(around.reach.max()) + 1,
+            scratch.map,
+            scratch.slots,
+            scratch.parent,
+            scratch.sums,
+        )
+        c.gather_components(n_slots, scratch.parent, scratch.sums)
+        return int(n_slots)
+    return _find_dbscan_clusters(block, processing, scratch)
+
+
+def _find_dbscan_clusters(block: BlockArrays, processing: Processing, scratch: Scratch) -> int:
+    header = block.header
+    around = scratch.neighbourhood
+    n, n_shots, keys = header.n_hits, header.n_shots, block.keys
+    c.count_neighbours(
+        keys,
+        block.shot_first_hit,
+        n_shots,
+        around.offsets,
+        around.reach,
+        around.pad,
+        around.side,
+        scratch.advance(n),
+        scratch.map,
+        scratch.previous,
+        scratch.neighbours,
+    )
+    c.link_cores(
+        keys,
+        block.shot_first_hit,
+        n_shots,
+        around.offsets,
+        around.reach,
+        around.distance2,
+        around.time_scale,
+        around.pad,
+        around.side,
+        processing.min_samples,
+        scratch.advance(n),
+        scratch.map,
+        scratch.previous,
+        scratch.neighbours,
+        scratch.parent,
+        scratch.nearest,
+        scratch.nearest2,
+    )
+    n_slots, header.n_noise = c.gather_cores(
+        keys,
+        n,
+        processing.min_samples,
+        scratch.neighbours,
+        scratch.parent,
+        scratch.nearest,
+        scratch.row_of_slot,
+        scratch.slots,
+        scratch.sums,
+    )
+    scratch.parent[:n_slots] = np.arange(n_slots, dtype=np.int32)
+    return int(n_slots)
+
+
+def _write_centroids(block: BlockArrays, processing: Processing, table: Ints, scratch: Scratch, n_slots: int) -> None:
+    header = block.header
+    n_rows, n_small, n_small_hits, n_weightless = list_rows(
+        block.keys,
+        n_slots,
+        scratch.parent,
+        scratch.sums,
+        processing.min_size,
+        scratch.rows,
+        scratch.row_of_slot,
+    )
+    order.sort_append(scratch.rows, n_rows, scratch.rows_sorted, 0, scratch.spare, scratch.starts)
+    write_rows(
+        block.keys,
+        header.base_tick,
+        *_shots(block),
+        scratch.rows_sorted,
+        n_rows,
+        scratch.sums,
+        table,
+        scratch.row_of_slot,
+        *block.centroids.values(),
+    )
+    header.n_centroids = n_rows
+    header.n_small = n_small
+    header.n_small_hits = n_small_hits
+    header.n_clusters = n_rows + n_small
+    header.n_clustered = header.n_hits - header.n_noise - n_small_hits
+    if n_weightless:
+        find_slots(header.n_hits, scratch.slots, scratch.parent, scratch.row_of_slot, block.labels)
+        columns = block.centroids
+        weigh_equally(
+            block.keys,
+            header.n_hits,
+            block.labels,
+            table,
+            columns["x"],
+            columns["y"],
+            columns["tot"],
+            columns["size"],
+            n_rows,
+            scratch.mean,
+        )
