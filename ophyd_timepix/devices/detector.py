@@ -130,6 +130,7 @@ class TimepixDetector(Device):
     def stage(self) -> list[object]:
         staged: list[object] = super().stage()
         self._stage_run = f"stage-{uuid.uuid4()}"
+        self._flight = None
         try:
             self.connect()
         except Exception:

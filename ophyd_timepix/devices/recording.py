@@ -7,6 +7,7 @@ grows through all its points; a point only moves the shutter.
 Knows control and the pipeline's client. Knows no ophyd and no bluesky.
 """
 
+import json
 import logging
 import threading
 import time
@@ -74,6 +75,7 @@ class Recording:
         self._n_chips = n_chips
         self._make_pipeline = make_pipeline
         self._pipeline: PipelineClient | None = None
+        self._destinations: list[tuple[str, int]] = []
         self._base = SentCounters(datagrams=0, pixel_words=(0,) * n_chips)
         self._number = 0
         self._lock = threading.RLock()
@@ -81,27 +83,20 @@ class Recording:
     # --- a pipeline that listens, a board that knows where to send
 
     def connect(self) -> PipelineClient:
-        """Start the pipeline, bind its sockets, then tell each chip its destination. Once: later calls do nothing."""
+        """Start the pipeline and bind its sockets. Once: later calls do nothing."""
         with self._lock:
             if self._pipeline is None:
-                board = self._board()
+                address = self._board().local_address
+                receivers = [Receiver(chip=index, host=address, port=0) for index in range(self._n_chips)]
                 pipeline = self._make_pipeline()
                 try:
                     pipeline.start()
-                    self._send_to(board, pipeline)
+                    ports = pipeline.bind(receivers)
                 except BaseException:
                     pipeline.close()
                     raise
-                self._pipeline = pipeline
+                self._pipeline, self._destinations = pipeline, [(address, port) for port in ports]
             return self._pipeline
-
-    def _send_to(self, board: Board, pipeline: PipelineClient) -> None:
-        address = board.local_address
-        receivers = [Receiver(chip=index, host=address, port=0) for index in range(self._n_chips)]
-        for index, port in enumerate(pipeline.bind(receivers)):
-            chip = board.chip(index)
-            chip.set_destination(address, port)
-            chip.set_header_filter()
 
     def drop_pipeline(self) -> None:
         """End the pipeline and its processes; the next `connect` starts new ones."""
@@ -119,6 +114,9 @@ class Recording:
             pipeline = self.connect()
             board = self._board()
             board.close_shutter()
+            for index, (address, port) in enumerate(self._destinations):
+                # Each run anew: a board that was switched off in between has forgotten.
+                board.chip(index).set_destination(address, port)
             board.prepare_readout()
             board.reset_timers()
             timer = board.chip(0).timer()
@@ -148,7 +146,9 @@ class Recording:
         with self._lock:
             pipeline = self.connect()
             self.run = None
-            summary = self._ask(pipeline, lambda: pipeline.close_run(start, configuration=configuration))
+            summary = self._ask(
+                pipeline, lambda: pipeline.close_run(_plain(start), configuration=_plain(configuration))
+            )
             self.rows_on_disk = summary.rows
         self._rest()
         return summary
@@ -253,6 +253,17 @@ class Recording:
         with self._lock:
             if self._pipeline is failed:
                 self.drop_pipeline()
+
+
+def _plain(document: dict[str, Any]) -> dict[str, Any]:
+    """The same in JSON's types: a start document may hold whatever a user gave as metadata."""
+    plain: dict[str, Any] = json.loads(json.dumps(document, default=_in_json))
+    return plain
+
+
+def _in_json(value: Any) -> Any:
+    """numpy's numbers and arrays as Python's, anything else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _utc(monotonic_ns: int) -> str:

@@ -3,6 +3,7 @@
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
+import numpy as np
 import pytest
 from ophyd.sim import SynAxis, det
 
@@ -183,10 +184,10 @@ def test_a_plan_without_the_detector_opens_no_file(RE, checker, tpx, pipe):
 
 
 def test_the_master_gets_start_document_and_configuration(RE, checker, tpx, pipe):
-    RE(bp.count([tpx]), sample="Xe")
+    RE(bp.count([tpx]), sample="Xe", delays=np.array([1, 2]))
     (closing,) = pipe.closings
     assert closing["start"]["uid"] == checker.run.start["uid"]
-    assert closing["start"]["sample"] == "Xe"
+    assert (closing["start"]["sample"], closing["start"]["delays"]) == ("Xe", [1, 2])
     assert closing["configuration"]["detector"]["tpx_chip0_vthreshold_fine"] == 420
     assert closing["configuration"]["detector"]["tpx_processing_radius_px"] == 2.0
 

@@ -86,7 +86,7 @@ def checker(RE: RunEngine) -> DocChecker:
 
 
 def assert_complete(run: CheckedRun, stream: str, points: int) -> None:
-    """A run that went well: points full of rows, all rows registered, nothing unaccounted, files closed and readable."""
+    """A run that went well: points have rows, all are registered, nothing is unaccounted, the files are closed."""
     assert run.stop is not None
     assert run.stop["exit_status"] == "success"
     readings = run.stream(stream)
