@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 LAG_ALLOWED_COUNTS: Final = 800_000
 """20 ms: the clock runs at most this far ahead of what has been sent."""
 SLIP_WORTH_A_WARNING_S: Final = 0.25
+ORDER_POLL_S: Final = 0.1
 
 
 class _Totals:
@@ -115,7 +116,11 @@ class UdpStreams:
         self._post(partial(self._source.set_phase, chip, np.array(column_phase(word), dtype=np.int64)))
 
     def counters(self) -> StreamCounters:
-        """Totals since the start or the last reset."""
+        """Totals since the start or the last reset, with all that was told before: a board answers in order."""
+        done = threading.Event()
+        self._post(done.set)
+        while self._thread.is_alive() and not self._stopping and not done.wait(ORDER_POLL_S):
+            pass
         return self._totals.since_reset()
 
     def reset_counters(self) -> None:
