@@ -21,7 +21,8 @@ from ophyd_timepix.protocol.words import MAX_CHIPS
 from spidr_sim.board import CHIP_NAMES, Board
 from spidr_sim.clock import VirtualClock
 from spidr_sim.datagrams import DATAGRAM_BYTES_LIMITS, DEFAULT_DATAGRAM_BYTES, words_per_datagram
-from spidr_sim.recording import RecordingError, RecordingSource, read_recording
+from spidr_sim.recording import RecordingError, read_recording
+from spidr_sim.replay import RecordingSource
 from spidr_sim.scenes import SceneName, SceneSettings
 from spidr_sim.source import Source, scene_source
 from spidr_sim.synth import COUNTS_PER_SECOND, opened_source, write_recording

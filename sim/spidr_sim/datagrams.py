@@ -72,7 +72,11 @@ class DatagramSender:
         self._words = words_per_datagram(datagram_bytes)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-        self._socket.bind((host, 0))
+        try:
+            self._socket.bind((host, 0))
+        except OSError as error:
+            self._socket.close()
+            raise OSError(f"cannot send from {host}: {error}; choose an address of this machine") from error
         self._name: np.ndarray[tuple[int], np.dtype[np.uint8]] | None = None
         self._destination = ""
         self._reported = False

@@ -112,6 +112,7 @@ class DepartureQueue:
     def __init__(self, n_chips: int) -> None:
         self.pool = Pool()
         self._n_chips = n_chips
+        self._nothing = (0,) * (n_chips + 1)
         self._fill = np.zeros(n_chips * _BUCKETS + 1, np.int64)
         self._out = np.empty(8192, np.uint64)
         self._pixel_words = np.zeros(n_chips, np.int64)
@@ -119,6 +120,8 @@ class DepartureQueue:
     def leave(self, index: int, n_edges: int = 0, truth: SliceTruth | None = None) -> Departures:
         """The words that leave before the end of slice `index`."""
         pool = self.pool
+        if not pool.n:
+            return Departures(self._out, self._nothing, self._nothing[1:], n_edges, truth)
         if pool.n > self._out.size:
             self._out = np.empty(pool.word.size, np.uint64)
         pool.n = readout.depart(
@@ -246,7 +249,7 @@ class SceneSource:
 
 _FIRST_GUESS: Final = 1 / 8
 _PROBED_HITS: Final = 200_000
-_PROBED_SLICES: Final = (4, 200)
+_PROBED_SLICES: Final = (4, 2000)
 
 
 def scene_source(settings: SceneSettings, *, keep_truth: bool = False) -> SceneSource:
