@@ -78,8 +78,8 @@ class Decoder:
     ) -> None:
         if not 1 <= n_chips <= MAX_CHIPS:
             raise ValueError(f"a board has 1 to {MAX_CHIPS} chips, not {n_chips}")
-        if lateness_ticks < 0:
-            raise ValueError(f"the lateness bound must not be negative, it is {lateness_ticks} ticks")
+        if not 0 <= lateness_ticks <= SKEW_TICKS // 2:
+            raise ValueError(f"the lateness bound must be 0 to {SKEW_TICKS // 2} ticks (125 ms), not {lateness_ticks}")
         self.framing = Framing(framing)
         self.n_chips = n_chips
         self.counts = np.zeros(len(Count), np.int64)
@@ -129,9 +129,7 @@ class Decoder:
 
     def flush(self) -> Batch:
         """The end of an acquisition: words that were held come out."""
-        self._state[k.S_HITS] = 0
-        self._state[k.S_EDGES] = 0
-        k.release_held(True, self._state, self._chips, self._phase, self.counts, *self._outputs)
+        k.release_held(self._state, self._chips, self._phase, self.counts, *self._outputs)
         return self._batch()
 
     def _anchor(self, anchor_counts: int) -> None:
@@ -160,13 +158,16 @@ class Decoder:
 
     def _batch(self) -> Batch:
         n_hits, n_edges = int(self._state[k.S_HITS]), int(self._state[k.S_EDGES])
-        ticks, pixels, *edges = self._outputs
-        newest = self._chips[:, k.C_NEWEST]
+        ticks, pixels, edge_ticks, edge_input, edge_falling, edge_counter, edge_chip = self._outputs
         return Batch(
-            ticks[:n_hits],
-            pixels[:n_hits],
-            *(column[:n_edges] for column in edges),
-            newest_ticks=newest * TICKS_PER_COUNT,
+            ticks=ticks[:n_hits],
+            pixels=pixels[:n_hits],
+            edge_ticks=edge_ticks[:n_edges],
+            edge_input=edge_input[:n_edges],
+            edge_falling=edge_falling[:n_edges],
+            edge_counter=edge_counter[:n_edges],
+            edge_chip=edge_chip[:n_edges],
+            newest_ticks=self._chips[:, k.C_NEWEST] * TICKS_PER_COUNT,
             horizon_ticks=self._horizon(),
             counts=self.counts,
             unknown=self.unknown,

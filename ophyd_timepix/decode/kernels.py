@@ -132,6 +132,8 @@ _HIT_PERIOD_MASK: Final = (1 << _HIT_BITS) - 1
 
 BACKWARD: Final = 1 << 27
 """Counts (3.4 s) that a time may lie before the reference."""
+FIRST_SILENCE: Final = 1 << 29
+"""Counts (13.4 s) that the second word of an unanchored stream may come after the first, across a roll-over."""
 ANCHOR_MARGIN: Final = (1 << (_HIT_BITS - 1)) - BACKWARD
 """An anchor becomes the reference this much lower, so that a hit may lie 13.4 s to either side of it."""
 _PAIR_GAP: Final = 64
@@ -216,7 +218,7 @@ def _extend(value: int, bits: int, state: Ints) -> int:
     forward = (value - state[S_OFFSET] - state[S_REFERENCE]) & mask
     if state[S_NEWEST] == NEVER and state[S_ANCHORED] == 0:
         # Nothing is accepted yet: the reference is a first word that may be garbage. Only a word near it relies on it.
-        if forward > BACKWARD and mask + 1 - forward > state[S_LATENESS] and bits == known:
+        if FIRST_SILENCE < forward < mask + 1 - state[S_LATENESS] and bits == known:
             return value - state[S_OFFSET]
         backward = state[S_LATENESS]
     else:
@@ -232,6 +234,41 @@ def _learn_offset(value: int, bits: int, time: int, state: Ints) -> None:
     if bits > state[S_KNOWN]:
         state[S_OFFSET] = (value - time) & ((1 << bits) - 1)
         state[S_KNOWN] = bits
+
+
+@kernel
+def _emit(
+    word: int,
+    time: int,
+    chip: int,
+    state: Ints,
+    phase: Ints,
+    counts: Ints,
+    ticks: Ints,
+    pixels: npt.NDArray[np.uint32],
+    edge_ticks: Ints,
+    edge_input: Bytes,
+    edge_falling: Bytes,
+    edge_counter: npt.NDArray[np.uint16],
+    edge_chip: Bytes,
+) -> None:
+    """Put a timed word into the output."""
+    if _is_pixel(word):
+        n = state[S_HITS]
+        ticks[n] = _hit_ticks(word, time, phase, chip)
+        pixels[n] = (chip << 26) | _hit_pixel(word)
+        state[S_HITS] = n + 1
+        return
+    n = state[S_EDGES]
+    byte = (word >> 56) & 0xFF
+    stamp = (word >> _TDC_STAMP_SHIFT) & _TDC_STAMP_MASK
+    edge_ticks[n] = time * TICKS_PER_COUNT + ((word >> _TDC_TIME_SHIFT) & 7) * TICKS_PER_TDC_COUNT + stamp - 1
+    edge_input[n] = 2 if byte in _TDC2 else 1
+    edge_falling[n] = 1 if byte in _FALLING else 0
+    edge_counter[n] = (word >> _TDC_COUNTER_SHIFT) & _TDC_COUNTER_MASK
+    edge_chip[n] = chip
+    state[S_EDGES] = n + 1
+    counts[_N_EDGES] += 1
 
 
 @kernel
@@ -255,23 +292,12 @@ def _accept(
     chips[chip, C_NEWEST] = max(chips[chip, C_NEWEST], time)
     state[S_NEWEST] = max(state[S_NEWEST], time)
     state[S_REFERENCE] = max(state[S_REFERENCE], time)
-    if _is_pixel(word):
-        n = state[S_HITS]
-        ticks[n] = _hit_ticks(word, time, phase, chip)
-        pixels[n] = (chip << 26) | _hit_pixel(word)
-        state[S_HITS] = n + 1
-        return
-    _learn_offset((word >> _TDC_COARSE_SHIFT) & _TDC_COARSE_MASK, _TDC_BITS, time, state)
-    n = state[S_EDGES]
-    byte = (word >> 56) & 0xFF
-    stamp = (word >> _TDC_STAMP_SHIFT) & _TDC_STAMP_MASK
-    edge_ticks[n] = time * TICKS_PER_COUNT + ((word >> _TDC_TIME_SHIFT) & 7) * TICKS_PER_TDC_COUNT + stamp - 1
-    edge_input[n] = 2 if byte == _TDC2[0] or byte == _TDC2[1] else 1
-    edge_falling[n] = 1 if byte == _FALLING[0] or byte == _FALLING[1] else 0
-    edge_counter[n] = (word >> _TDC_COUNTER_SHIFT) & _TDC_COUNTER_MASK
-    edge_chip[n] = chip
-    state[S_EDGES] = n + 1
-    counts[_N_EDGES] += 1
+    if not _is_pixel(word):
+        _learn_offset((word >> _TDC_COARSE_SHIFT) & _TDC_COARSE_MASK, _TDC_BITS, time, state)
+    _emit(
+        word, time, chip, state, phase, counts, ticks, pixels,
+        edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
+    )  # fmt: skip
 
 
 @kernel
@@ -398,7 +424,7 @@ def _rare(
             counts[_N_CONTROL_WORDS] += 1
             if kind == _K_END:
                 code = (word >> _CONTROL_CODE_SHIFT) & _CONTROL_CODE_MASK
-                if code == _END_SEQUENTIAL or code == _END_DATA_DRIVEN:
+                if code in (_END_SEQUENTIAL, _END_DATA_DRIVEN):
                     counts[_N_END + chip] += 1
     if timed:
         _timed(
@@ -408,8 +434,7 @@ def _rare(
 
 
 @kernel
-def release_held(
-    all_of_them: bool,
+def _release_overtaken(
     state: Ints,
     chips: Ints,
     phase: Ints,
@@ -422,10 +447,10 @@ def release_held(
     edge_counter: npt.NDArray[np.uint16],
     edge_chip: Bytes,
 ) -> None:
-    """Accept held words that another chip has caught up with; at the end of a stream all: nothing speaks against them."""
+    """Accept held words that another chip has caught up with."""
     n_before = state[S_HITS]
     for chip in range(state[S_N_CHIPS]):
-        if chips[chip, C_HELD] and (all_of_them or chips[chip, C_TIME] <= state[S_NEWEST]):
+        if chips[chip, C_HELD] and chips[chip, C_TIME] <= state[S_NEWEST]:
             chips[chip, C_HELD] = 0
             state[S_N_HELD] -= 1
             _accept(
@@ -433,6 +458,37 @@ def release_held(
                 edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
             )  # fmt: skip
     counts[_N_HITS] += state[S_HITS] - n_before
+
+
+@kernel
+def release_held(
+    state: Ints,
+    chips: Ints,
+    phase: Ints,
+    counts: Ints,
+    ticks: Ints,
+    pixels: npt.NDArray[np.uint32],
+    edge_ticks: Ints,
+    edge_input: Bytes,
+    edge_falling: Bytes,
+    edge_counter: npt.NDArray[np.uint16],
+    edge_chip: Bytes,
+) -> None:
+    """The end of an acquisition: nothing speaks against a held word any more, so it comes out.
+
+    Nothing speaks for it either: it does not move the time, lest what follows be late.
+    """
+    state[S_HITS] = 0
+    state[S_EDGES] = 0
+    for chip in range(state[S_N_CHIPS]):
+        if chips[chip, C_HELD]:
+            chips[chip, C_HELD] = 0
+            _emit(
+                chips[chip, C_WORD], chips[chip, C_TIME], chip, state, phase, counts, ticks, pixels,
+                edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
+            )  # fmt: skip
+    state[S_N_HELD] = 0
+    counts[_N_HITS] += state[S_HITS]
 
 
 @inlined
@@ -443,7 +499,7 @@ def _window(chip: int, state: Ints, chips: Ints) -> int:
     periods); so the epoch must be beyond doubt, and the chip not so far behind the others that the skew decides.
     """
     newest = chips[chip, C_NEWEST]
-    if chips[chip, C_HELD] or state[S_REFERENCE] - newest > BACKWARD:
+    if chips[chip, C_HELD] or state[S_REFERENCE] - newest + state[S_LATENESS] > BACKWARD:
         return -1
     if state[S_N_CHIPS] > 1 and newest - state[S_LATENESS] < state[S_NEWEST] - state[S_SKEW]:
         return -1
@@ -503,8 +559,8 @@ def decode_words(
                 if word & _MAGIC_MASK == _MAGIC:
                     _open_chunk(word, state, counts)
                     if state[S_N_HELD]:
-                        release_held(
-                            False, state, chips, phase, counts, ticks, pixels,
+                        _release_overtaken(
+                            state, chips, phase, counts, ticks, pixels,
                             edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
                         )  # fmt: skip
                 else:
@@ -561,7 +617,7 @@ def decode_words(
                 counts[_N_CUT_CHUNKS] += 1
                 state[S_LEFT] = 0
     if state[S_N_HELD]:
-        release_held(
-            False, state, chips, phase, counts, ticks, pixels,
+        _release_overtaken(
+            state, chips, phase, counts, ticks, pixels,
             edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
         )  # fmt: skip

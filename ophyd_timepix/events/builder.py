@@ -94,7 +94,7 @@ class BlockBuilder:
         self._final = np.empty(1 << 16, np.int64)
         self._spare = np.empty(1 << 16, np.int64)
         self._ready = np.empty(1 << 18, np.int64)
-        self._far = ColumnQueue((np.int64, np.uint32, np.int64), 16)
+        self._far = ColumnQueue((np.int64, np.uint32))
         self._edges_pending = ColumnQueue((np.int64, np.int32))
         self._edges = ColumnQueue((np.int64, np.int32))
         self._triggers = ColumnQueue((np.int64,))
@@ -155,17 +155,22 @@ class BlockBuilder:
         if n == 0:
             return 0
         if self._base is None:
-            self._base = min(int(ticks.min()), self._horizon)
+            self._base = self._base_for(int(ticks.min()))
         self._pool = _with_room(self._pool, 0, self._n_pool, n)
         n_admitted = int(order.pack_keys(ticks, pixels, self._base, self._pool, self._n_pool))
         self._n_pool += n_admitted
         return n_admitted
 
+    def _base_for(self, earliest: int) -> int:
+        """A base that later hits need not fall behind: the horizon, if that is near."""
+        return max(min(earliest, self._horizon), earliest - _SPAN // 4)
+
     def _wait_outside(self, ticks: Ints, pixels: npt.NDArray[np.uint32]) -> None:
-        """Queue hits, each with the earliest time among it and those behind it."""
-        self._far.append(ticks, pixels, ticks)
-        earliest = self._far.columns()[2]
-        earliest[:] = np.minimum.accumulate(earliest[::-1])[::-1]
+        """Queue hits in time order."""
+        self._far.append(ticks, pixels)
+        waiting_ticks, waiting_pixels = self._far.columns()
+        places = np.argsort(waiting_ticks, kind="stable")
+        waiting_ticks[:], waiting_pixels[:] = waiting_ticks[places], waiting_pixels[places]
 
     # --- out ------------------------------------------------------------------------------------------------------------
 
@@ -333,20 +338,14 @@ class BlockBuilder:
         self._cut = self._relaxed_cut()
         if self._cut is not None:
             return True
-        ticks, pixels, _ = self._far.columns()
         self._move_base()
-        n_admitted = self._admit(ticks, pixels)
-        if n_admitted == 0:
-            raise ValueError(
-                f"a hit at tick {ticks[0]} is more than {_SPAN} ticks (9 s) ahead of hits that are not final yet "
-                f"(base {self._base}): the stream is not one decoder's"
-            )
+        n_admitted = self._admit(*self._far.columns())
         self._far.drop(n_admitted)
-        return True
+        return n_admitted > 0
 
     def _limit(self) -> int:
         """No hit that is not in the pool or ready will be earlier."""
-        return min(self._horizon, int(self._far.columns(1)[2][0])) if len(self._far) else self._horizon
+        return min(self._horizon, int(self._far.columns(1)[0][0])) if len(self._far) else self._horizon
 
     def _ripen(self) -> bool:
         """Sort what the horizon has passed. False: the horizon stands where it stood."""
@@ -392,14 +391,17 @@ class BlockBuilder:
     def _move_base(self) -> None:
         """Refer keys to the earliest time that is still needed."""
         base = self._base or 0
-        earliest = self._limit()
+        pending = [int(self._far.columns(1)[0][0])] if len(self._far) else []
         if self._stop > self._start:
-            earliest = min(earliest, base + int(self._ready[self._start] >> REL_TICK_SHIFT))
+            pending.append(base + int(self._ready[self._start] >> REL_TICK_SHIFT))
         if self._n_pool:
-            earliest = min(earliest, base + int(self._pool[: self._n_pool].min() >> REL_TICK_SHIFT))
-        order.shift_keys(self._ready, self._start, self._stop, earliest - base)
-        order.shift_keys(self._pool, 0, self._n_pool, earliest - base)
-        self._base = earliest
+            pending.append(base + int(self._pool[: self._n_pool].min() >> REL_TICK_SHIFT))
+        if not pending:
+            self._base = None
+            return
+        self._base = self._base_for(min(pending))
+        order.shift_keys(self._ready, self._start, self._stop, self._base - base)
+        order.shift_keys(self._pool, 0, self._n_pool, self._base - base)
 
     # --- edges and shots ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,116 @@
+"""Rows from words, against the slow twin; and the same rows however the stream is cut."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ophyd_timepix.config import Edge, Geometry, Metric, Processing
+from ophyd_timepix.decode import Framing
+from ophyd_timepix.events import BlockArrays, BlockBuilder, Capacity, Flag
+from tests import naive
+from tests.rows import Rows, assert_same_rows, process
+from tests.strategies import LATENESS, MS, SECOND, Stream, as_words, cuts, streams
+
+EXAMPLES = settings(max_examples=100, deadline=None)
+DENSE = (0, 0, 0, 0, 1, 2, 4, 16, 100, LATENESS + 1, MS, 17 * MS)
+SMALL = Capacity(hits=4096, shots=4, edges=4)
+
+
+@st.composite
+def processings(draw) -> Processing:
+    low = draw(st.sampled_from((None, None, 0.0, 100.0)))
+    return Processing(
+        radius_px=draw(st.sampled_from((1.0, 1.5, 2.0, 2.9, 5.0))),
+        window_ns=draw(st.sampled_from((25.0, 100.0, 117.6470588, 400.0))),
+        metric=draw(st.sampled_from(Metric)),
+        min_samples=draw(st.sampled_from((1, 1, 2, 3, 5))),
+        min_size=draw(st.sampled_from((1, 1, 2))),
+        trigger_input=draw(st.sampled_from((1, 2))),
+        trigger_edge=draw(st.sampled_from(Edge)),
+        tof_min_ns=low,
+        tof_max_ns=draw(st.sampled_from((None, None, 5e3, 1e6))),
+        hits=True,
+    )
+
+
+def rows_of(stream: Stream, processing: Processing, **options) -> Rows:
+    return process(as_words(stream.words), processing, n_chips=stream.n_chips, lateness_ticks=LATENESS * 96, **options)
+
+
+def assert_rows_equal_twin(rows: Rows, stream: Stream, processing: Processing, end_tick: int | None, chain_max: int):
+    """Decode, order, shots, filter, clusters, centroids: every row of every table."""
+    twin = naive.NaiveDecoder(True, stream.n_chips, lateness=LATENESS)
+    twin.decode(stream.words)
+    twin.flush()
+    shots = naive.assign_shots(twin.hits, twin.edges, processing, stream.n_chips, end_tick)
+    window = int(processing.window_ns * 96 // 25)
+    forced = naive.forced_cuts(shots.hits, shots.opened, window, chain_max)
+    labels = naive.clusters(shots.hits, shots.shot, processing, forced)
+    table = Geometry.for_chips(stream.n_chips).table().tolist()
+    expected = naive.centroids(shots.hits, shots.shot, shots.opened, labels, table, processing.min_size)
+
+    triggers, found_shots = rows.table("triggers"), rows.table("shots")
+    assert triggers["time"].tolist() == [edge[0] * 25 / 96 for edge in shots.edges]
+    assert triggers["channel"].tolist() == [edge[1] for edge in shots.edges]
+    assert triggers["edge"].tolist() == [edge[2] for edge in shots.edges]
+    assert triggers["counter"].tolist() == [edge[3] for edge in shots.edges]
+    assert found_shots["time"].tolist() == [tick * 25 / 96 for tick in shots.opened]
+    assert found_shots["valid"].tolist() == shots.valid
+    assert rows.totals["n_filtered"] == shots.filtered
+
+    hits = rows.table("hits")
+    row_of = {i: row for row, centroid in enumerate(expected) for i in centroid.members}
+    for i, (tick, chip, y, x, tot) in enumerate(shots.hits):
+        a, b, c, d, e, f = table[chip]
+        assert (hits["toa"][i], hits["chip"][i], hits["tot"][i]) == (tick * 25 / 96, chip, tot)
+        assert (hits["x"][i], hits["y"][i]) == (a * x + b * y + c, d * x + e * y + f)
+        assert hits["shot"][i] == shots.shot[i]
+        assert hits["cluster"][i] == row_of.get(i, -1)
+    assert len(hits["toa"]) == len(shots.hits)
+
+    centroids = rows.table("centroids")
+    assert len(centroids["toa"]) == len(expected)
+    for name in ("shot", "toa", "tot", "tot_max", "size", "chip"):
+        assert centroids[name].tolist() == [getattr(row, name) for row in expected]
+    for name in ("x", "y", "tof"):
+        values = np.array([getattr(row, name) for row in expected], centroids[name].dtype)
+        np.testing.assert_allclose(centroids[name], values, rtol=1e-6)
+    for flag, name in ((Flag.SATURATED, "saturated"), (Flag.EDGE, "edge")):
+        assert [bool(flags & flag) for flags in centroids["flags"]] == [getattr(row, name) for row in expected]
+    totals = rows.totals
+    assert totals["n_hits"] == totals["n_clustered"] + totals["n_noise"] + totals["n_small_hits"]
+    assert totals["n_noise"] == labels.count(-1)
+    assert totals["n_clusters"] == len(set(labels) - {-1}) == totals["n_centroids"] + totals["n_small"]
+    assert [header["last"] for header in rows.headers] == [0] * (rows.n_blocks - 1) + [1]
+
+
+@EXAMPLES
+@given(st.data(), processings())
+def test_rows_equal_the_slow_twin(data, processing):
+    stream = data.draw(streams(bad=data.draw(st.booleans()), pauses=DENSE, max_chips=2))
+    end_tick = data.draw(st.sampled_from((None, (stream.start + SECOND) * 96)))
+    target, chain_max = data.draw(st.sampled_from(((1, 4), (5, 40), (100, 4000))))
+    rows = rows_of(
+        stream, processing, end_tick=end_tick, target_hits=target, chain_max=chain_max, sort_piece=4,
+        block=BlockArrays(capacity=SMALL), places=data.draw(cuts(len(stream.words))), partial=data.draw(st.booleans()),
+    )  # fmt: skip
+    assert_rows_equal_twin(rows, stream, processing, end_tick, chain_max)
+
+
+@EXAMPLES
+@given(st.data(), processings())
+def test_rows_do_not_depend_on_how_the_stream_is_cut(data, processing):
+    stream = data.draw(streams(bad=data.draw(st.booleans()), max_steps=150))
+    reference = rows_of(stream, processing, chain_max=50)
+    other = rows_of(
+        stream,
+        processing,
+        places=data.draw(cuts(len(stream.words))),
+        partial=data.draw(st.booleans()),
+        target_hits=data.draw(st.sampled_from((1, 7, 50))),
+        sort_piece=data.draw(st.sampled_from((1, 10, 1000))),
+        chain_max=50,
+        block=BlockArrays(capacity=SMALL),
+    )
+    assert_same_rows(reference, other)

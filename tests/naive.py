@@ -1,0 +1,413 @@
+"""Slow, obvious twins of the kernels: plain Python on lists, one hit at a time, no map, no window, no cleverness.
+
+What they share with the package is the word table and the settings, nothing else.
+"""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import ceil, floor, inf, nan
+
+from ophyd_timepix.config import Edge, Metric, Processing
+from ophyd_timepix.decode import Count
+from ophyd_timepix.protocol import words as w
+
+PERIOD_30, PERIOD_32, PERIOD_48 = 1 << 30, 1 << 32, 1 << 48
+BACKWARD = 1 << 27
+MS = 40_000  # counts of 25 ns
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Chip:
+    """What is known of one chip's stream."""
+
+    newest: int | None = None
+    held: tuple[int, int] | None = None
+    timer_low: int | None = None
+
+
+@dataclass
+class NaiveDecoder:
+    """Word by word, as the rules of time say."""
+
+    framed: bool = True
+    n_chips: int = 1
+    phase: list[list[int]] | None = None
+    lateness: int = MS // 2
+    skew: int = 250 * MS
+    hits: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    """(tick, chip, y, x, ToT) in the order of the stream."""
+    edges: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    """(tick, input, falling, counter, chip)."""
+    counts: dict[Count, int] = field(default_factory=lambda: dict.fromkeys(Count, 0))
+
+    def __post_init__(self) -> None:
+        self.jump = max(self.lateness, MS // 2)
+        self.chips = [Chip() for _ in range(self.n_chips)]
+        self.chip = 0
+        self.left = 0
+        self.mode = -1
+        self.newest: int | None = None
+        self.reference: int | None = None
+        self.anchored = False
+        self.known = 0
+        self.offset = 0
+
+    # chunks
+
+    def decode(self, words: list[int], anchor: int | None = None) -> None:
+        """Take the next words."""
+        if anchor is not None:
+            self._take_anchor(anchor)
+        for word in words:
+            self.counts[Count.WORDS] += 1
+            if not self.framed or self._is_in_chunk(word):
+                self._word(word)
+
+    def flush(self) -> None:
+        """Held words come out; they do not move the time."""
+        for chip in range(self.n_chips):
+            if self.chips[chip].held is not None:
+                word, time = self.chips[chip].held
+                self.chips[chip].held = None
+                self._emit(word, time, chip)
+
+    def _is_in_chunk(self, word: int) -> bool:
+        magic = w.CHUNK_MAGIC_FIELD.get(word) == w.CHUNK_MAGIC
+        if self.left == 0:
+            if not magic:
+                self.counts[Count.UNFRAMED_WORDS] += 1
+                return False
+            self._open(word)
+            return False
+        looks_like_header = (
+            magic
+            and w.CHUNK_CHIP.get(word) < w.MAX_CHIPS
+            and w.CHUNK_MODE.get(word) == self.mode
+            and w.CHUNK_BYTES.get(word) % 8 == 0
+        )
+        if looks_like_header:
+            self.counts[Count.CUT_CHUNKS] += 1
+            self._open(word)
+            return False
+        self.left -= 1
+        if self.chip >= self.n_chips:
+            self.counts[Count.FOREIGN_CHIP_WORDS] += 1
+            return False
+        return True
+
+    def _open(self, word: int) -> None:
+        self.counts[Count.CHUNK_HEADERS] += 1
+        self.chip = w.CHUNK_CHIP.get(word)
+        self.mode = w.CHUNK_MODE.get(word)
+        self.left = w.CHUNK_BYTES.get(word) // 8
+        self._release_overtaken()
+
+    def _release_overtaken(self) -> None:
+        for number, chip in enumerate(self.chips):
+            if chip.held is not None and self.newest is not None and chip.held[1] <= self.newest:
+                word, time = chip.held
+                chip.held = None
+                self._accept(word, time, number)
+
+    # words
+
+    def _word(self, word: int) -> None:
+        top = w.TOP_BYTE.get(word)
+        if w.HEADER.get(word) in (w.PIXEL_SEQUENTIAL, w.PIXEL_DATA_DRIVEN):
+            self._timed(word, w.SPIDR_TIME.get(word) << 14 | w.TOA.get(word), 30)
+        elif top in list(w.TdcByte):
+            if 1 <= w.TDC_STAMP.get(word) <= 12 and w.TDC_ZERO.get(word) == 0:
+                self._timed(word, w.TDC_TIME.get(word) >> 3, 32)
+            else:
+                self.counts[Count.REJECTED_EDGES] += 1
+        elif top == w.TIMER_LOW_BYTE:
+            self.counts[Count.TIMER_WORDS] += 1
+            self.chips[self.chip].timer_low = w.TIMER_LOW.get(word)
+        elif top == w.TIMER_HIGH_BYTE:
+            self.counts[Count.TIMER_WORDS] += 1
+            self._timer_high(word)
+        elif top in w.CONTROL_BYTES:
+            self.counts[Count.CONTROL_WORDS] += 1
+            code = w.CONTROL_CODE.get(word)
+            if top == w.COMMAND_END_BYTE and code in (w.END_OF_READOUT_SEQUENTIAL, w.END_OF_READOUT_DATA_DRIVEN):
+                self.counts[Count(Count.END_OF_READOUT_0 + self.chip)] += 1
+        else:
+            self.counts[Count.UNKNOWN_WORDS] += 1
+
+    @staticmethod
+    def _is_hit(word: int) -> bool:
+        return w.HEADER.get(word) in (w.PIXEL_SEQUENTIAL, w.PIXEL_DATA_DRIVEN)
+
+    # time
+
+    @property
+    def _undecided(self) -> bool:
+        return self.newest is None and not self.anchored
+
+    def _extend(self, value: int, bits: int) -> int:
+        if self.known == 0:
+            return value
+        period = 1 << min(bits, self.known)
+        ahead = (value - self.offset - self.reference) % period
+        if self._undecided:
+            near = ahead <= 1 << 29 or period - ahead <= self.lateness
+            if not near and bits == self.known:
+                return value - self.offset
+            backward = self.lateness
+        else:
+            backward = BACKWARD
+        return self.reference + (ahead - period if period - ahead <= backward else ahead)
+
+    def _take_anchor(self, anchor: int) -> None:
+        low = (1 << 29) - BACKWARD
+        if self.known == 0:
+            self.known, self.offset, self.reference = 48, 0, anchor - low
+        else:
+            self.reference = max(self.reference, anchor - self.offset - low)
+        self.anchored = True
+
+    def _timer_high(self, word: int) -> None:
+        chip = self.chips[self.chip]
+        low, chip.timer_low = chip.timer_low, None
+        if low is None or (w.SPIDR_TIME.get(word) - (low >> 14)) % (1 << 16) > 64:
+            return
+        value = w.TIMER_HIGH.get(word) << 32 | low
+        if self._undecided:
+            if any(chip.held is not None for chip in self.chips):
+                return
+            self.offset, self.known, self.reference = 0, 48, value
+        else:
+            time = self._extend(value, 48)
+            if time < self.reference - BACKWARD:
+                return
+            self.reference = max(self.reference, time)
+            self._learn(value, 48, time)
+        self.counts[Count.TIMER_PAIRS] += 1
+        self.anchored = True
+
+    def _learn(self, value: int, bits: int, time: int) -> None:
+        if bits > self.known:
+            self.offset = (value - time) % (1 << bits)
+            self.known = bits
+
+    def _timed(self, word: int, value: int, bits: int) -> None:
+        chip = self.chips[self.chip]
+        time = self._extend(value, bits)
+        if chip.held is not None:
+            held_word, held_time = chip.held
+            chip.held = None
+            if time >= held_time - self.lateness:
+                self._accept(held_word, held_time, self.chip)
+            else:
+                self.counts[Count.JUMPED_HITS if self._is_hit(held_word) else Count.JUMPED_EDGES] += 1
+                if self._undecided and all(chip.held is None for chip in self.chips):
+                    self.known = 0
+                    time = value
+        too_old = chip.newest is not None and time < chip.newest - self.lateness
+        if self.n_chips > 1 and self.newest is not None:
+            too_old = too_old or time < self.newest - self.skew
+        if too_old:
+            self.counts[Count.LATE_HITS if self._is_hit(word) else Count.LATE_EDGES] += 1
+        elif self.newest is None or time > self.newest + self.jump:
+            if self.known == 0:
+                self.reference, self.known, self.offset = time, bits, 0
+            chip.held = (word, time)
+        else:
+            self._accept(word, time, self.chip)
+
+    def _accept(self, word: int, time: int, number: int) -> None:
+        chip = self.chips[number]
+        chip.newest = time if chip.newest is None else max(chip.newest, time)
+        self.newest = time if self.newest is None else max(self.newest, time)
+        self.reference = max(self.reference, time)
+        if not self._is_hit(word):
+            self._learn(w.TDC_TIME.get(word) >> 3, 32, time)
+        self._emit(word, time, number)
+
+    def _emit(self, word: int, time: int, number: int) -> None:
+        if self._is_hit(word):
+            dcol, super_pixel, pixel = w.DCOL.get(word), w.SUPER_PIXEL.get(word), w.PIXEL.get(word)
+            phase = self.phase[number][dcol] if self.phase else 0
+            tick = time * 96 - w.FTOA.get(word) * 6 + phase * 6
+            x, y = 2 * dcol + pixel // 4, 4 * super_pixel + pixel % 4
+            self.hits.append((tick, number, y, x, w.TOT.get(word)))
+            self.counts[Count.HITS] += 1
+        else:
+            top = w.TOP_BYTE.get(word)
+            tick = w.TDC_TIME.get(word) % 8 * 12 + w.TDC_STAMP.get(word) - 1 + time * 96
+            tdc = 1 if top in (w.TdcByte.TDC1_RISING, w.TdcByte.TDC1_FALLING) else 2
+            falling = top in (w.TdcByte.TDC1_FALLING, w.TdcByte.TDC2_FALLING)
+            self.edges.append((tick, tdc, int(falling), w.TDC_COUNTER.get(word), number))
+            self.counts[Count.EDGES] += 1
+
+
+# --- shots ------------------------------------------------------------------------------------------------------------
+
+Hit = tuple[int, int, int, int, int]
+"""(tick, chip, y, x, ToT)."""
+
+
+@dataclass
+class Shots:
+    """Hits in time order with their shots; filtered ones are gone."""
+
+    hits: list[Hit]
+    shot: list[int]
+    opened: list[int]
+    valid: list[int]
+    edges: list[tuple[int, int, int, int]]
+    filtered: int
+
+
+def assign_shots(
+    hits: list[Hit],
+    edges: list[tuple[int, int, int, int, int]],
+    processing: Processing,
+    n_chips: int,
+    end_tick: int | None = None,
+) -> Shots:
+    """Sort, remove repeats, give each hit the last trigger before it, filter."""
+    unique = sorted(edge[:4] for edge in edges)
+    if n_chips > 1:
+        unique = sorted(set(unique))
+    falling = int(processing.trigger_edge is Edge.FALLING)
+    opened = [tick for tick, tdc, fall, _ in unique if (tdc, fall) == (processing.trigger_input, falling)]
+    kept: list[Hit] = []
+    shot: list[int] = []
+    low = -inf if processing.tof_min_ns is None else ceil(processing.tof_min_ns * 96 / 25)
+    high = inf if processing.tof_max_ns is None else floor(processing.tof_max_ns * 96 / 25)
+    for hit in sorted(hits):
+        number = sum(tick <= hit[0] for tick in opened) - 1
+        if number < 0 or low <= hit[0] - opened[number] <= high:
+            kept.append(hit)
+            shot.append(number)
+    valid = [1] * len(opened)
+    if opened:
+        valid[-1] = int(end_tick is not None and opened[-1] + high <= end_tick)
+    return Shots(kept, shot, opened, valid, unique, len(hits) - len(kept))
+
+
+# --- clusters ---------------------------------------------------------------------------------------------------------
+
+
+def distance2(a: Hit, b: Hit, processing: Processing) -> float:
+    """dx² + dy² + (dt / window * radius)², the time in the units of the radius."""
+    scale = processing.radius_px / (processing.window_ns * 96 / 25)
+    z = abs(a[0] - b[0]) * scale
+    return float((a[3] - b[3]) ** 2 + (a[2] - b[2]) ** 2) + z * z
+
+
+def are_neighbours(a: Hit, b: Hit, processing: Processing) -> bool:
+    """The definition of the two metrics; chips and shots are for the caller."""
+    if processing.metric is Metric.ELLIPSOID:
+        return distance2(a, b, processing) <= processing.radius_px**2
+    in_reach = abs(a[0] - b[0]) <= floor(processing.window_ns * 96 / 25)
+    return in_reach and (a[3] - b[3]) ** 2 + (a[2] - b[2]) ** 2 <= processing.radius_px**2
+
+
+def clusters(hits: list[Hit], shot: list[int], processing: Processing, cuts: tuple[int, ...] = ()) -> list[int]:
+    """A label for each hit of the time-ordered list, -1 for noise; labels count clusters by their first hits.
+
+    cuts: indices at which the list was cut by force.
+    """
+    n = len(hits)
+    part = [sum(i >= cut for cut in cuts) for i in range(n)]
+    neighbours = [
+        [
+            j
+            for j in range(n)
+            if (hits[i][1], shot[i], part[i]) == (hits[j][1], shot[j], part[j])
+            and are_neighbours(hits[i], hits[j], processing)
+        ]
+        for i in range(n)
+    ]
+    core = [len(around) >= processing.min_samples for around in neighbours]
+    component: list[int | None] = [None] * n
+    for i in range(n):
+        if core[i] and component[i] is None:
+            stack = [i]
+            while stack:
+                j = stack.pop()
+                if component[j] is None:
+                    component[j] = i
+                    stack += [k for k in neighbours[j] if core[k]]
+    for i in range(n):
+        cores = [j for j in neighbours[i] if core[j]]
+        if not core[i] and cores:
+            component[i] = component[min(cores, key=lambda j: (distance2(hits[i], hits[j], processing), j))]
+    names: dict[int, int] = {}
+    return [-1 if name is None else names.setdefault(name, len(names)) for name in component]
+
+
+@dataclass
+class Row:
+    """A centroid."""
+
+    shot: int
+    x: float
+    y: float
+    toa: float
+    tof: float
+    tot: int
+    tot_max: int
+    size: int
+    chip: int
+    saturated: bool
+    edge: bool
+    members: list[int]
+
+
+def centroids(
+    hits: list[Hit],
+    shot: list[int],
+    opened: list[int],
+    labels: list[int],
+    table: list[list[int]],
+    min_size: int = 1,
+) -> list[Row]:
+    """One row for each label, in the order of (toa, first hit)."""
+    rows = []
+    for label in range(max(labels, default=-1) + 1):
+        members = [i for i, other in enumerate(labels) if other == label]
+        if len(members) < min_size:
+            continue
+        best = max(members, key=lambda i: (hits[i][4], -i))
+        a, b, c, d, e, f = table[hits[best][1]]
+        total = sum(hits[i][4] for i in members)
+        weights = [hits[i][4] if total else 1 for i in members]
+        x = sum(weight * hits[i][3] for weight, i in zip(weights, members, strict=True)) / sum(weights)
+        y = sum(weight * hits[i][2] for weight, i in zip(weights, members, strict=True)) / sum(weights)
+        tick, number = hits[best][0], shot[best]
+        rows.append(
+            Row(
+                number,
+                a * x + b * y + c,
+                d * x + e * y + f,
+                tick * 25 / 96,
+                (tick - opened[number]) * 25 / 96 if number >= 0 else nan,
+                total,
+                hits[best][4],
+                len(members),
+                hits[best][1],
+                hits[best][4] >= w.TOT_SATURATED,
+                any(hits[i][2] in (0, 255) or hits[i][3] in (0, 255) for i in members),
+                members,
+            )
+        )
+    return sorted(rows, key=lambda row: (row.toa, row.members[0]))
+
+
+def forced_cuts(hits: list[Hit], opened: list[int], window: int, chain_max: int) -> tuple[int, ...]:
+    """Indices of the time-ordered list at which it must be cut: every chain_max hits without a natural cut."""
+    cuts = []
+    since = 0
+    for i, (before, hit) in enumerate(pairwise(hits), start=1):
+        if hit[0] - before[0] > window or any(before[0] < tick <= hit[0] for tick in opened):
+            since = i
+        elif i - since == chain_max:
+            cuts.append(i)
+            since = i
+    return tuple(cuts)

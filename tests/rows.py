@@ -1,0 +1,98 @@
+"""From words to rows through decoder, builder and centroiding, in one process: what the pipeline does, without it."""
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ophyd_timepix.config import Geometry, Processing
+from ophyd_timepix.decode import Decoder, Framing
+from ophyd_timepix.events import BlockArrays, BlockBuilder, CentroidFinder
+
+Table = dict[str, npt.NDArray[Any]]
+
+
+class Rows:
+    """Tables that grow block by block."""
+
+    def __init__(self, processing: Processing, n_chips: int) -> None:
+        self._finder = CentroidFinder(processing, Geometry.for_chips(n_chips).table())
+        self._with_hits = processing.hits
+        self._tables: dict[str, list[Table]] = {name: [] for name in ("centroids", "hits", "shots", "triggers")}
+        self.totals: dict[str, int] = {}
+        self.n_blocks = 0
+        self.headers: list[dict[str, int]] = []
+
+    def add(self, block: BlockArrays) -> None:
+        """Centroid a block and keep its rows."""
+        assert block.header.sequence == self.n_blocks
+        self._finder.process(block)
+        first_row = sum(len(part["toa"]) for part in self._tables["centroids"])
+        parts = {
+            "centroids": block.centroid_columns(),
+            "shots": block.shot_columns(),
+            "triggers": block.trigger_columns(),
+        }
+        if self._with_hits:
+            parts["hits"] = block.hit_columns(first_row)
+        for name, part in parts.items():
+            self._tables[name].append({column: values.copy() for column, values in part.items()})
+        self.headers.append(block.header.as_dict())
+        for name, value in self.headers[-1].items():
+            self.totals[name] = self.totals.get(name, 0) + value
+        self.n_blocks += 1
+
+    def table(self, name: str) -> Table:
+        """All rows of a table."""
+        parts = self._tables[name]
+        return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]} if parts else {}
+
+
+def batches(decoder: Decoder, words: npt.NDArray[np.uint64], places: Iterable[int]) -> Iterator[Any]:
+    """Decode words[places[0]:places[1]], ... and flush."""
+    for start, stop in pairwise(places):
+        yield decoder.decode(words[start:stop])
+    yield decoder.flush()
+
+
+def process(
+    words: npt.NDArray[np.uint64],
+    processing: Processing,
+    *,
+    n_chips: int = 1,
+    framing: Framing = Framing.TPX3,
+    places: Iterable[int] | None = None,
+    partial: bool = False,
+    end_tick: int | None = None,
+    lateness_ticks: int = 1_920_000,
+    block: BlockArrays | None = None,
+    **builder_options: Any,
+) -> Rows:
+    """One acquisition. partial: take whatever is final after each batch."""
+    decoder = Decoder(framing, n_chips, lateness_ticks=lateness_ticks)
+    builder = BlockBuilder(processing, n_chips, **builder_options)
+    block = block or BlockArrays()
+    rows = Rows(processing, n_chips)
+    for batch in batches(decoder, words, (0, len(words)) if places is None else places):
+        builder.add(batch)
+        while builder.take(block):
+            rows.add(block)
+        if partial and builder.take_partial(block):
+            rows.add(block)
+    more = True
+    while more:
+        more = builder.flush(block, end_tick)
+        rows.add(block)
+    return rows
+
+
+def assert_same_rows(a: Rows, b: Rows) -> None:
+    """Bit for bit, in the same order."""
+    for name in ("centroids", "hits", "shots", "triggers"):
+        left, right = a.table(name), b.table(name)
+        assert left.keys() == right.keys()
+        for column in left:
+            assert left[column].dtype == right[column].dtype
+            assert left[column].tobytes() == right[column].tobytes(), f"{name}/{column} differs"
