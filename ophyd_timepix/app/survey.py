@@ -49,7 +49,7 @@ def survey(recording: Recording) -> dict[str, Any]:
     counts = decoder.counts
     facts: dict[str, Any] = {
         "words": int(counts[Count.WORDS] - counts[Count.CHUNK_HEADERS]),
-        "hits": total(counts, PIXEL_CLASSES),
+        "hits": total(counts.tolist(), PIXEL_CLASSES),
         "edges": edges,
         "timer_words": int(counts[Count.TIMER_WORDS]),
         "control_words": int(counts[Count.CONTROL_WORDS]),

@@ -20,6 +20,8 @@ import numpy.typing as npt
 from ..events.columns import CENTROIDS, HITS, SHOTS, TRIGGERS, Column
 
 CHUNK_ROWS: Final = 1 << 16
+SMALL_CHUNK_ROWS: Final = 1 << 10
+"""For tables with a row per acquisition."""
 LEDGER_ROOM: Final = 1 << 16
 ACQUISITIONS: Final = (
     Column("acquisition", "<i8", "", "number of the acquisition within the run"),
@@ -45,9 +47,9 @@ Array = npt.NDArray[Any]
 class Table:
     """A growing group of columns of equal length. Rows are appended to all columns at once."""
 
-    def __init__(self, group: h5py.Group, columns: Iterable[Column]) -> None:
+    def __init__(self, group: h5py.Group, columns: Iterable[Column], chunk_rows: int) -> None:
         self.rows = 0
-        self._columns = {c.name: _growing(group, c.name, c.dtype, c.unit, c.meaning) for c in columns}
+        self._columns = {c.name: _growing(group, c, chunk_rows) for c in columns}
 
     def append(self, rows: Mapping[str, Array]) -> None:
         """Append one array per column."""
@@ -66,11 +68,11 @@ class Table:
             dataset.flush()
 
 
-def _growing(group: h5py.Group, name: str, dtype: str, unit: str, meaning: str) -> h5py.Dataset:
-    dataset = group.create_dataset(name, (0,), maxshape=(None,), chunks=(CHUNK_ROWS,), dtype=dtype)
-    if unit:
-        dataset.attrs["units"] = unit
-    dataset.attrs["long_name"] = meaning
+def _growing(group: h5py.Group, column: Column, chunk_rows: int) -> h5py.Dataset:
+    dataset = group.create_dataset(column.name, (0,), maxshape=(None,), chunks=(chunk_rows,), dtype=column.dtype)
+    if column.unit:
+        dataset.attrs["units"] = column.unit
+    dataset.attrs["long_name"] = column.meaning
     return dataset
 
 
@@ -84,6 +86,8 @@ class EventFile:
         self, path: Path, *, image_shape: tuple[int, int], tof_edges_ns: Array, attributes: Mapping[str, str]
     ) -> None:
         self.path = path
+        if path.exists():
+            raise FileExistsError(f"{path} exists and is never overwritten; choose another name")
         self._file = h5py.File(path, "x", libver="latest")
         try:
             self._lay_out(image_shape, tof_edges_ns, attributes)
@@ -99,7 +103,10 @@ class EventFile:
         entry.attrs["layout_version"] = LAYOUT_VERSION
         for name, text in attributes.items():
             entry.create_dataset(name, data=text)
-        self.tables = {name: Table(_collection(entry, name), columns) for name, columns in TABLES.items()}
+        self.tables = {
+            name: Table(_collection(entry, name), columns, SMALL_CHUNK_ROWS if columns is ACQUISITIONS else CHUNK_ROWS)
+            for name, columns in TABLES.items()
+        }
         preview = _collection(entry, "preview")
         self.image = np.zeros(image_shape, np.uint64)
         self.tof = np.zeros(len(tof_edges_ns) - 1, np.uint64)

@@ -107,7 +107,7 @@ class DecodeStage(Stage):
         """A recording: a time line of its own."""
         acquisition, recording = argument
         framing = Framing.TPX3 if recording.chunked else Framing.RAW
-        first_shot = 0 if self._stream is None else self._stream.builder.next_shot
+        first_shot = 0 if self._stream is None else self._stream.builder.shots
         self._stream = _Stream(self._opened(), framing, first_shot)
         self._stream.begin(acquisition)
         self._source = RecordingReader(recording)

@@ -44,7 +44,7 @@ def test_a_broken_last_word_is_counted_and_left_out(tmp_path):
 def test_a_foreign_file_is_refused_with_what_would_be_known(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(RecordingError, match="unknown file type|too few"):
+    with pytest.raises(RecordingError, match=r"unknown file type|too few"):
         open_recording(path)
 
 

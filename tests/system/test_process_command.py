@@ -63,10 +63,10 @@ def test_the_background_of_a_quad(real_data, tmp_path):
     assert set(np.unique(read_table(out, "hits", ["chip"])["chip"])) == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("name", [f"raw_test_data_0{k}.tpx3" for k in range(6)])
-def test_recordings_of_mostly_heartbeats(real_data, tmp_path, name):
-    result = process(real_data / "tpx3awkward" / name, "-o", tmp_path / "out.h5")
-    assert result["ledger"]["unaccounted"] == 0
+def test_recordings_of_mostly_heartbeats(real_data, tmp_path):
+    recordings = sorted((real_data / "tpx3awkward").glob("*.tpx3"))
+    assert len(recordings) == 6
+    assert process(*recordings, "-o", tmp_path / "out.h5")["ledger"]["unaccounted"] == 0
 
 
 def test_two_workers_give_the_rows_of_one(real_data, tmp_path):
@@ -87,6 +87,23 @@ def test_the_master_opens_with_everything_in_it(tmp_path):
         assert file["entry/centroids/toa"][:].tolist() == [25_000.0]
         assert file["entry/instrument/timepix/data"][20, 10] == 1
         assert file["entry/ledger"].attrs["unaccounted"] == 0
+
+
+def tdc_word(counts: int, counter: int) -> int:
+    byte = w.TOP_BYTE.put(w.TdcByte.TDC1_RISING)
+    return byte | w.TDC_COUNTER.put(counter) | w.TDC_TIME.put(8 * counts) | w.TDC_STAMP.put(1)
+
+
+def test_several_recordings_follow_each_other_in_one_file(tmp_path):
+    for name in ("a", "b"):
+        words = [tdc_word(500, 1), hit_word(10, 20, 30, 1000), tdc_word(2000, 2), hit_word(1, 2, 30, 3000)]
+        write_tpx3(tmp_path / f"{name}.tpx3", words)
+    result = process(tmp_path / "a.tpx3", tmp_path / "b.tpx3", "-o", tmp_path / "out.h5")
+    assert (result["hits"], result["shots"], result["ledger"]["unaccounted"]) == (4, 4, 0)
+    rows = read_table(tmp_path / "out.h5", "centroids", ["shot", "tof"])
+    assert rows["shot"].tolist() == [0, 1, 2, 3]
+    assert rows["tof"].tolist() == [12_500.0, 25_000.0, 12_500.0, 25_000.0]
+    assert read_table(tmp_path / "out.h5", "acquisitions", ["row_stop"])["row_stop"].tolist() == [2, 4]
 
 
 def test_a_truncated_recording_keeps_what_is_good_and_says_so(tmp_path):
