@@ -125,8 +125,7 @@ def charge_clouds(
     bins: IntArray,
     particle: npt.NDArray[np.int32],
 ) -> int:
-    """Deposits of ions: a Gaussian cloud shared by the pixels under it. Room for 25 per particle and one more is
-    needed."""
+    """Deposits of ions: a Gaussian cloud shared by the pixels under it. Room for 25 per particle."""
     n = 0
     for i in range(n_particles):
         first = n
@@ -139,12 +138,15 @@ def charge_clouds(
         right = min(MATRIX_SIDE, column + REACH_PX + 1)
         for y in range(max(0, row - REACH_PX), min(MATRIX_SIDE, row + REACH_PX + 1)):
             row_charge = charge * along[y - row + REACH_PX]
+            if row_charge < THRESHOLD_TOT:
+                continue
             address = (int(p_chip[i]) << 16) | (y << 8)
-            for x in range(left, right):  # without a branch: a pixel below the threshold is written over by the next
+            for x in range(left, right):
                 counts = row_charge * across[x - column + REACH_PX]
-                pixel[n] = address | x
-                tot[n] = int(counts)
-                n += counts >= THRESHOLD_TOT
+                if counts >= THRESHOLD_TOT:
+                    pixel[n] = address | x
+                    tot[n] = int(counts)
+                    n += 1
         for k in range(first, n):
             bits = int(draw(key, -1 - k) >> np.uint64(1))
             t = min((tot[k] * (240 + (bits & 31))) >> 8, TOT_SATURATED)
@@ -171,8 +173,7 @@ def random_clusters(
     bins: IntArray,
     particle: npt.NDArray[np.int32],
 ) -> int:
-    """Deposits of the uniform scene: 1 + Poisson(7) pixels of 5 x 5. Room for 25 per particle and one more is
-    needed."""
+    """Deposits of the uniform scene: 1 + Poisson(7) pixels of 5 x 5. Room for 25 per particle."""
     n = 0
     for i in range(n_particles):
         bits = int(draw(key, i) >> np.uint64(1))

@@ -143,7 +143,7 @@ class VmiScene:
 
     def deposits(self, epoch: int, index: int, particles: p.Particles, n: int, into: d.Deposits) -> int:
         """Charge clouds of the ions."""
-        into.reserve(n * d.MAX_PIXELS + 1)
+        into.reserve(n * d.MAX_PIXELS)
         key = _key(self.settings, epoch, index, _DEPOSITS)
         return d.charge_clouds(
             key, n, particles.tick, particles.x, particles.y, particles.chip, *self._clouds,
@@ -172,7 +172,7 @@ class UniformScene:
 
     def deposits(self, epoch: int, index: int, particles: p.Particles, n: int, into: d.Deposits) -> int:
         """Random clusters."""
-        into.reserve(n * d.MAX_PIXELS + 1)
+        into.reserve(n * d.MAX_PIXELS)
         key = _key(self.settings, epoch, index, _DEPOSITS)
         return d.random_clusters(
             key, n, particles.tick, particles.x, particles.y, particles.chip, *self._clusters,

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 LAG_ALLOWED_COUNTS: Final = 800_000
 """20 ms: the clock runs at most this far ahead of what has been sent."""
 SLIP_WORTH_A_WARNING_S: Final = 0.25
-ORDER_POLL_S: Final = 0.1
+_ORDER_POLL_S: Final = 0.1
+"""How often a reader of counters looks whether the sending thread still lives."""
 
 
 class _Totals:
@@ -119,13 +120,13 @@ class UdpStreams:
         """Totals since the start or the last reset, with all that was told before: a board answers in order."""
         done = threading.Event()
         self._post(done.set)
-        while self._thread.is_alive() and not self._stopping and not done.wait(ORDER_POLL_S):
+        while self._thread.is_alive() and not self._stopping and not done.wait(_ORDER_POLL_S):
             pass
         return self._totals.since_reset()
 
     def reset_counters(self) -> None:
-        """Begin all totals at 0 again."""
-        self._totals.reset()
+        """Begin all totals at 0 again, after all that was told before."""
+        self._post(self._totals.reset)
 
     # --- life ---------------------------------------------------------------------------------------------------------
     def start(self) -> None:
