@@ -10,18 +10,20 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from ..catalog import CatalogProfile, CatalogWriteError, init_catalog
+from ..catalog import CatalogWriteError, init_catalog, open_catalog
 from .progress import PlanProgress
 from .simulator import Simulator
-from .truth import Agreement, compare, epochs_with_data, flight_times_ns
+from .truth import Agreement, compare, epochs_with_data, flight_times_ns, warm
 
 CATALOG: Final = "timepix"
 POINT_SHOTS: Final = 200
@@ -68,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shots", type=int, default=10_000, help="length of the flight (default %(default)s)")
     parser.add_argument("--shot-rate", type=float, default=1000.0, metavar="HZ", help="laser shots (default 1000)")
-    parser.add_argument("--rate", type=float, default=500_000.0, metavar="HZ", help="hits (default 500000)")
+    parser.add_argument("--rate", type=float, default=250_000.0, metavar="HZ", help="hits (default 250000)")
     parser.add_argument("--seed", type=int, default=1, help="of the simulated ions (default 1)")
 
 
@@ -79,9 +81,7 @@ def run(options: argparse.Namespace) -> int:
     began = time.monotonic()
     console = Console(highlight=False)
     files = Files.below(options.directory)
-    with contextlib.ExitStack() as stack:
-        camera = stack.enter_context(_simulator(options, files, console))
-        session = stack.enter_context(_session(camera, files, console))
+    with _session(options, files, console) as session:
         _configure(session, console)
         runs = _take(session, options.shots, console)
     verdicts = [_verdict(session, files, uid, index) for index, uid in enumerate(runs.values())]
@@ -90,8 +90,7 @@ def run(options: argparse.Namespace) -> int:
     _show_table(session, runs["scan"], console)
     gate = _show_query(session, files, flight, console)
     _draw(session, files, flight, gate)
-    for name, verdict in zip(runs, verdicts, strict=True):
-        _show_verdict(name, verdict, console)
+    _show_verdicts(dict(zip(runs, verdicts, strict=True)), console)
     good = all(verdict.good for verdict in verdicts)
     _summary(files, verdicts, good, time.monotonic() - began, console)
     return 0 if good else 1
@@ -152,42 +151,47 @@ class Verdict:
 
 
 @contextlib.contextmanager
-def _simulator(options: argparse.Namespace, files: Files, console: Console) -> Any:
-    """The simulated board; while it starts, so do the catalog and the imports."""
+def _session(options: argparse.Namespace, files: Files, console: Console) -> Iterator[Session]:
+    """Simulator, pipeline, catalog and what needs long to import start side by side; all end with this context."""
+    from ..pipeline.client import Pipeline
+
     console.print("[bold]A simulated Timepix3 camera under Bluesky[/bold]")
     console.print(f"starting spidr-sim, the catalog and the pipeline ... (files in {files.directory})")
-    arguments = [
-        "--scene", "vmi", "--rate", str(options.rate), "--shot-rate", str(options.shot_rate),
-        "--seed", str(options.seed), "--truth", str(files.truth),
-    ]  # fmt: skip
-    with ThreadPoolExecutor(1) as pool:
-        catalog = pool.submit(_catalog, files)
-        with Simulator.start(arguments, log=files.log) as simulator:
-            catalog.result()
-            yield simulator
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(3))
+        pipeline = Pipeline()
+        stack.callback(pipeline.close)
+        starting = [pool.submit(pipeline.start), pool.submit(_open_catalog, files), pool.submit(warm)]
+        simulator = stack.enter_context(Simulator.start(_scene(options, files), log=files.log))
+        for started in starting:
+            started.result()
+        yield stack.enter_context(_wired(simulator, pipeline, files, console))
 
 
-def _catalog(files: Files) -> CatalogProfile:
-    return init_catalog(CATALOG, files.catalog, readable=[files.data])
+def _scene(options: argparse.Namespace, files: Files) -> list[str]:
+    rates = ["--rate", str(options.rate), "--shot-rate", str(options.shot_rate)]
+    return ["--scene", "vmi", *rates, "--seed", str(options.seed), "--truth", str(files.truth)]
+
+
+def _open_catalog(files: Files) -> None:
+    init_catalog(CATALOG, files.catalog, readable=[files.data])
+    open_catalog(CATALOG)
 
 
 @contextlib.contextmanager
-def _session(simulator: Simulator, files: Files, console: Console) -> Any:
+def _wired(simulator: Simulator, pipeline: Any, files: Files, console: Console) -> Iterator[Session]:
+    """What a scientist writes into a profile."""
     from bluesky import RunEngine
 
     from .. import SpidrBoard, TimepixDetector, install
 
     board = SpidrBoard(simulator.address, name="spidr")
-    tpx = TimepixDetector(board, name="tpx", data_dir=files.data)
+    tpx = TimepixDetector(board, name="tpx", data_dir=files.data, pipeline=lambda: pipeline)
     try:
-        with ThreadPoolExecutor(1) as pool:
-            warm = pool.submit(tpx.connect)  # starts the pipeline; the catalog opens meanwhile
-            engine = RunEngine({})
-            installation = install(engine, [tpx], catalog=CATALOG)
-            warm.result()
+        engine = RunEngine({})
         engine.waiting_hook = PlanProgress(console)
+        installation = install(engine, [tpx], catalog=CATALOG)
         yield Session(engine, board, tpx, installation)
-        installation.writer.wait(CATALOG_TIMEOUT_S)
         installation.uninstall()
     finally:
         tpx.close()
@@ -224,8 +228,8 @@ def _take(session: Session, shots: int, console: Console) -> dict[str, str]:
     }
     uids = {}
     for name, (label, plan) in plans.items():
-        console.print(f"[bold]{label}[/bold]")
-        uids[name] = session.engine(plan, sample="methyl iodide", demo=name)[0]
+        console.print(f"[bold]{escape(label)}[/bold]")
+        uids[name] = _run_plan(session.engine, plan, sample="methyl iodide", demo=name)
     lag = session.installation.writer.lag
     console.print(f"the catalog is {lag.documents} documents ({lag.seconds:.1f} s) behind; waiting for it")
     try:
@@ -233,6 +237,18 @@ def _take(session: Session, shots: int, console: Console) -> dict[str, str]:
     except CatalogWriteError as failed:
         console.print(f"[red]{failed}[/red]")
     return uids
+
+
+def _run_plan(engine: Any, plan: Any, **metadata: str) -> str:
+    """The uid of the run. Ctrl-C, which pauses a RunEngine, ends the demo here: nobody is at a prompt to resume."""
+    from bluesky.utils import RunEngineInterrupted
+
+    try:
+        uid: str = engine(plan, **metadata)[0]
+    except RunEngineInterrupted:
+        engine.abort("interrupted")
+        raise KeyboardInterrupt from None
+    return uid
 
 
 def _ledger(session: Session, uid: str) -> dict[str, Any]:
@@ -272,7 +288,7 @@ def _show_ledger(session: Session, uid: str, console: Console) -> None:
 
 
 def _show_table(session: Session, uid: str, console: Console) -> None:
-    console.print("[bold]db[scan].table()[/bold]")
+    console.print(f"[bold]{escape('db[scan].table()')}[/bold]")
     points = session.db[uid].table()
     columns = ["delay", *(name for name in POINT_COLUMNS if name in points)]
     console.print(points[columns].rename(columns=lambda name: name.removeprefix("tpx_")).to_string())
@@ -287,7 +303,7 @@ def _show_query(session: Session, files: Files, uid: str, console: Console) -> t
     began = time.monotonic()
     table = centroids(session.db[uid], ["shot", "x", "y", "tof", "tot"], tof=(low, high))
     seconds = time.monotonic() - began
-    console.print(f"[bold]centroids(db[flight], tof=({low}, {high}))[/bold]  (I+)")
+    console.print(f"[bold]{escape(f'centroids(db[flight], tof=({low}, {high}))')}[/bold]  (I+)")
     console.print(table.head(4).to_string())
     console.print(f"... {len(table):,} centroids in {seconds:.2f} s")
     return low, high
@@ -310,22 +326,34 @@ def _draw(session: Session, files: Files, uid: str, gate: tuple[float, float]) -
     tof_picture(table["tof"], range_ns=(0.0, latest), bin_ns=5, peaks=peaks).savefig(files.directory / "tof.png")
 
 
-def _show_verdict(name: str, verdict: Verdict, console: Console) -> None:
-    a = verdict.agreement
-    mark = "[green]agrees[/green]" if verdict.good else "[red]DISAGREES[/red]"
-    console.print(
-        f"{name:>7} {mark}: {a.shots:,} of {a.true_shots:,} shots, {a.hits:,} of {a.true_hits:,} hits, "
-        f"{a.exact:,} of {a.true_clusters:,} centroids exact ({a.exact_share:.2%}), "
-        f"{verdict.ledger['unaccounted']} unaccounted"
-    )
+def _show_verdicts(verdicts: Mapping[str, Verdict], console: Console) -> None:
+    table = Table(title="What came back, of what the simulator sent", title_justify="left")
+    for heading in ("run", "shots", "hits", "centroids", "exact", "unaccounted", ""):
+        table.add_column(heading, justify="left" if heading in ("run", "") else "right")
+    for name, verdict in verdicts.items():
+        a = verdict.agreement
+        table.add_row(
+            name,
+            _out_of(a.shots, a.true_shots),
+            _out_of(a.hits, a.true_hits),
+            _out_of(a.exact, a.true_clusters),
+            f"{a.exact_share:.2%}",
+            str(verdict.ledger["unaccounted"]),
+            "[green]agrees[/green]" if verdict.good else "[red]disagrees[/red]",
+        )
+    console.print(table)
+
+
+def _out_of(ours: int, theirs: int) -> str:
+    return f"{ours:,}" if ours == theirs else f"{ours:,} of {theirs:,}"
 
 
 def _summary(files: Files, verdicts: list[Verdict], good: bool, seconds: float, console: Console) -> None:
     flight = verdicts[-1].agreement
     console.print(
-        f"        of the {flight.particles:,} ions of the flight that left a hit, "
+        f"Of the {flight.particles:,} ions of the flight that left a hit, "
         f"{flight.alone / max(flight.particles, 1):.1%} have a centroid to themselves, "
-        f"{flight.error_px:.2f} px (root mean square) from where they landed"
+        f"{flight.error_px:.2f} px (root mean square) from where they landed."
     )
     console.print(f"pictures: {files.directory / 'vmi.png'}, {files.directory / 'tof.png'}")
     if good:

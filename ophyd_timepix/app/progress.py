@@ -3,6 +3,7 @@
 `RE.waiting_hook = PlanProgress(console)`. bluesky calls it with the Status objects of each wait, and with None after.
 """
 
+import threading
 from typing import Any
 
 from rich.console import Console
@@ -10,12 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class PlanProgress:
-    """One line per Status that has `watch`. A plan may wait for the same Status many times: it keeps its line."""
+    """One line per Status that says how far it is to go; it vanishes with the wait.
+
+    A plan may wait for the same Status many times: it keeps its line.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._lock = threading.Lock()
         self._bar: Progress | None = None
-        self._tasks: dict[int, tuple[Any, TaskID]] = {}
+        self._tasks: dict[int, tuple[Any, TaskID | None]] = {}
 
     def __call__(self, statuses: Any = None) -> None:
         for status in statuses or ():
@@ -25,19 +30,26 @@ class PlanProgress:
             self._finish()
 
     def _follow(self, status: Any) -> None:
-        bar = self._started()
-        task = bar.add_task("", total=None, unit="")
-        self._tasks[id(status)] = (status, task)
+        """A line from the first word on that says how much is to be done: the way of a motor is no amount."""
+        self._tasks[id(status)] = (status, None)
 
         def update(
             *,
             name: str | None = None,
             current: float | None = None,
+            initial: float | None = None,
             target: float | None = None,
             unit: str | None = None,
             **_: Any,
         ) -> None:
-            bar.update(task, description=name or "", completed=current or 0, total=target, unit=unit or "")
+            with self._lock:
+                if id(status) not in self._tasks or initial != 0 or not target or target < 0:
+                    return
+                bar, (_, task) = self._started(), self._tasks[id(status)]
+                if task is None:
+                    task = bar.add_task(name or "", total=target, unit=unit or "")
+                    self._tasks[id(status)] = (status, task)
+                bar.update(task, completed=current or 0)
 
         status.watch(update)
 
@@ -46,15 +58,14 @@ class PlanProgress:
             self._bar = Progress(
                 TextColumn("  {task.description}"), BarColumn(40), MofNCompleteColumn(),
                 TextColumn("{task.fields[unit]}"), TimeRemainingColumn(), console=self._console,
+                transient=True,
             )  # fmt: skip
             self._bar.start()
         return self._bar
 
     def _finish(self) -> None:
-        if self._bar is not None:
-            for _, task in self._tasks.values():
-                total = self._bar.tasks[task].total
-                self._bar.update(task, completed=total)
-            self._bar.stop()
-        self._bar = None
-        self._tasks.clear()
+        with self._lock:
+            bar, self._bar = self._bar, None
+            self._tasks.clear()
+        if bar is not None:
+            bar.stop()

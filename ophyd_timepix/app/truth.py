@@ -1,7 +1,7 @@
 """Compares the centroids that a catalog gives back with what the simulator says it sent.
 
-The truth file holds hits and the particles behind them. Its hits are clustered here a second time, by a few lines of
-numpy that share nothing with the kernels of the pipeline: an oracle. Knows the columns of the truth file and the
+The truth file holds hits and the particles behind them. Its hits are clustered here a second time, in the plainest way
+there is, which shares nothing with the kernels of the pipeline: an oracle. Knows the columns of the truth file and the
 definition of a cluster (docs/explanations/architecture.md), no process and no catalog.
 """
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..clock import TICK_NS, ns_to_ticks
 from ..config import Geometry, Metric, Processing
+from ..jit import kernel
 
 Table = dict[str, npt.NDArray[Any]]
 Ints = npt.NDArray[np.int64]
@@ -77,7 +78,7 @@ def compare(
     triggers = np.sort(edges["tick"][opening])
     order = np.lexsort((sent["tot"], sent["x"], sent["y"], sent["chip"], sent["tick"]))
     sent = {name: column[order] for name, column in sent.items()}
-    cluster = _clusters(sent, np.searchsorted(triggers, sent["tick"], side="right"), processing)
+    cluster = _clusters(sent, np.searchsorted(triggers, sent["tick"], side="right").astype(np.int64), processing)
     expected = _expected(sent, cluster, Geometry.for_chips(n_chips).table())
     alone, error = _particles_alone(sent, cluster, expected, particles, Geometry.for_chips(n_chips).table())
     return Agreement(
@@ -118,39 +119,36 @@ def _rows_of(group: Any, epoch: int) -> Table:
 
 def _clusters(hits: Table, shot: Ints, processing: Processing) -> Ints:
     """Number of the cluster of each hit (hits in time order): connected components."""
-    window = ns_to_ticks(processing.window_ns)
-    reach = processing.radius_px**2
-    tick = hits["tick"]
-    x, y = hits["x"].astype(np.int64), hits["y"].astype(np.int64)
-    first, second = [], []
-    i = np.arange(tick.size)
-    step = 0
-    while True:
-        step += 1
-        i = i[i < tick.size - step]
-        i = i[tick[i + step] - tick[i] <= window]
-        if not i.size:
-            break
-        j = i + step
-        near = (x[i] - x[j]) ** 2 + (y[i] - y[j]) ** 2 <= reach
-        near &= (hits["chip"][i] == hits["chip"][j]) & (shot[i] == shot[j])
-        first.append(i[near])
-        second.append(j[near])
-    empty = np.empty(0, np.int64)
-    return _components(tick.size, np.concatenate([empty, *first]), np.concatenate([empty, *second]))
+    tick, x, y, chip = (np.ascontiguousarray(hits[name], dtype=np.int64) for name in ("tick", "x", "y", "chip"))
+    root = connected(tick, x, y, chip, shot, processing.radius_px**2, ns_to_ticks(processing.window_ns))
+    return np.unique(root, return_inverse=True)[1].astype(np.int64)
 
 
-def _components(n: int, first: Ints, second: Ints) -> Ints:
-    """Connected components of a graph by the smallest member, which spreads along edges until nothing changes."""
-    label = np.arange(n)
-    while True:
-        smallest = np.minimum(label[first], label[second])
-        before = label.copy()
-        np.minimum.at(label, first, smallest)
-        np.minimum.at(label, second, smallest)
-        label = label[label]
-        if np.array_equal(label, before):
-            return np.unique(label, return_inverse=True)[1].astype(np.int64)
+@kernel
+def connected(tick: Ints, x: Ints, y: Ints, chip: Ints, shot: Ints, reach: float, window: int) -> Ints:
+    """A representative of the cluster of each hit: every pair within the window is looked at, neighbours are joined."""
+    parent = np.arange(tick.size)
+    for i in range(tick.size):
+        j = i - 1
+        while j >= 0 and tick[i] - tick[j] <= window:
+            near = (x[i] - x[j]) ** 2 + (y[i] - y[j]) ** 2 <= reach
+            if near and chip[i] == chip[j] and shot[i] == shot[j]:
+                a, b = i, j
+                while parent[a] != a:
+                    a = parent[a]
+                while parent[b] != b:
+                    b = parent[b]
+                parent[max(a, b)] = min(a, b)
+            j -= 1
+    for i in range(tick.size):
+        parent[i] = parent[parent[i]]
+    return parent
+
+
+def warm() -> None:
+    """Compile what `compare` needs, beside something that waits."""
+    nothing = np.zeros(1, np.int64)
+    connected(nothing, nothing, nothing, nothing, nothing, 4.0, 1)
 
 
 def _expected(hits: Table, cluster: Ints, placement: Ints) -> Table:
@@ -204,11 +202,13 @@ def _particles_alone(
 ) -> tuple[int, float]:
     """Particles whose hits make one whole cluster, and how far its centroid lies from where they landed."""
     known = hits["particle"] >= 0
-    pairs = np.unique(np.stack([cluster[known], hits["particle"][known]]), axis=1)
-    per_cluster = np.bincount(pairs[0], minlength=expected["tick"].size)
-    per_particle = np.bincount(pairs[1]) if pairs.size else np.empty(0, np.int64)
-    single = (per_cluster[pairs[0]] == 1) & (per_particle[pairs[1]] == 1)
-    mine, whose = pairs[:, single]
+    n_particles = particles["n_hits"].size
+    pairs = np.unique(cluster[known] * n_particles + hits["particle"][known])
+    clusters, owners = np.divmod(pairs, max(n_particles, 1))
+    per_cluster = np.bincount(clusters, minlength=expected["tick"].size)
+    per_particle = np.bincount(owners, minlength=n_particles)
+    single = (per_cluster[clusters] == 1) & (per_particle[owners] == 1)
+    mine, whose = clusters[single], owners[single]
     if not mine.size:
         return 0, float("nan")
     true_x, true_y = _in_picture(particles["x"][whose], particles["y"][whose], expected["chip"][mine], placement)

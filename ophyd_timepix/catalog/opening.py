@@ -1,5 +1,6 @@
 """Opening a catalog by name, once per process."""
 
+import logging
 import threading
 import warnings
 from typing import Any
@@ -32,6 +33,8 @@ def _open(profile: CatalogProfile) -> Any:
         )
     broker = require("databroker.v1").Broker
     require("ophyd_timepix.catalog.consolidator").register()
+    require("tiled.server.app")
+    logging.getLogger("tiled.server.app").setLevel(logging.WARNING)  # its import makes it tell its version on stderr
     with warnings.catch_warnings():
         # starlette announces the successor of a test client that Tiled uses to run in this process
         warnings.filterwarnings("ignore", message=".*starlette.testclient.*")

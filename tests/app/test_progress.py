@@ -42,8 +42,22 @@ def test_a_flight_keeps_its_line_over_many_waits() -> None:
     progress(None)
     text = screen.getvalue()
     assert "tpx" in text
-    assert "200/200" in text
+    assert "150/200" in text
     assert "shots" in text
+    status.tell(200)  # late news of a wait that is over
+    assert progress._bar is None
+
+
+def test_a_motor_has_no_line() -> None:
+    console, screen = terminal()
+    progress = PlanProgress(console)
+    status = FakeStatus()
+    progress([status])
+    for watcher in status.watchers:
+        watcher(name="delay", current=0.2, initial=-1.0, target=1.0, unit="mm", precision=3, fraction=0.5)
+    status.done = True
+    progress(None)
+    assert screen.getvalue() == ""
 
 
 def test_a_status_that_cannot_be_watched_has_no_line() -> None:

@@ -1,0 +1,69 @@
+"""The demo, as a user starts it, with a short flight."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("databroker")
+pytest.importorskip("matplotlib")
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
+    directory = tmp_path_factory.mktemp("demo")
+    home = tmp_path_factory.mktemp("home")
+    environment = {**os.environ, "HOME": str(home), "COLUMNS": "120", "MPLCONFIGDIR": str(directory / "matplotlib")}
+    for name in ("TILED_PROFILES", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "ophyd_timepix.app.cli", "demo", "--directory", str(directory), "--shots", "300"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert not (home / ".config").exists()
+    return directory, done
+
+
+def test_it_ends_well(demo: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
+    _, done = demo
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "The ledger closes and the catalog agrees with the truth" in done.stdout
+    assert done.stdout.count("agrees") == 3 + 1
+
+
+def test_it_draws_both_pictures(demo: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
+    directory, _ = demo
+    for name in ("vmi.png", "tof.png"):
+        assert (directory / name).read_bytes().startswith(PNG)
+
+
+def test_it_leaves_no_process(demo: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
+    directory, _ = demo
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = process.read_bytes()
+        except OSError:
+            continue  # ended while we looked
+        assert str(directory).encode() not in words
+
+
+def test_its_catalog_is_found_by_databroker(demo: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
+    directory, _ = demo
+    script = (
+        "from databroker import Broker\n"
+        "db = Broker.named('timepix')\n"
+        "print(db[-1].start['plan_name'], len(list(db(sample='methyl iodide'))), len(db[2].table()))\n"
+    )
+    environment = {**os.environ, "TILED_PROFILES": str(directory / "catalog" / "profiles")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment,
+    )
+    assert done.stdout.split() == ["tpx_fly", "3", "5"], done.stderr
