@@ -23,7 +23,7 @@ from spidr_sim.datagrams import DEFAULT_DATAGRAM_BYTES, DatagramSender
 from spidr_sim.encode import end_of_readout_word, timer_words
 from spidr_sim.source import Departures, Source
 from spidr_sim.streams import StreamCounters
-from spidr_sim.truth import Truth
+from spidr_sim.truth import Truth, TruthError
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class UdpStreams:
             self._move_gate(False, self._clock.counts())
         except BaseException as error:
             self.failure = error
-            log.exception("the data side stopped")
+            log.error("the data side stopped", exc_info=not isinstance(error, TruthError))
             self._on_failure()
 
     def _work(self) -> None:

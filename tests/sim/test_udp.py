@@ -1,6 +1,7 @@
 """The sending side over real loopback sockets: what it counts is what arrives, and silence is silence."""
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ from spidr_sim.clock import VirtualClock
 from spidr_sim.datagrams import DatagramSender, words_per_datagram
 from spidr_sim.scenes import SceneSettings
 from spidr_sim.source import scene_source
-from spidr_sim.truth import Truth, TruthError
+from spidr_sim.truth import Truth, TruthError, _TruthFile
 from spidr_sim.udp import UdpStreams
 from tests.sim import slow_decoder as slow
 
@@ -177,6 +178,23 @@ def test_the_truth_on_disk_at_the_end_of_readout_is_what_arrived(tmp_path: Path,
 def test_a_truth_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TruthError, match="cannot write the truth file"):
         Truth(tmp_path / "missing" / "truth.h5", 1, {})
+
+
+def test_a_truth_file_that_fails_later_ends_the_stream_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    failed = threading.Event()
+    with pytest.raises(TruthError, match="No space left"), rig(truth=tmp_path / "t.h5", rate_hz=2e5) as r:  # noqa: PT012
+        r.streams._on_failure = failed.set
+        monkeypatch.setattr(_TruthFile, "append", full)
+        r.streams.readout(True)
+        r.shutter(True)
+        assert failed.wait(20)
+        assert isinstance(r.streams.failure, TruthError)
+        assert r.streams.counters().datagrams > 0
 
 
 # --- when it streams --------------------------------------------------------------------------------------------------
