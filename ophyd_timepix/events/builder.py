@@ -27,6 +27,7 @@ SORT_PIECE: Final = 1 << 15
 
 _SPAN: Final = 1 << REL_TICK_BITS
 _FOREVER: Final = 1 << 62
+_LAST_KEY: Final = (1 << 63) - 1
 _EDGES_MAX: Final = Capacity().edges
 """Edges or closed shots that call for a block, with hits or without."""
 _FALLING_SHIFT: Final = TDC_COUNTER.width
@@ -89,10 +90,7 @@ class BlockBuilder:
         self._tof_filter = _tof_bounds(processing)
         self._tof_max = None if processing.tof_max_ns is None else ns_to_ticks(processing.tof_max_ns)
 
-        self._starts = np.empty(order.DIGITS, np.int64)
         self._pool = np.empty(1 << 16, np.int64)
-        self._final = np.empty(1 << 16, np.int64)
-        self._spare = np.empty(1 << 16, np.int64)
         self._ready = np.empty(1 << 18, np.int64)
         self._far = ColumnQueue((np.int64, np.uint32))
         self._edges_pending = ColumnQueue((np.int64, np.int32))
@@ -363,17 +361,13 @@ class BlockBuilder:
 
     def _ripen_hits(self, limit: int) -> None:
         base = self._base or 0
-        self._final = _with_room(self._final, 0, 0, self._n_pool)
-        limit_key = _FOREVER * 2 - 1 if limit - base >= _SPAN else max(limit - base, 0) << REL_TICK_SHIFT
-        n_final = int(order.split_final(self._pool, self._n_pool, limit_key, self._final))
+        limit_key = _LAST_KEY if limit - base >= _SPAN else max(limit - base, 0) << REL_TICK_SHIFT
+        self._make_room_for_ready(self._n_pool)
+        n_final = int(order.split_final(self._pool, self._n_pool, limit_key, self._ready, self._stop))
         self._n_pool -= n_final
         self._left = self._n_pool
-        if n_final == 0:
-            return
-        self._make_room_for_ready(n_final)
-        self._spare = _with_room(self._spare, 0, 0, n_final)
-        order.sort_append(self._final, n_final, self._ready, self._stop, self._spare, self._starts)
         stop = self._stop + n_final
+        self._ready[self._stop : stop].sort()
         if self._tof_filter is not None:
             triggers = self._triggers.columns()[0]
             kept = int(

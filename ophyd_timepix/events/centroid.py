@@ -13,7 +13,6 @@ from ..config import Processing
 from ..jit import kernel
 from ..protocol.words import MAX_CHIPS, TOT_SATURATED
 from . import cluster as c
-from . import order
 from .block import CHIP_SHIFT, REL_TICK_SHIFT, X_SHIFT, Y_SHIFT, BlockArrays
 from .cluster import BEST, BEST_SHIFT, LAST, RIM_SHIFT, SIZE_MASK, SUM_TOT, SUM_X, SUM_Y, TOT_SHIFT
 from .columns import Flag
@@ -45,14 +44,14 @@ def list_rows(
         row_of_slot[slot] = _NO_ROW
         if parent[slot] != slot:
             continue
-        size = sums[slot, SUM_TOT] & SIZE_MASK
+        size = sums[c.N_SUMS * slot + SUM_TOT] & SIZE_MASK
         if size < min_size:
             n_small += 1
             n_small_hits += size
             continue
-        if sums[slot, SUM_TOT] >> TOT_SHIFT == 0:
+        if sums[c.N_SUMS * slot + SUM_TOT] >> TOT_SHIFT == 0:
             n_weightless += 1
-        best_hit = LAST - (sums[slot, BEST] & LAST)
+        best_hit = LAST - (sums[c.N_SUMS * slot + BEST] & LAST)
         rows[n_rows] = ((keys[best_hit] >> REL_TICK_SHIFT) << REL_TICK_SHIFT) | slot
         n_rows += 1
     return n_rows, n_small, n_small_hits, n_weightless
@@ -86,16 +85,16 @@ def write_rows(
     for row in range(n_rows):
         slot = rows[row] & c.SLOT_MASK
         row_of_slot[slot] = row
-        total = sums[slot, SUM_TOT] >> TOT_SHIFT
-        best = sums[slot, BEST]
+        total = sums[c.N_SUMS * slot + SUM_TOT] >> TOT_SHIFT
+        best = sums[c.N_SUMS * slot + BEST]
         hit = LAST - (best & LAST)
         largest = best >> BEST_SHIFT
         while shot_first_hit[s + 1] <= hit:
             s += 1
         tick = base_tick + (keys[hit] >> REL_TICK_SHIFT)
         chip_number = (keys[hit] >> CHIP_SHIFT) & c.CHIP_MASK
-        column = (sums[slot, SUM_X] & _X_SUM_MASK) / total
-        line = sums[slot, SUM_Y] / total
+        column = (sums[c.N_SUMS * slot + SUM_X] & _X_SUM_MASK) / total
+        line = sums[c.N_SUMS * slot + SUM_Y] / total
         shot[row] = shot_number[s]
         x[row] = table[chip_number, 0] * column + table[chip_number, 1] * line + table[chip_number, 2]
         y[row] = table[chip_number, 3] * column + table[chip_number, 4] * line + table[chip_number, 5]
@@ -103,9 +102,11 @@ def write_rows(
         tof[row] = (tick - shot_tick[s]) * 25 / 96 if shot_number[s] >= 0 else np.nan
         tot[row] = total
         tot_max[row] = largest
-        size[row] = sums[slot, SUM_TOT] & SIZE_MASK
+        size[row] = sums[c.N_SUMS * slot + SUM_TOT] & SIZE_MASK
         chip[row] = chip_number
-        flags[row] = (_SATURATED if largest >= TOT_SATURATED else 0) | (_EDGE if sums[slot, SUM_X] >> RIM_SHIFT else 0)
+        flags[row] = (_SATURATED if largest >= TOT_SATURATED else 0) | (
+            _EDGE if sums[c.N_SUMS * slot + SUM_X] >> RIM_SHIFT else 0
+        )
 
 
 @kernel
@@ -203,17 +204,14 @@ class Scratch:
         if max_hits > c.MAX_HITS:
             raise ValueError(f"a block may have up to {c.MAX_HITS} hits, not {max_hits}")
         self.neighbourhood = neighbourhood
-        self.map = np.zeros(n_chips * neighbourhood.plane, np.int64)
+        self.map = np.zeros(n_chips * c.PLANE, np.int64)
         self.now = 1
         """Running time or mark: larger than what the map holds."""
-        self.sums = np.empty((max_hits, 4), np.int64)
-        self.parent = np.empty(max_hits, np.int32)
+        self.sums = np.empty(c.N_SUMS * (max_hits + 1), np.int64)
+        self.parent = np.empty(max_hits + 1, np.int32)
         self.slots = np.empty(max_hits, np.int32)
         self.row_of_slot = np.empty(max_hits, np.int32)
         self.rows = np.empty(max_hits, np.int64)
-        self.rows_sorted = np.empty(max_hits, np.int64)
-        self.spare = np.empty(max_hits, np.int64)
-        self.starts = np.empty(order.DIGITS, np.int64)
         self.mean = np.empty((max_hits, 2), np.float64)
         # DBSCAN only
         self.previous = np.empty(max_hits, np.int32)
@@ -276,30 +274,24 @@ def _shots(block: BlockArrays) -> tuple[Ints, Ints, Ints]:
 
 def _find_clusters(block: BlockArrays, processing: Processing, scratch: Scratch) -> int:
     """Slots, parents and sums into the scratch. Returns the number of slots."""
-    header = block.header
-    around = scratch.neighbourhood
-    n, n_shots, keys = header.n_hits, header.n_shots, block.keys
     if processing.min_samples == 1:
-        first, last = int(keys[0] >> REL_TICK_SHIFT), int(keys[n - 1] >> REL_TICK_SHIFT)
-        now = scratch.advance(last - first + int(around.reach.max()) + 2)
-        n_slots = c.link_components(
-            keys,
-            n,
-            block.shot_first_hit,
-            n_shots,
-            around.offsets,
-            around.reach,
-            around.pad,
-            around.side,
-            now + int(around.reach.max()) + 1,
-            scratch.map,
-            scratch.slots,
-            scratch.parent,
-            scratch.sums,
-        )
+        n_slots = _link(block, scratch)
         c.gather_components(n_slots, scratch.parent, scratch.sums)
-        return int(n_slots)
+        return n_slots
     return _find_dbscan_clusters(block, processing, scratch)
+
+
+def _link(block: BlockArrays, scratch: Scratch) -> int:
+    """Connected components by the fastest kernel that fits."""
+    header, around = block.header, scratch.neighbourhood
+    first, last = (int(block.keys[i] >> REL_TICK_SHIFT) for i in (0, header.n_hits - 1))
+    longest = int(around.reach.max())
+    now = scratch.advance(last - first + longest + 2) + longest + 1
+    memory = scratch.map, scratch.slots, scratch.parent, scratch.sums
+    shots = block.shot_first_hit, header.n_shots
+    if around.is_plus_cover:
+        return int(c.link_by_pluses(block.keys, *shots, longest, now, *memory))
+    return int(c.link_components(block.keys, *shots, around.offsets, around.reach, now, *memory))
 
 
 def _find_dbscan_clusters(block: BlockArrays, processing: Processing, scratch: Scratch) -> int:
@@ -312,8 +304,6 @@ def _find_dbscan_clusters(block: BlockArrays, processing: Processing, scratch: S
         n_shots,
         around.offsets,
         around.reach,
-        around.pad,
-        around.side,
         scratch.advance(n),
         scratch.map,
         scratch.previous,
@@ -327,8 +317,6 @@ def _find_dbscan_clusters(block: BlockArrays, processing: Processing, scratch: S
         around.reach,
         around.distance2,
         around.time_scale,
-        around.pad,
-        around.side,
         processing.min_samples,
         scratch.advance(n),
         scratch.map,
@@ -364,12 +352,12 @@ def _write_centroids(block: BlockArrays, processing: Processing, table: Ints, sc
         scratch.rows,
         scratch.row_of_slot,
     )
-    order.sort_append(scratch.rows, n_rows, scratch.rows_sorted, 0, scratch.spare, scratch.starts)
+    scratch.rows[:n_rows].sort()
     write_rows(
         block.keys,
         header.base_tick,
         *_shots(block),
-        scratch.rows_sorted,
+        scratch.rows,
         n_rows,
         scratch.sums,
         table,

@@ -1,4 +1,4 @@
-"""Clusters: which hits of a block belong together (see the definition in docs/explanations/clustering.md).
+"""Clusters: which hits of a block belong together (see docs/explanations/clustering.md).
 
 Two hits of one chip and one shot are neighbours when they are `offset k` pixels apart (dx² + dy² <= radius²) and at most
 `reach[k]` ticks: for the cylinder the same for all offsets, for the ellipsoid the largest dt with
@@ -7,12 +7,16 @@ dx² + dy² + (dt / window * radius)² <= radius². Both metrics are thereby int
 The hits come in time order. So a hit looks back only, at the last hit of each pixel around it.
 
 * min_samples 1: connected components. Earlier hits of a pixel need no look: those within reach are linked through the
-  last one. A map holds, for each pixel, time and cluster of its last hit in one integer; where a hit finds one cluster
-  it joins, where it finds several they are united.
-* min_samples > 1: DBSCAN. All neighbours count, so the hits of a pixel are chained. First pass: numbers of neighbours; second pass:
-  core hits unite, a border hit takes its nearest core neighbour (ties: the earlier, then by pixel).
+  last one. A map holds time and cluster of the last hit in one integer; where a hit finds one cluster it joins, where
+  it finds several they are united.
+* the same with the cylinder and radius 2, the default: hits that are at most 2 pixels from each other need no look
+  either, the last one speaks for all. So the map holds the last hit in the plus of five pixels around each pixel, and the
+  pluses around four neighbours cover the 13 pixels of the disc: 4 look-ups and 5 entries instead of 13 and 1.
+* min_samples > 1: DBSCAN. All neighbours count, so the hits of a pixel are chained. First pass: numbers of neighbours;
+  second pass: core hits unite, a border hit takes its nearest core neighbour (ties: the earlier, then by pixel).
 
-Coordinates are padded so that no look-up leaves the map.
+The map has a margin as wide as the largest radius, so that no look-up leaves it. Its side is a constant, and indices are
+unsigned, so that the compiler needs no arithmetic for them: half the speed of the loops lies in that.
 """
 
 import math
@@ -32,6 +36,11 @@ Ints = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
+MARGIN: Final = 8
+SIDE: Final = MATRIX_SIDE + 2 * MARGIN
+PLANE: Final = SIDE * SIDE
+"""Entries of the map for one chip."""
+
 SLOT_BITS: Final = 20
 MAX_HITS: Final = 1 << SLOT_BITS
 SLOT_MASK: Final = MAX_HITS - 1
@@ -41,7 +50,7 @@ COORDINATE_MASK: Final = MATRIX_SIDE - 1
 TOT_MASK: Final = (1 << X_SHIFT) - 1
 CHIP_MASK: Final = (1 << (REL_TICK_SHIFT - CHIP_SHIFT)) - 1
 
-# The four sums of a cluster, in one half of a cache line.
+# The four sums of a cluster, in one half of a cache line: sums[4 * slot + ...]
 SUM_X: Final = 0
 """Σ ToT * x, and from bit 40 on the number of hits at the rim."""
 SUM_Y: Final = 1
@@ -50,30 +59,26 @@ SUM_TOT: Final = 2
 """Σ ToT << 24 | hits."""
 BEST: Final = 3
 """The largest ToT, then the first hit that has it: ToT << 32 | LAST - hit."""
+N_SUMS: Final = 4
 RIM_SHIFT: Final = 40
 TOT_SHIFT: Final = 24
 SIZE_MASK: Final = (1 << TOT_SHIFT) - 1
 BEST_SHIFT: Final = 32
 LAST: Final = (1 << 31) - 1
+_INNER: Final = COORDINATE_MASK - 1
 
 
 class Neighbourhood(NamedTuple):
     """Offsets within the radius, what they mean in the map, and how far each reaches in time."""
 
-    pad: int
-    side: int
-    """Columns of the padded map."""
     offsets: Ints
     reach: Ints
     distance2: Floats
     """dx² + dy² of each offset."""
     time_scale: float
     """Pixels per tick, for distances in space and time."""
-
-    @property
-    def plane(self) -> int:
-        """Entries of the map for one chip."""
-        return self.side * self.side
+    is_plus_cover: bool
+    """The cylinder of radius 2 (up to 2.23: the same pixels), which four pluses cover."""
 
 
 def neighbourhood(processing: Processing) -> Neighbourhood:
@@ -81,21 +86,18 @@ def neighbourhood(processing: Processing) -> Neighbourhood:
     radius = processing.radius_px
     limit = radius * radius
     pad = math.floor(radius)
-    side = MATRIX_SIDE + 2 * pad
     scale = radius / (processing.window_ns * TICKS_PER_COUNT / NS_PER_COUNT)
     window = window_ticks(processing.window_ns)
-    disc = [(dx, dy) for dy in range(-pad, pad + 1) for dx in range(-pad, pad + 1) if float(dx * dx + dy * dy) <= limit]
-    if processing.metric is Metric.CYLINDER:
-        reach = [window for _ in disc]
-    else:
-        reach = [_ellipsoid_reach(dx * dx + dy * dy, scale, limit, window) for dx, dy in disc]
+    square = [(dx, dy) for dy in range(-pad, pad + 1) for dx in range(-pad, pad + 1)]
+    disc = [(dx, dy) for dx, dy in square if float(dx * dx + dy * dy) <= limit]
+    is_cylinder = processing.metric is Metric.CYLINDER
+    reach = [window if is_cylinder else _ellipsoid_reach(dx * dx + dy * dy, scale, limit, window) for dx, dy in disc]
     return Neighbourhood(
-        pad,
-        side,
-        np.array([dy * side + dx for dx, dy in disc], np.int64),
+        np.array([dy * SIDE + dx for dx, dy in disc], np.int64),
         np.array(reach, np.int64),
         np.array([dx * dx + dy * dy for dx, dy in disc], np.float64),
         scale,
+        is_cylinder and 4.0 <= limit < 5.0,
     )
 
 
@@ -108,37 +110,38 @@ def _ellipsoid_reach(distance2: int, scale: float, limit: float, window: int) ->
 
 
 @inlined
-def cell_of(key: int, pad: int, side: int) -> int:
-    """Place of a hit's pixel in the padded map."""
-    chip = (key >> CHIP_SHIFT) & CHIP_MASK
-    x = (key >> X_SHIFT) & COORDINATE_MASK
-    y = (key >> Y_SHIFT) & COORDINATE_MASK
-    return (chip * side + y + pad) * side + x + pad
+def _at(i: int) -> np.uint64:
+    """An index that is known not to be negative."""
+    return np.uint64(i)
 
 
 @inlined
-def _is_rim(coordinate: int) -> bool:
-    """0 or 255."""
-    return (coordinate + 1) & (COORDINATE_MASK - 1) == 0
-
-
-@kernel
-def add_to_sums(sums: Ints, slot: int, key: int, hit: int) -> None:
-    """Add a hit to its cluster's sums."""
-    tot = key & TOT_MASK
+def _cell(key: int) -> int:
+    """Place of a hit's pixel in the map."""
+    chip = (key >> CHIP_SHIFT) & CHIP_MASK
     x = (key >> X_SHIFT) & COORDINATE_MASK
     y = (key >> Y_SHIFT) & COORDINATE_MASK
-    rim = 1 if _is_rim(x) or _is_rim(y) else 0
-    sums[slot, SUM_X] += tot * x + (rim << RIM_SHIFT)
-    sums[slot, SUM_Y] += tot * y
-    sums[slot, SUM_TOT] += (tot << TOT_SHIFT) + 1
-    sums[slot, BEST] = max(sums[slot, BEST], (tot << BEST_SHIFT) + LAST - hit)
+    return chip * PLANE + (y + MARGIN) * SIDE + x + MARGIN
 
 
 @inlined
 def _clear_sums(sums: Ints, slot: int) -> None:
-    for k in range(4):
-        sums[slot, k] = 0
+    for k in range(N_SUMS):
+        sums[_at(slot * N_SUMS + k)] = 0
+
+
+@inlined
+def _add_to_sums(sums: Ints, slot: int, key: int, hit: int) -> None:
+    """Add a hit to its cluster's sums."""
+    tot = key & TOT_MASK
+    x = (key >> X_SHIFT) & COORDINATE_MASK
+    y = (key >> Y_SHIFT) & COORDINATE_MASK
+    is_rim = ((x + 1) & _INNER == 0) | ((y + 1) & _INNER == 0)  # 0 or 255
+    first = slot * N_SUMS
+    sums[_at(first + SUM_X)] += tot * x + (np.int64(is_rim) << RIM_SHIFT)
+    sums[_at(first + SUM_Y)] += tot * y
+    sums[_at(first + SUM_TOT)] += (tot << TOT_SHIFT) + 1
+    sums[_at(first + BEST)] = max(sums[_at(first + BEST)], (tot << BEST_SHIFT) + LAST - hit)
 
 
 @kernel
@@ -161,26 +164,81 @@ def unite(parent: Int32s, a: int, b: int) -> int:
 
 
 @kernel
-def link_components(
+def link_by_pluses(
     keys: Ints,
-    n: int,
     shot_first_hit: Ints,
     n_shots: int,
-    offsets: Ints,
-    reach: Ints,
-    pad: int,
-    side: int,
+    window: int,
     now: int,
     last: Ints,
     slots: Int32s,
     parent: Int32s,
     sums: Ints,
 ) -> int:
-    """min_samples 1: give each hit a slot, unite slots that touch, sum up. Returns the number of slots.
+    """Cylinder, radius 2, min_samples 1: give each hit a slot, unite slots that touch, sum up. Returns the slots.
 
-    last: the map; time << 20 | slot of each pixel's last hit. Times run on from block to block, from `now` on, so that
-    entries of earlier blocks are too old to matter.
+    last: the map; time << 20 | slot of the last hit in the plus around each pixel. Times run on from block to block, from
+    `now` on, so that entries of earlier blocks are too old to matter.
     """
+    n_slots = 0
+    shift = now - (keys[0] >> REL_TICK_SHIFT)
+    reach = window << SLOT_BITS
+    for shot in range(n_shots):
+        first = shot_first_hit[shot]
+        oldest = ((keys[first] >> REL_TICK_SHIFT) + shift) << SLOT_BITS
+        for i in range(first, shot_first_hit[shot + 1]):
+            key = keys[_at(i)]
+            time = ((key >> REL_TICK_SHIFT) + shift) << SLOT_BITS
+            cell = _cell(key)
+            since = max(oldest, time - reach)
+            east, west = last[_at(cell + 1)], last[_at(cell - 1)]
+            south, north = last[_at(cell + SIDE)], last[_at(cell - SIDE)]
+            best = max(max(east, west), max(south, north))
+            # Bits where the slots of those in reach differ.
+            differ = (east if east >= since else best) ^ best
+            differ |= (west if west >= since else best) ^ best
+            differ |= (south if south >= since else best) ^ best
+            differ |= (north if north >= since else best) ^ best
+            # The next slot is made ready whether it is needed or not: a branch would cost more.
+            parent[_at(n_slots)] = n_slots
+            _clear_sums(sums, n_slots)
+            is_new = best < since
+            slot = n_slots if is_new else best & SLOT_MASK
+            if differ & SLOT_MASK != 0 and not is_new:
+                if east >= since:
+                    slot = unite(parent, slot, east & SLOT_MASK)
+                if west >= since:
+                    slot = unite(parent, slot, west & SLOT_MASK)
+                if south >= since:
+                    slot = unite(parent, slot, south & SLOT_MASK)
+                if north >= since:
+                    slot = unite(parent, slot, north & SLOT_MASK)
+            n_slots += is_new
+            entry = time | slot
+            last[_at(cell)] = entry
+            last[_at(cell + 1)] = entry
+            last[_at(cell - 1)] = entry
+            last[_at(cell + SIDE)] = entry
+            last[_at(cell - SIDE)] = entry
+            slots[_at(i)] = slot
+            _add_to_sums(sums, slot, key, i)
+    return n_slots
+
+
+@kernel
+def link_components(
+    keys: Ints,
+    shot_first_hit: Ints,
+    n_shots: int,
+    offsets: Ints,
+    reach: Ints,
+    now: int,
+    last: Ints,
+    slots: Int32s,
+    parent: Int32s,
+    sums: Ints,
+) -> int:
+    """The same for any radius and metric: the map holds the last hit of each pixel."""
     n_slots = 0
     n_offsets = offsets.shape[0]
     shift = now - (keys[0] >> REL_TICK_SHIFT)
@@ -188,28 +246,26 @@ def link_components(
         first = shot_first_hit[shot]
         oldest = ((keys[first] >> REL_TICK_SHIFT) + shift) << SLOT_BITS
         for i in range(first, shot_first_hit[shot + 1]):
-            key = keys[i]
+            key = keys[_at(i)]
             time = ((key >> REL_TICK_SHIFT) + shift) << SLOT_BITS
-            cell = cell_of(key, pad, side)
-            best = np.int64(-1)
+            cell = _cell(key)
+            slot = -1
             for k in range(n_offsets):
-                entry = last[cell + offsets[k]]
+                entry = last[_at(cell + offsets[k])]
                 if entry >= max(oldest, time - (reach[k] << SLOT_BITS)):
-                    best = max(best, entry)
-            if best < 0:
+                    other = entry & SLOT_MASK
+                    if slot < 0:
+                        slot = other
+                    elif slot != other:
+                        slot = unite(parent, slot, other)
+            if slot < 0:
                 slot = n_slots
                 n_slots += 1
-                parent[slot] = slot
+                parent[_at(slot)] = slot
                 _clear_sums(sums, slot)
-            else:
-                slot = best & SLOT_MASK
-                for k in range(n_offsets):
-                    entry = last[cell + offsets[k]]
-                    if entry >= max(oldest, time - (reach[k] << SLOT_BITS)) and entry & SLOT_MASK != slot:
-                        slot = unite(parent, slot, entry & SLOT_MASK)
-            last[cell] = time | slot
-            slots[i] = slot
-            add_to_sums(sums, slot, key, i)
+            last[_at(cell)] = time | slot
+            slots[_at(i)] = slot
+            _add_to_sums(sums, slot, key, i)
     return n_slots
 
 
@@ -219,10 +275,11 @@ def gather_components(n_slots: int, parent: Int32s, sums: Ints) -> None:
     for slot in range(n_slots - 1, -1, -1):
         root = parent[slot]
         if root != slot:
-            sums[root, SUM_X] += sums[slot, SUM_X]
-            sums[root, SUM_Y] += sums[slot, SUM_Y]
-            sums[root, SUM_TOT] += sums[slot, SUM_TOT]
-            sums[root, BEST] = max(sums[root, BEST], sums[slot, BEST])
+            to, part = N_SUMS * root, N_SUMS * slot
+            sums[to + SUM_X] += sums[part + SUM_X]
+            sums[to + SUM_Y] += sums[part + SUM_Y]
+            sums[to + SUM_TOT] += sums[part + SUM_TOT]
+            sums[to + BEST] = max(sums[to + BEST], sums[part + BEST])
 
 
 @kernel
@@ -232,8 +289,6 @@ def count_neighbours(
     n_shots: int,
     offsets: Ints,
     reach: Ints,
-    pad: int,
-    side: int,
     mark: int,
     last: Ints,
     previous: Int32s,
@@ -247,17 +302,17 @@ def count_neighbours(
         first = shot_first_hit[shot]
         for i in range(first, shot_first_hit[shot + 1]):
             time = keys[i] >> REL_TICK_SHIFT
-            cell = cell_of(keys[i], pad, side)
+            cell = _cell(keys[i])
             count = 1
             for k in range(offsets.shape[0]):
-                j = last[cell + offsets[k]] - mark
+                j = last[_at(cell + offsets[k])] - mark
                 while j >= first and time - (keys[j] >> REL_TICK_SHIFT) <= reach[k]:
                     count += 1
                     neighbours[j] += 1
                     j = previous[j]
             neighbours[i] = count
-            previous[i] = max(last[cell] - mark, -1)
-            last[cell] = mark + i
+            previous[i] = max(last[_at(cell)] - mark, -1)
+            last[_at(cell)] = mark + i
 
 
 @kernel
@@ -269,8 +324,6 @@ def link_cores(
     reach: Ints,
     distance2: Floats,
     time_scale: float,
-    pad: int,
-    side: int,
     min_samples: int,
     mark: int,
     last: Ints,
@@ -288,13 +341,13 @@ def link_cores(
         first = shot_first_hit[shot]
         for i in range(first, shot_first_hit[shot + 1]):
             time = keys[i] >> REL_TICK_SHIFT
-            cell = cell_of(keys[i], pad, side)
+            cell = _cell(keys[i])
             parent[i] = i
             nearest[i] = -1
             nearest2[i] = np.inf
             is_core = neighbours[i] >= min_samples
             for k in range(offsets.shape[0]):
-                j = last[cell + offsets[k]] - mark
+                j = last[_at(cell + offsets[k])] - mark
                 while j >= first:
                     dt = time - (keys[j] >> REL_TICK_SHIFT)
                     if dt > reach[k]:
@@ -309,7 +362,7 @@ def link_cores(
                             nearest2[border] = away2
                             nearest[border] = core
                     j = previous[j]
-            last[cell] = mark + i
+            last[_at(cell)] = mark + i
 
 
 @kernel
@@ -343,5 +396,5 @@ def gather_cores(
             slot_of_root[root] = slot
             _clear_sums(sums, slot)
         slots[i] = slot
-        add_to_sums(sums, slot, keys[i], i)
+        _add_to_sums(sums, slot, keys[i], i)
     return n_slots, n_noise
