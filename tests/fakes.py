@@ -219,9 +219,14 @@ class FakePipeline:
         self._rows += n
 
     def close_run(
-        self, start: dict[str, Any] | None = None, *, configuration: dict[str, Any] | None = None
+        self,
+        start: dict[str, Any] | None = None,
+        *,
+        configuration: dict[str, Any] | None = None,
+        cancelled: Sequence[int] = (),
     ) -> RunSummary:
         self._call("close_run")
+        self.superseded = tuple(cancelled)
         if self._file is None:
             raise PipelineError("no run is open; call open_run first")
         if self._running:

@@ -115,7 +115,7 @@ class Board:
 
     # --- start and stop -----------------------------------------------------------------------------------------------
     def prepare_readout(self) -> None:
-        """All that comes before the shutter: own clock, both TDC inputs, decoders, data-driven read-out, filter."""
+        """All that comes before the shutter: clock, TDC inputs, decoders, what pixels measure, read-out, filter."""
         chips = self.present_chips()
         with self.client.exclusive():
             for chip in chips:
@@ -124,6 +124,8 @@ class Board:
             self.set_external_clock(False)
             self.write_register(Register.TDC_CONTROL.address, 0)
             self.enable_decoders(True)
+            for chip in chips:
+                chip.measure_toa_tot()
             self._request(Command.DDRIVEN_READOUT)
             # After the read-out command, as the LHCb programs do: it may set the filter back.
             for chip in chips:

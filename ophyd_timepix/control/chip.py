@@ -1,6 +1,7 @@
 """The verbs of one Timepix3. What is set is read back, unless said otherwise; limits are checked before the wire."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import AddressValueError, IPv4Address
 from typing import Final, SupportsIndex
 
@@ -21,7 +22,7 @@ from ophyd_timepix.protocol import (
     pack_dac,
     unpack_dac,
 )
-from ophyd_timepix.protocol.chip_config import ConfigWord
+from ophyd_timepix.protocol.chip_config import ConfigWord, Mode
 from ophyd_timepix.protocol.commands import ALL_HEADERS
 from ophyd_timepix.protocol.dacs import SENSE_OFF
 from ophyd_timepix.protocol.pixel_matrix import decode_ctpr, encode_ctpr, matrix_from_columns
@@ -161,6 +162,19 @@ class Chip:
     def set_pll_config(self, config: SupportsIndex) -> None:
         """Set the PLL: a PllConfig or its word. It decides the column phase of the times."""
         self._set_word(Command.SET_PLLCONFIG, Command.GET_PLLCONFIG, PllConfig, config)
+
+    def measure_toa_tot(self) -> None:
+        """What the decoder relies on: ToA and ToT in Gray code with fast ToA, and a PLL that runs.
+
+        Polarity, test pulses and the words of a running PLL stay as they are. A chip after power-up gets the PLL word
+        of [P], 0x11E.
+        """
+        config = self.general_config()
+        wanted = replace(config, mode=Mode.TOA_TOT, gray_counter=1, fast_toa=1)
+        if wanted != config:
+            self.set_general_config(wanted)
+        if not self.pll_config().run:
+            self.set_pll_config(PllConfig())
 
     def output_block_config(self) -> OutputBlockConfig:
         """The output block."""

@@ -248,10 +248,9 @@ class TimepixDetector(Device):
         self._ended_runs.add(run)
         configuration = {
             "detector": {key: reading["value"] for key, reading in self.read_configuration().items()},
-            "superseded_acquisitions": sorted(self._superseded),
         }
         try:
-            summary = self._recording.close(self._announced.get(run, {}), configuration)
+            summary = self._recording.close(self._announced.get(run, {}), configuration, sorted(self._superseded))
         except Exception as error:
             self.ledger.enter(run, {**self._ledger_row(), "error": str(error)}, {})
             raise

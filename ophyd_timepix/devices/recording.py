@@ -42,7 +42,11 @@ class PipelineClient(Protocol):
     def progress(self) -> Progress: ...
     def end(self, sent: Sent | None = None, *, end_counts: int | None = None, cancelled: bool = False) -> Acquired: ...
     def close_run(
-        self, start: dict[str, Any] | None = None, *, configuration: dict[str, Any] | None = None
+        self,
+        start: dict[str, Any] | None = None,
+        *,
+        configuration: dict[str, Any] | None = None,
+        cancelled: Sequence[int] = (),
     ) -> RunSummary: ...
     def close(self) -> None: ...
 
@@ -141,13 +145,14 @@ class Recording:
             self._number = 0
             return self.paths
 
-    def close(self, start: dict[str, Any], configuration: dict[str, Any]) -> RunSummary:
-        """Close the books of the open run: event file, master, ledger."""
+    def close(self, start: dict[str, Any], configuration: dict[str, Any], superseded: Sequence[int] = ()) -> RunSummary:
+        """Close the books of the open run: event file, master, ledger. superseded: acquisitions taken again later."""
         with self._lock:
             pipeline = self.connect()
             self.run = None
             summary = self._ask(
-                pipeline, lambda: pipeline.close_run(_plain(start), configuration=_plain(configuration))
+                pipeline,
+                lambda: pipeline.close_run(_plain(start), configuration=_plain(configuration), cancelled=superseded),
             )
             self.rows_on_disk = summary.rows
         self._rest()

@@ -3,13 +3,13 @@
 Everything is laid out before SWMR mode begins, and the file is never opened for writing again: a reader that holds it
 can then never stand in the way of the writer, and a killed writer leaves a file that opens with `swmr=True`.
 
-Layout: `/entry/{centroids,hits,shots,triggers,acquisitions}/<column>` with units as attributes; `/entry/preview/{image,tof}`, fixed
-arrays that are rewritten in place; `/entry/ledger`, `/entry/processing`, JSON text in fixed rooms (HDF5 allows no new
+Layout: `/entry/{centroids,hits,shots,triggers,acquisitions}/<column>` with units as attributes;
+`/entry/preview/{image,tof}`, fixed arrays that are rewritten in place; `/entry/ledger`, `/entry/processing`, JSON text in fixed rooms (HDF5 allows no new
 object in SWMR mode).
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,6 +61,12 @@ class Table:
             dataset.resize((stop,))
             dataset[self.rows : stop] = rows[name]
         self.rows = stop
+
+    def replace(self, column: str, value: int, *, where: str, among: Collection[int]) -> None:
+        """Write `value` into the rows of `column` where column `where` holds one of `among`."""
+        if among:
+            rows = np.isin(self._columns[where][:], list(among))
+            self._columns[column][:] = np.where(rows, value, self._columns[column][:])
 
     def flush(self) -> None:
         """Make the appended rows visible to readers."""
@@ -131,6 +137,10 @@ class EventFile:
         if len(text) > LEDGER_ROOM:
             raise ValueError(f"the ledger takes {len(text)} bytes, its room in the event file holds {LEDGER_ROOM}")
         self._ledger[()] = np.bytes_(text)
+
+    def flag_cancelled(self, acquisitions: Collection[int]) -> None:
+        """Mark acquisitions, by number, whose rows belong to no point after all."""
+        self.tables["acquisitions"].replace("cancelled", 1, where="acquisition", among=acquisitions)
 
     def flush(self) -> None:
         """Everything appended so far becomes visible to readers."""

@@ -147,10 +147,19 @@ class Pipeline:
         start: dict[str, Any] | None = None,
         *,
         configuration: dict[str, Any] | None = None,
+        cancelled: Sequence[int] = (),
         master: bool = True,
     ) -> RunSummary:
-        """Close the files of the run and write the NeXus master with its start document and configuration."""
-        arguments = {"start": start or {}, "configuration": configuration or {}, "master": master}
+        """Close the files of the run and write the NeXus master with its start document and configuration.
+
+        cancelled: acquisitions that turned out to belong to no point; they are flagged in the event file.
+        """
+        arguments = {
+            "start": start or {},
+            "configuration": configuration or {},
+            "cancelled": list(cancelled),
+            "master": master,
+        }
         return RunSummary.model_validate(self._call("close_run", arguments, timeout_s=None))
 
     def process(

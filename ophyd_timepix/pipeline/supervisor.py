@@ -353,8 +353,9 @@ class Supervisor:
         rows = 0
         master = paths.master if request.centroid and arguments.get("master", True) else None
         if request.centroid:
+            cancelled = tuple(arguments.get("cancelled", ()))
             configuration = {"request": request.model_dump(mode="json"), **arguments.get("configuration", {})}
-            closing = CloseRequest(arguments.get("start", {}), configuration, ledger, master)
+            closing = CloseRequest(arguments.get("start", {}), configuration, ledger, master, cancelled)
             rows = yield self._children["write"].send("close", closing)
         return RunSummary(
             event_file=request.event_file,

@@ -31,6 +31,8 @@ class CloseRequest(NamedTuple):
     configuration: dict[str, Any]
     ledger: dict[str, Any]
     master: Path | None
+    cancelled: tuple[int, ...] = ()
+    """Acquisitions that turned out later to belong to no point."""
 
 
 class WriteStage(Stage):
@@ -100,6 +102,7 @@ class WriteStage(Stage):
         """Store the ledger, close the event file, write the master. Returns the centroid rows."""
         file, run = self._opened()
         file.write_ledger(request.ledger)
+        file.flag_cancelled(request.cancelled)
         rows = file.rows("centroids")
         self.close()
         if request.master is not None:

@@ -15,7 +15,7 @@ from ophyd_timepix.control import (
     TriggerConfig,
 )
 from ophyd_timepix.control.counters import UnwrappedCounter
-from ophyd_timepix.protocol import Command, Register, TriggerMode
+from ophyd_timepix.protocol import Command, GeneralConfig, PllConfig, Register, TriggerMode
 from spidr_sim.board import Board as SimulatedBoard
 from spidr_sim.streams import StreamCounters
 from spidr_sim.tcp import TcpServer
@@ -214,3 +214,14 @@ def test_error_of_the_board_keeps_other_verbs_working(board: Board):
     with pytest.raises(BoardError, match=r"SET_TRIGCONFIG.*ILLEGAL_PARAMETER"):
         board.set_trigger(TriggerConfig(frequency_hz=0))
     assert board.temperatures().chip == 41.5
+
+
+def test_preparation_sets_what_decoding_needs_and_keeps_what_a_user_chose(board: Board):
+    chip = board.chip(0)
+    chip.set_general_config(GeneralConfig(polarity=1, mode=2, gray_counter=0, fast_toa=0, test_pulse=1))
+    chip.set_pll_config(PllConfig(run=0, phases=0))
+    board.chip(1).set_pll_config(PllConfig(phases=1))
+    board.prepare_readout()
+    assert chip.general_config() == GeneralConfig(polarity=1, mode=0, gray_counter=1, fast_toa=1, test_pulse=1)
+    assert chip.pll_config() == PllConfig()
+    assert board.chip(1).pll_config() == PllConfig(phases=1)

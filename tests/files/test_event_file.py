@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ophyd_timepix.events.columns import CENTROIDS
-from ophyd_timepix.files.event_file import EventFile, tof_edges
+from ophyd_timepix.files.event_file import ACQUISITIONS, EventFile, tof_edges
 from ophyd_timepix.files.master import write_master
 from ophyd_timepix.files.reader import open_event_file, read_ledger, read_table
 
@@ -87,3 +87,12 @@ def test_the_master_links_the_columns_and_holds_the_documents(event_file, tmp_pa
         assert json.loads(entry["start_document/data"][()])["plan_name"] == "count"
         assert json.loads(entry["ledger/data"][()]) == {"unaccounted": 0, "hits": 3}
         assert entry["ledger"].attrs["unaccounted"] == 0
+
+
+def test_an_acquisition_can_be_flagged_after_the_fact(event_file):
+    for number in (1, 2, 5):
+        row = {c.name: np.array([0]) for c in ACQUISITIONS} | {"acquisition": np.array([number])}
+        event_file.append("acquisitions", row)
+    event_file.flag_cancelled([2, 5])
+    event_file.flush()
+    assert read_table(event_file.path, "acquisitions", ["cancelled"])["cancelled"].tolist() == [0, 1, 1]

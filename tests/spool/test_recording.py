@@ -96,7 +96,9 @@ def test_an_index_cut_anywhere_is_readable_to_its_last_whole_record(tmp_path):
 
 
 def test_a_slice_ends_before_the_words_that_follow_a_silence():
-    index = records((0, 0, 0, 0, 1), (100, 10, 0, 0, 1), (200, 10 + SILENCE_NS, 0, 0, 1), (300, SILENCE_NS + 20, 0, 0, 1))
+    index = records(
+        (0, 0, 0, 0, 1), (100, 10, 0, 0, 1), (200, 10 + SILENCE_NS, 0, 0, 1), (300, SILENCE_NS + 20, 0, 0, 1)
+    )
     assert slice_end(index, 0, 1000) == (200, 0)
     assert slice_end(index, 150, 1000) == (200, 10)
     assert slice_end(index, 200, 1000) == (1000, 10 + SILENCE_NS)
@@ -109,6 +111,6 @@ def test_a_full_disk_is_told_with_place_and_remedy(tmp_path):
     with open("/dev/full", "wb") as full:
         os.dup2(full.fileno(), writer._fd)
     fill(ring, 1 << 20, 1)
-    with pytest.raises(OSError, match="cannot write the recording at byte 0: No space left.*free space"):
+    with pytest.raises(OSError, match=r"cannot write the recording at byte 0: No space left.*free space"):
         writer.write_blocks(ring)
     writer.close()

@@ -40,7 +40,9 @@ def test_a_broken_last_word_is_counted_and_left_out(tmp_path):
     assert (found.n_bytes, found.truncated_bytes) == (16, 3)
 
 
-@pytest.mark.parametrize(("name", "content"), [("a.txt", b"hello, world"), ("a.tpx3", b"hello, world"), ("a.raw", b"1234")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.txt", b"hello, world"), ("a.tpx3", b"hello, world"), ("a.raw", b"1234")]
+)
 def test_a_foreign_file_is_refused_with_what_would_be_known(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
