@@ -35,6 +35,7 @@ class CaptureStage(Stage):
     """Sockets, ring and recording. Requests: bind, open, begin, end (answers `drained` later), close."""
 
     name = "capture"
+    niceness = 0
 
     def __init__(self, control: Connection, shared: Shared) -> None:
         super().__init__(control)

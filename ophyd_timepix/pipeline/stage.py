@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 POLL_S: Final = 0.001
 """How often a busy stage looks for new work when nothing wakes it."""
+PROCESSING_NICENESS: Final = 5
+"""Processing may fall behind, receiving may not: when cores are short, the scheduler shall know."""
 REFUSALS: Final = (OSError, ValueError, RuntimeError)
 """What a request may raise without being the death of the stage."""
 
@@ -33,6 +35,7 @@ class Stage:
 
     name: str
     requests: dict[str, Handler]
+    niceness = PROCESSING_NICENESS
 
     def __init__(self, control: Connection) -> None:
         self.control = control
@@ -90,6 +93,7 @@ def run_forked(name: str, control: Connection, make: Callable[[], Stage]) -> Non
     code = 1
     try:
         stage = make()
+        os.nice(stage.niceness)
         try:
             stage.run()
         except (EOFError, BrokenPipeError, ConnectionResetError):
