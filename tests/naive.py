@@ -244,6 +244,11 @@ class NaiveDecoder:
             self.counts[Count.EDGES] += 1
 
 
+def ns(tick: int) -> float:
+    """Nanoseconds as columns have them: float64 throughout, which is exact to 26 hours."""
+    return float(tick * 25) / 96
+
+
 # --- shots ------------------------------------------------------------------------------------------------------------
 
 Hit = tuple[int, int, int, int, int]
@@ -386,8 +391,8 @@ def centroids(
                 number,
                 a * x + b * y + c,
                 d * x + e * y + f,
-                tick * 25 / 96,
-                (tick - opened[number]) * 25 / 96 if number >= 0 else nan,
+                ns(tick),
+                ns(tick - opened[number]) if number >= 0 else nan,
                 total,
                 hits[best][4],
                 len(members),

@@ -14,7 +14,21 @@ from ..jit import kernel
 from ..protocol.words import MAX_CHIPS, TOT_SATURATED
 from . import cluster as c
 from .block import CHIP_SHIFT, REL_TICK_SHIFT, X_SHIFT, Y_SHIFT, BlockArrays
-from .cluster import BEST, BEST_SHIFT, LAST, RIM_SHIFT, SIZE_MASK, SUM_TOT, SUM_X, SUM_Y, TOT_SHIFT
+from .cluster import (
+    BEST,
+    BEST_SHIFT,
+    COUNT,
+    LARGE,
+    LAST,
+    N_SUMS,
+    POSITION,
+    RIM_SHIFT,
+    SIZE_MASK,
+    SIZE_SHIFT,
+    TOT_SUM_MASK,
+    X_SUM_MASK,
+    Y_SUM_SHIFT,
+)
 from .columns import Flag
 
 Ints = npt.NDArray[np.int64]
@@ -24,7 +38,8 @@ Floats = npt.NDArray[np.float64]
 _SATURATED: Final = int(Flag.SATURATED)
 _EDGE: Final = int(Flag.EDGE)
 _FORCED_CUT: Final = int(Flag.FORCED_CUT)
-_X_SUM_MASK: Final = (1 << RIM_SHIFT) - 1
+_INSERTION_STEPS: Final = 4
+"""Mean steps per row that insertion sort may take."""
 _NO_ROW: Final = -1
 
 
@@ -34,27 +49,45 @@ def list_rows(
 ) -> tuple[int, int, int, int]:
     """Sort keys (tick << 28 | slot) of the clusters that become rows.
 
-    Returns (rows, small clusters, hits in small clusters, clusters without any ToT).
+    Returns (rows, small clusters, hits in small clusters, clusters whose sums do not do: no ToT at all, or too large).
     """
     n_rows = 0
     n_small = 0
     n_small_hits = 0
-    n_weightless = 0
+    n_special = 0
     for slot in range(n_slots):
         row_of_slot[slot] = _NO_ROW
         if parent[slot] != slot:
             continue
-        size = sums[c.N_SUMS * slot + SUM_TOT] & SIZE_MASK
+        count = sums[N_SUMS * slot + COUNT]
+        size = (count >> SIZE_SHIFT) & SIZE_MASK
         if size < min_size:
             n_small += 1
             n_small_hits += size
             continue
-        if sums[c.N_SUMS * slot + SUM_TOT] >> TOT_SHIFT == 0:
-            n_weightless += 1
-        best_hit = LAST - (sums[c.N_SUMS * slot + BEST] & LAST)
+        if size >= LARGE or count & TOT_SUM_MASK == 0:
+            n_special += 1
+        best_hit = LAST - (sums[N_SUMS * slot + BEST] & LAST)
         rows[n_rows] = ((keys[best_hit] >> REL_TICK_SHIFT) << REL_TICK_SHIFT) | slot
         n_rows += 1
-    return n_rows, n_small, n_small_hits, n_weightless
+    return n_rows, n_small, n_small_hits, n_special
+
+
+@kernel
+def sort_rows(rows: Ints, n_rows: int) -> bool:
+    """Insertion sort: slots are in the order of first hits, nearly that of rows. False: gave up, they are not."""
+    budget = _INSERTION_STEPS * n_rows
+    for i in range(1, n_rows):
+        row = rows[i]
+        j = i
+        while j > 0 and rows[j - 1] > row:
+            rows[j] = rows[j - 1]
+            j -= 1
+        rows[j] = row
+        budget -= i - j
+        if budget < 0:
+            return False
+    return True
 
 
 @kernel
@@ -85,16 +118,18 @@ def write_rows(
     for row in range(n_rows):
         slot = rows[row] & c.SLOT_MASK
         row_of_slot[slot] = row
-        total = sums[c.N_SUMS * slot + SUM_TOT] >> TOT_SHIFT
-        best = sums[c.N_SUMS * slot + BEST]
+        count = sums[N_SUMS * slot + COUNT]
+        position = sums[N_SUMS * slot + POSITION]
+        best = sums[N_SUMS * slot + BEST]
+        total = count & TOT_SUM_MASK
         hit = LAST - (best & LAST)
         largest = best >> BEST_SHIFT
         while shot_first_hit[s + 1] <= hit:
             s += 1
         tick = base_tick + (keys[hit] >> REL_TICK_SHIFT)
         chip_number = (keys[hit] >> CHIP_SHIFT) & c.CHIP_MASK
-        column = (sums[c.N_SUMS * slot + SUM_X] & _X_SUM_MASK) / total
-        line = sums[c.N_SUMS * slot + SUM_Y] / total
+        column = (position & X_SUM_MASK) / total
+        line = (position >> Y_SUM_SHIFT) / total
         shot[row] = shot_number[s]
         x[row] = table[chip_number, 0] * column + table[chip_number, 1] * line + table[chip_number, 2]
         y[row] = table[chip_number, 3] * column + table[chip_number, 4] * line + table[chip_number, 5]
@@ -102,11 +137,9 @@ def write_rows(
         tof[row] = (tick - shot_tick[s]) * 25 / 96 if shot_number[s] >= 0 else np.nan
         tot[row] = total
         tot_max[row] = largest
-        size[row] = sums[c.N_SUMS * slot + SUM_TOT] & SIZE_MASK
+        size[row] = (count >> SIZE_SHIFT) & SIZE_MASK
         chip[row] = chip_number
-        flags[row] = (_SATURATED if largest >= TOT_SATURATED else 0) | (
-            _EDGE if sums[c.N_SUMS * slot + SUM_X] >> RIM_SHIFT else 0
-        )
+        flags[row] = (_SATURATED if largest >= TOT_SATURATED else 0) | (_EDGE if count >> RIM_SHIFT else 0)
 
 
 @kernel
@@ -118,7 +151,7 @@ def find_slots(n: int, slots: Int32s, parent: Int32s, row_of_slot: Int32s, label
 
 
 @kernel
-def weigh_equally(
+def sum_again(
     keys: Ints,
     n: int,
     labels: Int32s,
@@ -127,25 +160,31 @@ def weigh_equally(
     y: npt.NDArray[np.float32],
     tot: npt.NDArray[np.uint32],
     size: npt.NDArray[np.uint32],
+    flags: npt.NDArray[np.uint8],
     n_rows: int,
-    mean: Floats,
+    sums: Floats,
 ) -> None:
-    """Unweighted means for clusters whose ToT are all 0. mean: scratch of shape (rows, 2)."""
+    """Position and rim of clusters that are large, or have no ToT: these are weighed equally. sums: shape (rows, 2)."""
     for row in range(n_rows):
-        mean[row, 0] = 0.0
-        mean[row, 1] = 0.0
+        sums[row, 0] = 0.0
+        sums[row, 1] = 0.0
+        if size[row] >= LARGE:
+            flags[row] &= np.uint8(0xFF - _EDGE)
     for i in range(n):
         row = labels[i]
-        if row >= 0 and tot[row] == 0:
-            chip = (keys[i] >> CHIP_SHIFT) & c.CHIP_MASK
+        if row >= 0 and (size[row] >= LARGE or tot[row] == 0):
             column = (keys[i] >> X_SHIFT) & c.COORDINATE_MASK
             line = (keys[i] >> Y_SHIFT) & c.COORDINATE_MASK
-            mean[row, 0] += table[chip, 0] * column + table[chip, 1] * line + table[chip, 2]
-            mean[row, 1] += table[chip, 3] * column + table[chip, 4] * line + table[chip, 5]
-    for row in range(n_rows):
-        if tot[row] == 0:
-            x[row] = mean[row, 0] / size[row]
-            y[row] = mean[row, 1] / size[row]
+            weight = keys[i] & c.TOT_MASK if tot[row] > 0 else 1
+            sums[row, 0] += weight * column
+            sums[row, 1] += weight * line
+            if column in (0, c.COORDINATE_MASK) or line in (0, c.COORDINATE_MASK):
+                flags[row] |= np.uint8(_EDGE)
+            chip = (keys[i] >> CHIP_SHIFT) & c.CHIP_MASK
+            total = tot[row] if tot[row] > 0 else size[row]
+            # Right when the last hit has been added.
+            x[row] = table[chip, 0] * (sums[row, 0] / total) + table[chip, 1] * (sums[row, 1] / total) + table[chip, 2]
+            y[row] = table[chip, 3] * (sums[row, 0] / total) + table[chip, 4] * (sums[row, 1] / total) + table[chip, 5]
 
 
 @kernel
@@ -207,17 +246,24 @@ class Scratch:
         self.map = np.zeros(n_chips * c.PLANE, np.int64)
         self.now = 1
         """Running time or mark: larger than what the map holds."""
-        self.sums = np.empty(c.N_SUMS * (max_hits + 1), np.int64)
-        self.parent = np.empty(max_hits + 1, np.int32)
+        self.sums = np.zeros(c.N_SUMS * max_hits, np.int64)
+        self.parent = np.arange(max_hits, dtype=np.int32)
+        self.slot_numbers = self.parent.copy()
         self.slots = np.empty(max_hits, np.int32)
         self.row_of_slot = np.empty(max_hits, np.int32)
         self.rows = np.empty(max_hits, np.int64)
-        self.mean = np.empty((max_hits, 2), np.float64)
+        self.again = np.empty((max_hits, 2), np.float64)
         # DBSCAN only
         self.previous = np.empty(max_hits, np.int32)
         self.neighbours = np.empty(max_hits, np.int32)
+        self.tree = np.empty(max_hits, np.int32)
         self.nearest = np.empty(max_hits, np.int32)
         self.nearest2 = np.empty(max_hits, np.float64)
+
+    def clean(self, n_slots: int) -> None:
+        """Sums to 0 and slots to trees of their own, as the next block needs them."""
+        self.sums[: c.N_SUMS * n_slots] = 0
+        self.parent[:n_slots] = self.slot_numbers[:n_slots]
 
     def advance(self, length: int) -> int:
         """Take `length` units of the running time; returns where they begin."""
@@ -264,6 +310,7 @@ def centroid_block(
         window = int(scratch.neighbourhood.reach.max())
         at_start, at_end = bool(header.after_forced_cut), bool(header.forced_cut)
         flag_forced_cut(block.keys, n, block.labels, window, at_start, at_end, block.centroids["flags"])
+    scratch.clean(n_slots)
     if hits:
         write_hits(block.keys, header.base_tick, *_shots(block), header.n_shots, table, *block.hits.values())
 
@@ -322,7 +369,7 @@ def _find_dbscan_clusters(block: BlockArrays, processing: Processing, scratch: S
         scratch.map,
         scratch.previous,
         scratch.neighbours,
-        scratch.parent,
+        scratch.tree,
         scratch.nearest,
         scratch.nearest2,
     )
@@ -331,19 +378,18 @@ def _find_dbscan_clusters(block: BlockArrays, processing: Processing, scratch: S
         n,
         processing.min_samples,
         scratch.neighbours,
-        scratch.parent,
+        scratch.tree,
         scratch.nearest,
         scratch.row_of_slot,
         scratch.slots,
         scratch.sums,
     )
-    scratch.parent[:n_slots] = np.arange(n_slots, dtype=np.int32)
     return int(n_slots)
 
 
 def _write_centroids(block: BlockArrays, processing: Processing, table: Ints, scratch: Scratch, n_slots: int) -> None:
     header = block.header
-    n_rows, n_small, n_small_hits, n_weightless = list_rows(
+    n_rows, n_small, n_small_hits, n_special = list_rows(
         block.keys,
         n_slots,
         scratch.parent,
@@ -352,7 +398,8 @@ def _write_centroids(block: BlockArrays, processing: Processing, table: Ints, sc
         scratch.rows,
         scratch.row_of_slot,
     )
-    scratch.rows[:n_rows].sort()
+    if not sort_rows(scratch.rows, n_rows):
+        scratch.rows[:n_rows].sort()
     write_rows(
         block.keys,
         header.base_tick,
@@ -369,18 +416,7 @@ def _write_centroids(block: BlockArrays, processing: Processing, table: Ints, sc
     header.n_small_hits = n_small_hits
     header.n_clusters = n_rows + n_small
     header.n_clustered = header.n_hits - header.n_noise - n_small_hits
-    if n_weightless:
+    if n_special:
         find_slots(header.n_hits, scratch.slots, scratch.parent, scratch.row_of_slot, block.labels)
-        columns = block.centroids
-        weigh_equally(
-            block.keys,
-            header.n_hits,
-            block.labels,
-            table,
-            columns["x"],
-            columns["y"],
-            columns["tot"],
-            columns["size"],
-            n_rows,
-            scratch.mean,
-        )
+        columns = [block.centroids[name] for name in ("x", "y", "tot", "size", "flags")]
+        sum_again(block.keys, header.n_hits, block.labels, table, *columns, n_rows, scratch.again)

@@ -50,22 +50,35 @@ COORDINATE_MASK: Final = MATRIX_SIDE - 1
 TOT_MASK: Final = (1 << X_SHIFT) - 1
 CHIP_MASK: Final = (1 << (REL_TICK_SHIFT - CHIP_SHIFT)) - 1
 
-# The four sums of a cluster, in one half of a cache line: sums[4 * slot + ...]
-SUM_X: Final = 0
-"""Σ ToT * x, and from bit 40 on the number of hits at the rim."""
-SUM_Y: Final = 1
-"""Σ ToT * y."""
-SUM_TOT: Final = 2
-"""Σ ToT << 24 | hits."""
-BEST: Final = 3
+# The sums of a cluster, in one half of a cache line: sums[4 * slot + ...]
+POSITION: Final = 0
+"""Σ ToT * x, and in the upper half Σ ToT * y; exact up to LARGE hits."""
+COUNT: Final = 1
+"""Σ ToT (31 bits), hits (21), hits at the rim (exact up to LARGE)."""
+BEST: Final = 2
 """The largest ToT, then the first hit that has it: ToT << 32 | LAST - hit."""
 N_SUMS: Final = 4
-RIM_SHIFT: Final = 40
-TOT_SHIFT: Final = 24
-SIZE_MASK: Final = (1 << TOT_SHIFT) - 1
+Y_SUM_SHIFT: Final = 32
+X_SUM_MASK: Final = (1 << Y_SUM_SHIFT) - 1
+SIZE_SHIFT: Final = 31
+TOT_SUM_MASK: Final = (1 << SIZE_SHIFT) - 1
+SIZE_MASK: Final = (1 << 21) - 1
+RIM_SHIFT: Final = 52
 BEST_SHIFT: Final = 32
 LAST: Final = (1 << 31) - 1
-_INNER: Final = COORDINATE_MASK - 1
+LARGE: Final = 1024
+"""Clusters of so many hits are summed again, hit by hit: the fields above would run over."""
+
+
+def _counts_by_coordinate() -> npt.NDArray[np.int64]:
+    """What a hit adds to COUNT beside its ToT, by x: 1 hit, and 1 at the rim for 0 and 255; by y: only the latter."""
+    by_coordinate = np.zeros((2, MATRIX_SIDE), np.int64)
+    by_coordinate[:, [0, MATRIX_SIDE - 1]] = 1 << RIM_SHIFT
+    by_coordinate[0] += 1 << SIZE_SHIFT
+    return by_coordinate
+
+
+_COUNT_OF_X, _COUNT_OF_Y = _counts_by_coordinate()
 
 
 class Neighbourhood(NamedTuple):
@@ -116,6 +129,12 @@ def _at(i: int) -> np.uint64:
 
 
 @inlined
+def _time(key: int) -> int:
+    """Relative time of a hit, where a map entry has it."""
+    return (key >> (REL_TICK_SHIFT - SLOT_BITS)) & ~SLOT_MASK
+
+
+@inlined
 def _cell(key: int) -> int:
     """Place of a hit's pixel in the map."""
     chip = (key >> CHIP_SHIFT) & CHIP_MASK
@@ -125,23 +144,15 @@ def _cell(key: int) -> int:
 
 
 @inlined
-def _clear_sums(sums: Ints, slot: int) -> None:
-    for k in range(N_SUMS):
-        sums[_at(slot * N_SUMS + k)] = 0
-
-
-@inlined
 def _add_to_sums(sums: Ints, slot: int, key: int, hit: int) -> None:
-    """Add a hit to its cluster's sums."""
+    """Add a hit to its cluster's sums, which begin at 0."""
     tot = key & TOT_MASK
     x = (key >> X_SHIFT) & COORDINATE_MASK
     y = (key >> Y_SHIFT) & COORDINATE_MASK
-    is_rim = ((x + 1) & _INNER == 0) | ((y + 1) & _INNER == 0)  # 0 or 255
     first = slot * N_SUMS
-    sums[_at(first + SUM_X)] += tot * x + (np.int64(is_rim) << RIM_SHIFT)
-    sums[_at(first + SUM_Y)] += tot * y
-    sums[_at(first + SUM_TOT)] += (tot << TOT_SHIFT) + 1
-    sums[_at(first + BEST)] = max(sums[_at(first + BEST)], (tot << BEST_SHIFT) + LAST - hit)
+    sums[_at(first + POSITION)] += tot * (x | (y << Y_SUM_SHIFT))
+    sums[_at(first + COUNT)] += tot + _COUNT_OF_X[x] + _COUNT_OF_Y[y]
+    sums[_at(first + BEST)] = max(sums[_at(first + BEST)], (tot << BEST_SHIFT) + (LAST - hit))
 
 
 @kernel
@@ -175,20 +186,21 @@ def link_by_pluses(
     parent: Int32s,
     sums: Ints,
 ) -> int:
-    """Cylinder, radius 2, min_samples 1: give each hit a slot, unite slots that touch, sum up. Returns the slots.
+    """Cylinder, radius 2, min_samples 1: give each hit a slot, unite slots that touch, sum up. Returns the slots used.
 
+    parent[slot] must be slot, and all sums 0.
     last: the map; time << 20 | slot of the last hit in the plus around each pixel. Times run on from block to block, from
     `now` on, so that entries of earlier blocks are too old to matter.
     """
     n_slots = 0
-    shift = now - (keys[0] >> REL_TICK_SHIFT)
+    shift = (now - (keys[0] >> REL_TICK_SHIFT)) << SLOT_BITS
     reach = window << SLOT_BITS
     for shot in range(n_shots):
         first = shot_first_hit[shot]
-        oldest = ((keys[first] >> REL_TICK_SHIFT) + shift) << SLOT_BITS
+        oldest = _time(keys[first]) + shift
         for i in range(first, shot_first_hit[shot + 1]):
             key = keys[_at(i)]
-            time = ((key >> REL_TICK_SHIFT) + shift) << SLOT_BITS
+            time = _time(key) + shift
             cell = _cell(key)
             since = max(oldest, time - reach)
             east, west = last[_at(cell + 1)], last[_at(cell - 1)]
@@ -199,12 +211,9 @@ def link_by_pluses(
             differ |= (west if west >= since else best) ^ best
             differ |= (south if south >= since else best) ^ best
             differ |= (north if north >= since else best) ^ best
-            # The next slot is made ready whether it is needed or not: a branch would cost more.
-            parent[_at(n_slots)] = n_slots
-            _clear_sums(sums, n_slots)
             is_new = best < since
             slot = n_slots if is_new else best & SLOT_MASK
-            if differ & SLOT_MASK != 0 and not is_new:
+            if differ & SLOT_MASK != 0:
                 if east >= since:
                     slot = unite(parent, slot, east & SLOT_MASK)
                 if west >= since:
@@ -241,13 +250,13 @@ def link_components(
     """The same for any radius and metric: the map holds the last hit of each pixel."""
     n_slots = 0
     n_offsets = offsets.shape[0]
-    shift = now - (keys[0] >> REL_TICK_SHIFT)
+    shift = (now - (keys[0] >> REL_TICK_SHIFT)) << SLOT_BITS
     for shot in range(n_shots):
         first = shot_first_hit[shot]
-        oldest = ((keys[first] >> REL_TICK_SHIFT) + shift) << SLOT_BITS
+        oldest = _time(keys[first]) + shift
         for i in range(first, shot_first_hit[shot + 1]):
             key = keys[_at(i)]
-            time = ((key >> REL_TICK_SHIFT) + shift) << SLOT_BITS
+            time = _time(key) + shift
             cell = _cell(key)
             slot = -1
             for k in range(n_offsets):
@@ -261,8 +270,6 @@ def link_components(
             if slot < 0:
                 slot = n_slots
                 n_slots += 1
-                parent[_at(slot)] = slot
-                _clear_sums(sums, slot)
             last[_at(cell)] = time | slot
             slots[_at(i)] = slot
             _add_to_sums(sums, slot, key, i)
@@ -276,9 +283,8 @@ def gather_components(n_slots: int, parent: Int32s, sums: Ints) -> None:
         root = parent[slot]
         if root != slot:
             to, part = N_SUMS * root, N_SUMS * slot
-            sums[to + SUM_X] += sums[part + SUM_X]
-            sums[to + SUM_Y] += sums[part + SUM_Y]
-            sums[to + SUM_TOT] += sums[part + SUM_TOT]
+            sums[to + POSITION] += sums[part + POSITION]
+            sums[to + COUNT] += sums[part + COUNT]
             sums[to + BEST] = max(sums[to + BEST], sums[part + BEST])
 
 
@@ -394,7 +400,6 @@ def gather_cores(
             slot = n_slots
             n_slots += 1
             slot_of_root[root] = slot
-            _clear_sums(sums, slot)
         slots[i] = slot
         _add_to_sums(sums, slot, keys[i], i)
     return n_slots, n_noise

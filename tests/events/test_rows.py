@@ -51,11 +51,11 @@ def assert_rows_equal_twin(rows: Rows, stream: Stream, processing: Processing, e
     expected = naive.centroids(shots.hits, shots.shot, shots.opened, labels, table, processing.min_size)
 
     triggers, found_shots = rows.table("triggers"), rows.table("shots")
-    assert triggers["time"].tolist() == [edge[0] * 25 / 96 for edge in shots.edges]
+    assert triggers["time"].tolist() == [naive.ns(edge[0]) for edge in shots.edges]
     assert triggers["channel"].tolist() == [edge[1] for edge in shots.edges]
     assert triggers["edge"].tolist() == [edge[2] for edge in shots.edges]
     assert triggers["counter"].tolist() == [edge[3] for edge in shots.edges]
-    assert found_shots["time"].tolist() == [tick * 25 / 96 for tick in shots.opened]
+    assert found_shots["time"].tolist() == [naive.ns(tick) for tick in shots.opened]
     assert found_shots["valid"].tolist() == shots.valid
     assert rows.totals["n_filtered"] == shots.filtered
 
@@ -63,7 +63,7 @@ def assert_rows_equal_twin(rows: Rows, stream: Stream, processing: Processing, e
     row_of = {i: row for row, centroid in enumerate(expected) for i in centroid.members}
     for i, (tick, chip, y, x, tot) in enumerate(shots.hits):
         a, b, c, d, e, f = table[chip]
-        assert (hits["toa"][i], hits["chip"][i], hits["tot"][i]) == (tick * 25 / 96, chip, tot)
+        assert (hits["toa"][i], hits["chip"][i], hits["tot"][i]) == (naive.ns(tick), chip, tot)
         assert (hits["x"][i], hits["y"][i]) == (a * x + b * y + c, d * x + e * y + f)
         assert hits["shot"][i] == shots.shot[i]
         assert hits["cluster"][i] == row_of.get(i, -1)
