@@ -91,7 +91,8 @@ class BlockBuilder:
         self._tof_max = None if processing.tof_max_ns is None else ns_to_ticks(processing.tof_max_ns)
 
         self._pool = np.empty(1 << 16, np.int64)
-        self._ready = np.empty(1 << 18, np.int64)
+        self._ready = np.empty(1 << 19, np.int64)
+        self._opened = np.empty(1 << 10, np.int64)
         self._far = ColumnQueue((np.int64, np.uint32))
         self._edges_pending = ColumnQueue((np.int64, np.int32))
         self._edges = ColumnQueue((np.int64, np.int32))
@@ -408,9 +409,14 @@ class BlockBuilder:
             places = np.lexsort((codes, ticks))
             ticks[:], codes[:] = ticks[places], codes[places]
         n_final = int(cutting.first_after(ticks, n, limit - 1))
-        kept = int(order.without_repeats(ticks, codes, n_final)) if self.n_chips > 1 else n_final
+        if n_final == 0:
+            return
+        self._opened = _with_room(self._opened, 0, 0, n_final)
+        kept, n_opened = order.close_up_edges(
+            ticks, codes, n_final, self.n_chips > 1, self._trigger_code, _FALLING_SHIFT, self._opened
+        )
         self._edges.append(ticks[:kept], codes[:kept])
-        self._open_shots(ticks[:kept][codes[:kept] >> _FALLING_SHIFT == self._trigger_code])
+        self._open_shots(self._opened[:n_opened])
         self._edges_pending.drop(n_final)
 
     def _open_shots(self, opened: Ints) -> None:

@@ -75,12 +75,30 @@ def sort_edges(ticks: Keys, codes: npt.NDArray[np.int32], n: int, budget: int) -
 
 
 @kernel
-def without_repeats(ticks: Keys, codes: npt.NDArray[np.int32], n: int) -> int:
-    """Close up sorted edges so that equal ones (several chips tell of one edge) stand once. Returns how many are left."""
+def close_up_edges(
+    ticks: Keys,
+    codes: npt.NDArray[np.int32],
+    n: int,
+    drop_repeats: bool,
+    trigger: int,
+    code_shift: int,
+    opened: Keys,
+) -> tuple[int, int]:
+    """Close up sorted edges so that equal ones (several chips tell of one edge) stand once; copy triggers to `opened`.
+
+    trigger: what code >> code_shift is for a trigger. Returns (edges left, triggers).
+    """
     kept = 0
+    n_opened = 0
     for i in range(n):
-        if i == 0 or ticks[i] != ticks[kept - 1] or codes[i] != codes[kept - 1]:
-            ticks[kept] = ticks[i]
-            codes[kept] = codes[i]
-            kept += 1
-    return kept
+        tick = ticks[i]
+        code = codes[i]
+        if drop_repeats and kept > 0 and tick == ticks[kept - 1] and code == codes[kept - 1]:
+            continue
+        ticks[kept] = tick
+        codes[kept] = code
+        kept += 1
+        if code >> code_shift == trigger:
+            opened[n_opened] = tick
+            n_opened += 1
+    return kept, n_opened
