@@ -159,7 +159,7 @@ def _session(options: argparse.Namespace, files: Files, console: Console) -> Ite
     console.print(f"starting spidr-sim, the catalog and the pipeline ... (files in {files.directory})")
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(3))
-        pipeline = Pipeline()
+        pipeline = Pipeline(log_dir=files.directory)
         stack.callback(pipeline.close)
         starting = [pool.submit(pipeline.start), pool.submit(_open_catalog, files), pool.submit(warm)]
         simulator = stack.enter_context(Simulator.start(_scene(options, files), log=files.log))
