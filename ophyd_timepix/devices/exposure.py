@@ -23,8 +23,8 @@ from .status import ProgressStatus
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.1
-"""The pipeline's progress is fresh about ten times a second."""
+POLL_S = 0.02
+"""How often a goal in shots is looked at. The pipeline counts shots about twenty times a second."""
 SHUTTER_TIMEOUT_S = 10.0
 TEND_S = 5.0
 

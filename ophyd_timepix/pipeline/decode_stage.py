@@ -26,7 +26,7 @@ from .stage import POLL_S, Stage
 
 log = logging.getLogger(__name__)
 
-PARTIAL_S: Final = 0.1
+PARTIAL_S: Final = 0.05
 """Hits wait at most this long for their block to fill."""
 
 
@@ -131,11 +131,12 @@ class DecodeStage(Stage):
                 self._finish(source, stream)
             else:
                 self._emit_partial(stream)
+                self._show(source, stream)
             return False
         stream.add(*piece)
-        self._show(source, stream)
         self._emit_full(stream)
         self._emit_partial(stream)
+        self._show(source, stream)
         return True
 
     def _show(self, source: Source, stream: "_Stream") -> None:
@@ -143,6 +144,7 @@ class DecodeStage(Stage):
         gauges[Gauge.DECODED_BYTES] = source.position
         gauges[Gauge.HITS] = stream.hits
         gauges[Gauge.TRIGGERS] = stream.edges
+        gauges[Gauge.SHOTS] = stream.builder.shots
 
     def _emit_full(self, stream: "_Stream") -> None:
         while True:

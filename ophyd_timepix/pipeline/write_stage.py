@@ -161,6 +161,5 @@ class WriteStage(Stage):
         add_histogram(file.tof, centroids["tof"], low, (high - low) / run.tof_bins)
         self._totals.add(block.header)
         self._gauges[Gauge.CENTROIDS] = file.rows("centroids")
-        self._gauges[Gauge.SHOTS] = file.rows("shots")
         self._dirty = True
         return bool(block.header.last)
