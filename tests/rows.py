@@ -1,6 +1,6 @@
 """From words to rows through decoder, builder and centroiding, in one process: what the pipeline does, without it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +12,36 @@ from ophyd_timepix.decode import Decoder, Framing
 from ophyd_timepix.events import BlockArrays, BlockBuilder, CentroidFinder
 
 Table = dict[str, npt.NDArray[Any]]
+
+
+Hit = tuple[int, int, int, int, int]
+"""(tick, chip, y, x, ToT)."""
+Edge = tuple[int, int, int, int, int]
+"""(tick, input, falling, counter, chip)."""
+
+
+class HandMade:
+    """A batch of hits and edges given one by one."""
+
+    def __init__(self, hits: Sequence[Hit] = (), edges: Sequence[Edge] = (), horizon_ticks: int = -(1 << 61)) -> None:
+        table = np.array(hits, np.int64).reshape(-1, 5)
+        edge_table = np.array(edges, np.int64).reshape(-1, 5)
+        self.ticks = table[:, 0].copy()
+        self.pixels = (table[:, 1] << 26 | table[:, 2] << 18 | table[:, 3] << 10 | table[:, 4]).astype(np.uint32)
+        self.edge_ticks = edge_table[:, 0].copy()
+        self.edge_input = edge_table[:, 1].astype(np.uint8)
+        self.edge_falling = edge_table[:, 2].astype(np.uint8)
+        self.edge_counter = edge_table[:, 3].astype(np.uint16)
+        self.horizon_ticks = horizon_ticks
+
+
+def flush(builder: BlockBuilder, rows: "Rows", end_tick: int | None = None, block: BlockArrays | None = None) -> None:
+    """End the acquisition."""
+    block = block or BlockArrays()
+    more = True
+    while more:
+        more = builder.flush(block, end_tick)
+        rows.add(block)
 
 
 class Rows:
@@ -81,10 +111,7 @@ def process(
             rows.add(block)
         if partial and builder.take_partial(block):
             rows.add(block)
-    more = True
-    while more:
-        more = builder.flush(block, end_tick)
-        rows.add(block)
+    flush(builder, rows, end_tick, block)
     return rows
 
 

@@ -4,6 +4,7 @@ A stream is drawn as a list of steps; each moves the true time on and sends some
 carries, `Stream.truth` what a perfect decoder would tell.
 """
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from ophyd_timepix.protocol import words as w
 
+N_EXAMPLES = int(os.environ.get("KERNEL_EXAMPLES", "100"))
+"""Examples per property: fewer without compilation, more when one wants to be sure."""
 MS = 40_000
 """Counts of 25 ns."""
 SECOND = 1000 * MS

@@ -190,7 +190,9 @@ class BlockBuilder:
 
     def take_partial(self, into: BlockArrays) -> bool:
         """Fill `into` with what is final now, though it fills no block. False: there is nothing."""
-        while not self.ready() and not self._ripen():
+        while not self.ready():
+            if self._ripen():
+                continue
             self._cut = self._relaxed_cut()
             if self._cut is None:
                 if not (len(self._edges) or len(self._closed)):

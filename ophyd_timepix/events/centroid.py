@@ -128,8 +128,9 @@ def write_rows(
             s += 1
         tick = base_tick + (keys[hit] >> REL_TICK_SHIFT)
         chip_number = (keys[hit] >> CHIP_SHIFT) & c.CHIP_MASK
-        column = (position & X_SUM_MASK) / total
-        line = (position >> Y_SUM_SHIFT) / total
+        weight = max(total, 1)
+        column = (position & X_SUM_MASK) / weight
+        line = (position >> Y_SUM_SHIFT) / weight
         shot[row] = shot_number[s]
         x[row] = table[chip_number, 0] * column + table[chip_number, 1] * line + table[chip_number, 2]
         y[row] = table[chip_number, 3] * column + table[chip_number, 4] * line + table[chip_number, 5]

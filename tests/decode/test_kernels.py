@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from ophyd_timepix.decode import CLASSES, Count, Decoder, Framing, total
 from tests import naive
-from tests.strategies import LATENESS, MS, SECOND, Stream, as_words, cuts, streams
+from tests.strategies import LATENESS, MS, N_EXAMPLES, SECOND, Stream, as_words, cuts, streams
 
 Hits = list[tuple[int, int, int, int, int]]
-EXAMPLES = settings(max_examples=150, deadline=None)
+EXAMPLES = settings(max_examples=N_EXAMPLES, deadline=None)
 PHASE = np.array([[(col % 16) or 16 for col in range(128)], *[[-col % 3 for col in range(128)]] * 3], np.int32)
 
 

@@ -10,9 +10,9 @@ from ophyd_timepix.decode import Framing
 from ophyd_timepix.events import BlockArrays, BlockBuilder, Capacity, Flag
 from tests import naive
 from tests.rows import Rows, assert_same_rows, process
-from tests.strategies import LATENESS, MS, SECOND, Stream, as_words, cuts, streams
+from tests.strategies import LATENESS, MS, N_EXAMPLES, SECOND, Stream, as_words, cuts, streams
 
-EXAMPLES = settings(max_examples=100, deadline=None)
+EXAMPLES = settings(max_examples=N_EXAMPLES, deadline=None)
 DENSE = (0, 0, 0, 0, 1, 2, 4, 16, 100, LATENESS + 1, MS, 17 * MS)
 SMALL = Capacity(hits=4096, shots=4, edges=4)
 
