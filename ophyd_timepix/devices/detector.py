@@ -25,7 +25,7 @@ from .paths import DatedPaths, PathProvider
 from .processing import ProcessingSettings
 from .recording import PipelineClient, Recording, RunFile
 from .signals import DataKey, result, scalar_key, setting
-from .status import ProgressStatus
+from .status import PlainStatus, ProgressStatus
 from .streams import CentroidStream, LedgerRow
 
 logger = logging.getLogger(__name__)
@@ -222,7 +222,7 @@ class TimepixDetector(Device):
 
     def close_books(self) -> Status:
         """Close the run in a thread; the Status is done when its files are complete and the ledger row is known."""
-        status = Status(self.ledger)
+        status = PlainStatus(self.ledger)
 
         def work() -> None:
             try:
@@ -289,7 +289,7 @@ class TimepixDetector(Device):
             if exposure is None:
                 exposure = self._begin(flying=True)
                 self._flight = exposure
-            status = Status(self)
+            status = PlainStatus(self)
             if exposure.has_opened or exposure.outcome is not None:
                 status.set_finished()
             else:

@@ -12,6 +12,8 @@ from ophyd import Component as Cpt
 from ophyd import Kind, Signal, SignalRO
 from ophyd.status import Status
 
+from .status import PlainStatus
+
 DataKey = dict[str, Any]
 Scalar = float | int | str | bool
 Limits = tuple[float, float]
@@ -87,7 +89,7 @@ class _Bounded(Signal):
     def set(self, value: Any, **kwargs: Any) -> Status:
         """Refuse a wrong value here and now; whatever fails after that is the answer of the Status."""
         self.check_value(value)
-        status = Status(self)
+        status = PlainStatus(self)
         try:
             self.put(value)
         except Exception as error:  # noqa: BLE001 - a Status carries any failure to whoever waits for it

@@ -1,11 +1,21 @@
-"""A Status that tells progress bars how far it is.
+"""A Status that says why it failed, and one that tells progress bars how far it is.
 
-Knows ophyd's Status, nothing of cameras.
+bluesky raises `FailedStatus(status)`: the text of the status is what stands last at the prompt, and what the stop
+document keeps as the reason of a failed run. So the text ends with the error. Knows nothing of cameras.
 """
 
 import time
 
-from ophyd.status import DeviceStatus
+from ophyd.status import DeviceStatus, Status, StatusBase
+
+
+class PlainStatus(Status):
+    """ophyd's Status, with the error in its text."""
+
+    def __str__(self) -> str:
+        return super().__str__() + _error_of(self)
+
+    __repr__ = __str__
 
 
 class ProgressStatus(DeviceStatus):
@@ -19,6 +29,11 @@ class ProgressStatus(DeviceStatus):
         self._unit = unit
         self._began = time.monotonic()
         super().__init__(device, call_stop_on_failure=False)
+
+    def __str__(self) -> str:
+        return super().__str__() + _error_of(self)
+
+    __repr__ = __str__
 
     def progress(self, current: float) -> None:
         """Tell every watcher that `current` of the target is done."""
@@ -39,3 +54,10 @@ class ProgressStatus(DeviceStatus):
                 time_elapsed=elapsed,
                 time_remaining=remaining,
             )
+
+
+def _error_of(status: StatusBase) -> str:
+    """The first line of what made it fail; a traceback may follow that, which is in the log."""
+    error = status.exception() if status.done else None
+    first = str(error).partition("\n")[0] if error is not None else ""
+    return f": {first}" if first else ""
