@@ -116,8 +116,8 @@ def streams(
         chip = int(rng.integers(n_chips))
         payload: list[int] = []
         if kind in ("hit", "burst"):
-            for _ in range(1 if kind == "hit" else int(rng.integers(2, 30))):
-                payload.append(_hit(stream, now, chip, rng))
+            n_hits = 1 if kind == "hit" else int(rng.integers(2, 30))
+            payload.extend(_hit(stream, now, chip, rng) for _ in range(n_hits))
         elif kind in ("tdc", "bad_tdc"):
             byte = EDGE_BYTES[rng.integers(4)]
             tdc = 0 if byte in EDGE_BYTES[:2] else 1

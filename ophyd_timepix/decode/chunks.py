@@ -20,8 +20,8 @@ _WORD_SHIFT: Final = np.uint64(3)
 def count_chunks(words: npt.NDArray[np.uint64], skip: int, chunks: npt.NDArray[np.int64]) -> int:
     """Count the chunks of each chip. `skip`: words of a chunk that began in the slice before.
 
-    chunks: int64[256], incremented. Returns the words of the last chunk that lie beyond this slice. Words where a header
-    should be but is none are passed over one by one.
+    chunks: int64[256], incremented. Returns the words of the last chunk that lie beyond this slice. Words where a
+    header should be but is none are passed over one by one.
     """
     n = words.size
     i = skip
@@ -30,5 +30,6 @@ def count_chunks(words: npt.NDArray[np.uint64], skip: int, chunks: npt.NDArray[n
         i += 1
         if word & _MAGIC_MASK == _MAGIC:
             chunks[np.int64((word >> _CHIP_SHIFT) & _CHIP_MASK)] += 1
-            i += np.int64(word >> _BYTES_SHIFT >> _WORD_SHIFT)
-    return i - n
+            i += int(np.int64(word >> _BYTES_SHIFT >> _WORD_SHIFT))
+    beyond: int = i - n
+    return beyond

@@ -106,8 +106,8 @@ class Decoder:
     def decode(self, words: Words, anchor_counts: int | None = None) -> Batch:
         """Decode the next words of the stream.
 
-        anchor_counts: an estimate of the timer (25 ns counts) when these words came, good to a few seconds. It serves only to
-        choose the epoch after a silence.
+        anchor_counts: an estimate of the timer (25 ns counts) when these words came, good to a few seconds. It serves
+        only to choose the epoch after a silence.
         """
         if len(words) > self._capacity:
             self._make_outputs(len(words))

@@ -13,14 +13,14 @@ Times are judged in counts of 25 ns as the chip sent them; fToA and column phase
 
 Rules of time (all of them functions of the stream, never of how it is cut into calls):
 
-* Epoch. A time known modulo a period is the one in [reference - 3.4 s, reference + period - 3.4 s): nothing comes seconds
-  too late, silence may last long. The reference is the newest accepted time, an anchor or a timer pair.
+* Epoch. A time known modulo a period is the one in [reference - 3.4 s, reference + period - 3.4 s): nothing comes
+  seconds too late, silence may last long. The reference is the newest accepted time, an anchor or a timer pair.
 * Without any reference the first word's own value counts from epoch 0; wider words (TDC 32 bit, timer 48 bit) that come
   later are brought onto the same line by an offset.
-* Lateness. A word older than its chip's newest time by more than `lateness`, or, with several chips, older than the newest of all by
-  more than `skew`, is late: counted, not returned.
-* Jumps. A word ahead of everything accepted by more than `jump` is held until the chip's next timed word confirms it (not
-  older than it by more than `lateness`) or refutes it (counted, not returned), or until another chip gets that far.
+* Lateness. A word older than its chip's newest time by more than `lateness`, or, with several chips, older than the
+  newest of all by more than `skew`, is late: counted, not returned.
+* Jumps. A word ahead of everything accepted by more than `jump` is held until the chip's next timed word confirms it
+  (not older than it by more than `lateness`) or refutes it (counted, not returned), or another chip gets that far.
 """
 
 from typing import Final
@@ -39,7 +39,7 @@ Bytes = npt.NDArray[np.uint8]
 NEVER: Final = -(1 << 56)
 """Before every time; its ticks still fit in int64."""
 
-# --- indices into `state` -------------------------------------------------------------------------------------------------
+# --- indices into `state` ---------------------------------------------------------------------------------------------
 S_LEFT: Final = 0
 """Words left of the current chunk."""
 S_CHIP: Final = 1
@@ -67,7 +67,7 @@ S_EDGES: Final = 14
 """Edges in the output."""
 N_STATE: Final = 16
 
-# --- indices into a row of `chips` ----------------------------------------------------------------------------------------
+# --- indices into a row of `chips` ------------------------------------------------------------------------------------
 C_NEWEST: Final = 0
 C_HELD: Final = 1
 """1: a word is held."""
@@ -78,7 +78,7 @@ C_TIMER_LOW: Final = 4
 """Low half of a timer pair, -1 when there is none."""
 N_CHIP: Final = 8
 
-# --- from the word table ----------------------------------------------------------------------------------------------------
+# --- from the word table ----------------------------------------------------------------------------------------------
 _TOA_SHIFT: Final = w.TOA.shift
 _TOA_WIDTH: Final = w.TOA.width
 _TOA_MASK: Final = w.TOA.mask
@@ -137,7 +137,7 @@ FIRST_SILENCE: Final = 1 << 29
 ANCHOR_MARGIN: Final = (1 << (_HIT_BITS - 1)) - BACKWARD
 """An anchor becomes the reference this much lower, so that a hit may lie 13.4 s to either side of it."""
 _PAIR_GAP: Final = 64
-"""The SPIDR time of a high timer word may be this many units of 0.41 ms after the low word: pixels pass between them."""
+"""The SPIDR time of a high timer word may be this many units of 0.41 ms after the low word: pixels pass between."""
 
 # Top bytes of words that are not pixels.
 _K_UNKNOWN: Final = 0
@@ -201,10 +201,11 @@ def _hit_pixel(word: int) -> int:
 
 
 @inlined
-def _hit_ticks(word: int, time: int, phase: Ints, chip: int) -> int:
-    """Ticks: 96 a count, minus 6 for each fToA bin, plus the column's phase."""
+def _hit_ticks(word: int, time: int, phase: Ints) -> int:
+    """Ticks: 96 a count, minus 6 for each fToA bin, plus the phase of the column. phase: that of the chip."""
     ftoa = (word >> _FTOA_SHIFT) & _FTOA_MASK
-    return time * TICKS_PER_COUNT - ftoa * TICKS_PER_FTOA + phase[chip, (word >> _DCOL_SHIFT) & _DCOL_MASK]
+    ticks: int = time * TICKS_PER_COUNT - ftoa * TICKS_PER_FTOA + phase[(word >> _DCOL_SHIFT) & _DCOL_MASK]
+    return ticks
 
 
 @kernel
@@ -215,17 +216,19 @@ def _extend(value: int, bits: int, state: Ints) -> int:
         return value
     usable = min(bits, known)
     mask = (1 << usable) - 1
-    forward = (value - state[S_OFFSET] - state[S_REFERENCE]) & mask
+    own: int = value - state[S_OFFSET]
+    forward = (own - state[S_REFERENCE]) & mask
     if state[S_NEWEST] == NEVER and state[S_ANCHORED] == 0:
         # Nothing is accepted yet: the reference is a first word that may be garbage. Only a word near it relies on it.
         if FIRST_SILENCE < forward < mask + 1 - state[S_LATENESS] and bits == known:
-            return value - state[S_OFFSET]
+            return own
         backward = state[S_LATENESS]
     else:
         backward = BACKWARD
     if forward > mask - backward:
         forward -= mask + 1
-    return state[S_REFERENCE] + forward
+    time: int = state[S_REFERENCE] + forward
+    return time
 
 
 @kernel
@@ -255,7 +258,7 @@ def _emit(
     """Put a timed word into the output."""
     if _is_pixel(word):
         n = state[S_HITS]
-        ticks[n] = _hit_ticks(word, time, phase, chip)
+        ticks[n] = _hit_ticks(word, time, phase[chip])
         pixels[n] = (chip << 26) | _hit_pixel(word)
         state[S_HITS] = n + 1
         return
@@ -503,7 +506,8 @@ def _window(chip: int, state: Ints, chips: Ints) -> int:
         return -1
     if state[S_N_CHIPS] > 1 and newest - state[S_LATENESS] < state[S_NEWEST] - state[S_SKEW]:
         return -1
-    return state[S_LATENESS] + state[S_JUMP]
+    width: int = state[S_LATENESS] + state[S_JUMP]
+    return width
 
 
 @kernel
@@ -580,8 +584,10 @@ def decode_words(
             n_before = n
             newest = chips[chip, C_NEWEST]
             window = _window(chip, state, chips)
+            chip_phase = phase[chip]
+            chip_bits = chip << 26
             while i < stop:
-                word = words[i]
+                word = words[np.uint64(i)]
                 if framed and word & _MAGIC_MASK == _MAGIC and _breaks_in(word, state):
                     break
                 i += 1
@@ -590,8 +596,9 @@ def decode_words(
                     if ahead <= window:
                         time = newest + ahead - lateness
                         newest = max(newest, time)
-                        ticks[n] = _hit_ticks(word, time, phase, chip)
-                        pixels[n] = (chip << 26) | _hit_pixel(word)
+                        # Unsigned: the compiler need not think of negative indices.
+                        ticks[np.uint64(n)] = _hit_ticks(word, time, chip_phase)
+                        pixels[np.uint64(n)] = chip_bits | _hit_pixel(word)
                         n += 1
                         continue
                 state[S_HITS] = n

@@ -1,7 +1,8 @@
 """A block: hits that are handled together, with what belongs to them, in one flat piece of memory.
 
-The memory is given from outside (shared between processes, or an ordinary buffer); `BlockArrays` lays views over it. The
-builder fills the inputs, centroiding fills the outputs, the writer takes the columns. A block holds no pointer and needs no pickling.
+The memory is given from outside (shared between processes, or an ordinary buffer); `BlockArrays` lays views over it.
+The builder fills the inputs, centroiding fills the outputs, the writer takes the columns. A block holds no pointer and
+needs no pickling.
 
 Inputs                                  meaning
 --------------------------------------  -----------------------------------------------------------------------------

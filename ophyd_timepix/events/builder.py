@@ -1,8 +1,11 @@
-"""From batches of the decoder to blocks: time order, shots, ToF filter, cuts. The rows do not depend on how the stream is cut.
+"""From batches of the decoder to blocks: time order, shots, ToF filter, cuts.
+
+The rows do not depend on how the stream is cut into batches, nor on where blocks end.
 
 Hits wait in a pool until the horizon has passed them (no later hit can be earlier); then they are sorted, once, behind
-those that are ready. Edges likewise. From the ready hits blocks are cut at natural cuts (see `cutting`). Keys are relative
-to a base that moves on with the stream; hits too far ahead of it (hours lie in one batch of a sparse stream) wait outside.
+those that are ready. Edges likewise. From the ready hits blocks are cut at natural cuts (see `cutting`). Keys are
+relative to a base that moves on with the stream; hits too far ahead of it (hours lie in one batch of a sparse stream)
+wait outside.
 
 Knows no file and no process. Everything is reused: memory grows to the largest pending set and stays.
 """
@@ -122,7 +125,7 @@ class BlockBuilder:
         self._first_trigger += len(self._triggers)
         self._triggers.drop(len(self._triggers))
 
-    # --- in -------------------------------------------------------------------------------------------------------------
+    # --- in -----------------------------------------------------------------------------------------------------------
 
     @property
     def pending_hits(self) -> int:
@@ -171,7 +174,7 @@ class BlockBuilder:
         places = np.argsort(waiting_ticks, kind="stable")
         waiting_ticks[:], waiting_pixels[:] = waiting_ticks[places], waiting_pixels[places]
 
-    # --- out ------------------------------------------------------------------------------------------------------------
+    # --- out ----------------------------------------------------------------------------------------------------------
 
     def ready(self) -> bool:
         """Is a full block ready to be taken?"""
@@ -202,7 +205,7 @@ class BlockBuilder:
         return True
 
     def flush(self, into: BlockArrays, end_tick: int | None = None) -> bool:
-        """The acquisition has ended: fill `into` with the rest. True: call again, there is more; False: that was the last.
+        """The acquisition has ended: fill `into` with the rest. False: that was the last block; True: call again.
 
         end_tick: when the shutter closed. The last shot is valid when its ToF window ended before.
         """
@@ -286,7 +289,7 @@ class BlockBuilder:
         self._next_closed += n
         self._closed.drop(n)
 
-    # --- cuts -----------------------------------------------------------------------------------------------------------
+    # --- cuts ---------------------------------------------------------------------------------------------------------
 
     def _full_cut(self) -> tuple[int, bool] | None:
         """(end, forced) of a full block; one without hits when edges or shots have piled up."""
@@ -321,7 +324,7 @@ class BlockBuilder:
         )
         return None if end == cutting.NO_CUT else (int(end), False)
 
-    # --- progress -------------------------------------------------------------------------------------------------------
+    # --- progress -----------------------------------------------------------------------------------------------------
 
     def _advance(self) -> bool:
         """Make more hits ready, if that is worth while. False: nothing moved."""
@@ -400,7 +403,7 @@ class BlockBuilder:
         order.shift_keys(self._ready, self._start, self._stop, self._base - base)
         order.shift_keys(self._pool, 0, self._n_pool, self._base - base)
 
-    # --- edges and shots ----------------------------------------------------------------------------------------------------
+    # --- edges and shots ----------------------------------------------------------------------------------------------
 
     def _ripen_edges(self, limit: int) -> None:
         ticks, codes = self._edges_pending.columns()

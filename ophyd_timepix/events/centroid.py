@@ -335,11 +335,30 @@ def _link(block: BlockArrays, scratch: Scratch) -> int:
     first, last = (int(block.keys[i] >> REL_TICK_SHIFT) for i in (0, header.n_hits - 1))
     longest = int(around.reach.max())
     now = scratch.advance(last - first + longest + 2) + longest + 1
-    memory = scratch.map, scratch.slots, scratch.parent, scratch.sums
-    shots = block.shot_first_hit, header.n_shots
     if around.is_plus_cover:
-        return int(c.link_by_pluses(block.keys, *shots, longest, now, *memory))
-    return int(c.link_components(block.keys, *shots, around.offsets, around.reach, now, *memory))
+        return c.link_by_pluses(
+            block.keys,
+            block.shot_first_hit,
+            header.n_shots,
+            longest,
+            now,
+            scratch.map,
+            scratch.slots,
+            scratch.parent,
+            scratch.sums,
+        )
+    return c.link_components(
+        block.keys,
+        block.shot_first_hit,
+        header.n_shots,
+        around.offsets,
+        around.reach,
+        now,
+        scratch.map,
+        scratch.slots,
+        scratch.parent,
+        scratch.sums,
+    )
 
 
 def _find_dbscan_clusters(block: BlockArrays, processing: Processing, scratch: Scratch) -> int:
@@ -419,5 +438,17 @@ def _write_centroids(block: BlockArrays, processing: Processing, table: Ints, sc
     header.n_clustered = header.n_hits - header.n_noise - n_small_hits
     if n_special:
         find_slots(header.n_hits, scratch.slots, scratch.parent, scratch.row_of_slot, block.labels)
-        columns = [block.centroids[name] for name in ("x", "y", "tot", "size", "flags")]
-        sum_again(block.keys, header.n_hits, block.labels, table, *columns, n_rows, scratch.again)
+        columns = block.centroids
+        sum_again(
+            block.keys,
+            header.n_hits,
+            block.labels,
+            table,
+            columns["x"],
+            columns["y"],
+            columns["tot"],
+            columns["size"],
+            columns["flags"],
+            n_rows,
+            scratch.again,
+        )

@@ -1,7 +1,7 @@
 """Clusters: which hits of a block belong together (see docs/explanations/clustering.md).
 
-Two hits of one chip and one shot are neighbours when they are `offset k` pixels apart (dx² + dy² <= radius²) and at most
-`reach[k]` ticks: for the cylinder the same for all offsets, for the ellipsoid the largest dt with
+Two hits of one chip and one shot are neighbours when they are `offset k` pixels apart (dx² + dy² <= radius²) and at
+most `reach[k]` ticks: for the cylinder the same for all offsets, for the ellipsoid the largest dt with
 dx² + dy² + (dt / window * radius)² <= radius². Both metrics are thereby integer comparisons.
 
 The hits come in time order. So a hit looks back only, at the last hit of each pixel around it.
@@ -10,13 +10,13 @@ The hits come in time order. So a hit looks back only, at the last hit of each p
   last one. A map holds time and cluster of the last hit in one integer; where a hit finds one cluster it joins, where
   it finds several they are united.
 * the same with the cylinder and radius 2, the default: hits that are at most 2 pixels from each other need no look
-  either, the last one speaks for all. So the map holds the last hit in the plus of five pixels around each pixel, and the
-  pluses around four neighbours cover the 13 pixels of the disc: 4 look-ups and 5 entries instead of 13 and 1.
+  either, the last one speaks for all. So the map holds the last hit in the plus of five pixels around each pixel, and
+  the pluses around four neighbours cover the 13 pixels of the disc: 4 look-ups and 5 entries instead of 13 and 1.
 * min_samples > 1: DBSCAN. All neighbours count, so the hits of a pixel are chained. First pass: numbers of neighbours;
   second pass: core hits unite, a border hit takes its nearest core neighbour (ties: the earlier, then by pixel).
 
-The map has a margin as wide as the largest radius, so that no look-up leaves it. Its side is a constant, and indices are
-unsigned, so that the compiler needs no arithmetic for them: half the speed of the loops lies in that.
+The map has a margin as wide as the largest radius, so that no look-up leaves it. Its side is a constant, and indices
+are unsigned, so that the compiler needs no arithmetic for them: half the speed of the loops lies in that.
 """
 
 import math
@@ -189,8 +189,8 @@ def link_by_pluses(
     """Cylinder, radius 2, min_samples 1: give each hit a slot, unite slots that touch, sum up. Returns the slots used.
 
     parent[slot] must be slot, and all sums 0.
-    last: the map; time << 20 | slot of the last hit in the plus around each pixel. Times run on from block to block, from
-    `now` on, so that entries of earlier blocks are too old to matter.
+    last: the map; time << 20 | slot of the last hit in the plus around each pixel. Times run on from block to block,
+    from `now` on, so that entries of earlier blocks are too old to matter.
     """
     n_slots = 0
     shift = (now - (keys[0] >> REL_TICK_SHIFT)) << SLOT_BITS
@@ -383,7 +383,7 @@ def gather_cores(
     slots: Int32s,
     sums: Ints,
 ) -> tuple[int, int]:
-    """Slots in the order of the clusters' first hits, and their sums. Returns (slots, noise hits); noise has slot -1."""
+    """Slots in the order of the clusters' first hits, and their sums. Returns (slots, hits that are noise)."""
     n_slots = 0
     n_noise = 0
     for i in range(n):

@@ -1,4 +1,4 @@
-"""The columns of all tables of events: name, type, unit, meaning. The one description that kernels, files and catalog share.
+"""The columns of all tables of events: name, type, unit, meaning. Kernels, files and catalog share this description.
 
 This module must stay cheap to import: no numba, no arrays.
 """

@@ -2,7 +2,8 @@
 
 A natural cut lies before a hit that comes later than the one before by more than the window, or that a new shot begins
 with: no cluster reaches across. Which natural cuts become ends of blocks changes nothing in the result. Without one for
-`chain_max` hits there is a forced cut, exactly that many hits after the last natural cut: a place that depends on the stream alone.
+`chain_max` hits there is a forced cut, exactly that many hits after the last natural cut: a place that depends on the
+stream alone.
 
 A block's tick is base + (key >> 28). Triggers are ascending ticks.
 """
@@ -20,7 +21,8 @@ NO_CUT = -1
 
 @inlined
 def _tick(ready: Keys, i: int, base: int) -> int:
-    return base + (ready[i] >> REL_TICK_SHIFT)
+    tick: int = base + (ready[i] >> REL_TICK_SHIFT)
+    return tick
 
 
 @kernel
@@ -65,7 +67,10 @@ def find_cut(
     triggers: Keys,
     n_triggers: int,
 ) -> tuple[int, bool]:
-    """The end of a block that begins at `start` and holds `target` hits or a little more: (end, forced), or (NO_CUT, False)."""
+    """The end of a block that begins at `start` and holds `target` hits or a little more.
+
+    Returns (end, forced), or (NO_CUT, False) when it is not known yet.
+    """
     if stop - start <= target:
         return NO_CUT, False
     limit = min(stop, start + chain_max)
@@ -123,8 +128,8 @@ def fill_hits(
 ) -> tuple[int, int, int]:
     """Put hits [start, end) and their shots into a block.
 
-    Returns (end, shots, hits before the first trigger); `end` is earlier than asked when the block has no room for more shots.
-    triggers[0] is the shot number `first_number`.
+    Returns (end, shots, hits before the first trigger); `end` is earlier than asked when the block has no room for
+    more shots. triggers[0] is the shot number `first_number`.
     """
     n_shots = 0
     n_before = 0
@@ -140,10 +145,7 @@ def fill_hits(
         shot_tick[n_shots] = triggers[trigger] if trigger >= 0 else 0
         n_shots += 1
         first = i
-        if trigger + 1 < n_triggers:
-            i = _first_hit_from(ready, i + 1, end, base, triggers[trigger + 1])
-        else:
-            i = end
+        i = _first_hit_from(ready, i + 1, end, base, triggers[trigger + 1]) if trigger + 1 < n_triggers else end
         if trigger < 0:
             n_before = i - first
     shot_first_hit[n_shots] = end - start
@@ -174,7 +176,7 @@ def _first_hit_from(ready: Keys, start: int, stop: int, base: int, tick: int) ->
 def keep_tof(
     ready: Keys, start: int, stop: int, base: int, triggers: Keys, n_triggers: int, tof_min: int, tof_max: int
 ) -> int:
-    """Close up ready[start:stop] so that hits of a shot with a ToF outside [tof_min, tof_max] go. Returns the new stop."""
+    """Remove hits of shots with a ToF outside [tof_min, tof_max] from ready[start:stop]. Returns the new stop."""
     kept = start
     if stop > start:
         trigger = first_after(triggers, n_triggers, _tick(ready, start, base)) - 1

@@ -1,8 +1,8 @@
 """Time order: from keys in the order of the stream to sorted keys, each hit sorted once.
 
-A key is rel_tick << 28 | pixel (see `block`), so that sorting keys settles ties too. Keys below the horizon are final: they are split
-off behind those that are ready and sorted there, in place, by numpy: its vectorised sort of some ten thousand keys took
-8 ns a hit whatever the data, a radix sort of our own 9 to 25 (see the decision on it).
+A key is rel_tick << 28 | pixel (see `block`), so that sorting keys settles ties too. Keys below the horizon are final:
+they are split off behind those that are ready and sorted there, in place, by numpy: its vectorised sort of some ten
+thousand keys took 8 ns a hit whatever the data, a radix sort of our own 9 to 25 (decision 0032).
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ Keys = npt.NDArray[np.int64]
 @kernel
 def pack_keys(ticks: Keys, pixels: npt.NDArray[np.uint32], base: int, pool: Keys, n_pool: int) -> int:
     """Append hits to the pool as keys, up to the first one outside [base, base + 2**35). Returns how many."""
-    n = ticks.shape[0]
+    n: int = ticks.shape[0]
     spread = 0
     for i in range(n):
         rel = ticks[i] - base
@@ -57,7 +57,7 @@ def shift_keys(keys: Keys, start: int, stop: int, ticks: int) -> None:
 
 @kernel
 def sort_edges(ticks: Keys, codes: npt.NDArray[np.int32], n: int, budget: int) -> bool:
-    """Sort edges by (tick, code) in place by insertion: they come nearly in order. False: gave up after `budget` steps."""
+    """Sort edges by (tick, code) by insertion: they come nearly in order. False: gave up after `budget` steps."""
     for i in range(1, n):
         tick = ticks[i]
         code = codes[i]
@@ -84,7 +84,7 @@ def close_up_edges(
     code_shift: int,
     opened: Keys,
 ) -> tuple[int, int]:
-    """Close up sorted edges so that equal ones (several chips tell of one edge) stand once; copy triggers to `opened`.
+    """Remove repeats from sorted edges (several chips tell of one edge); copy triggers to `opened`.
 
     trigger: what code >> code_shift is for a trigger. Returns (edges left, triggers).
     """

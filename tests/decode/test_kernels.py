@@ -49,7 +49,7 @@ def test_decoder_equals_its_slow_twin_however_the_words_are_cut(data, bad, frame
     twin = naive.NaiveDecoder(framed, stream.n_chips, phase.tolist(), LATENESS)
     twin.decode(stream.words)
     twin.flush()
-    # A word that another chip confirms comes out at the end of a call at the latest: only the order depends on the cuts.
+    # A word that another chip confirms comes out at the end of a call at the latest: the order depends on the cuts.
     assert sorted(hits) == sorted(twin.hits)
     assert sorted(edges) == sorted(twin.edges)
     assert {count: int(decoder.counts[count]) for count in Count} == twin.counts

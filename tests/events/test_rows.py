@@ -1,13 +1,11 @@
 """Rows from words, against the slow twin; and the same rows however the stream is cut."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ophyd_timepix.config import Edge, Geometry, Metric, Processing
-from ophyd_timepix.decode import Framing
-from ophyd_timepix.events import BlockArrays, BlockBuilder, Capacity, Flag
+from ophyd_timepix.events import BlockArrays, Capacity, Flag
 from tests import naive
 from tests.rows import Rows, assert_same_rows, process
 from tests.strategies import LATENESS, MS, N_EXAMPLES, SECOND, Stream, as_words, cuts, streams
