@@ -28,8 +28,10 @@ import numpy.typing as npt
 from .columns import CENTROIDS, HITS
 
 REL_TICK_SHIFT: Final = 28
-REL_TICK_BITS: Final = 35
-"""9 s. One bit less than a 64-bit key has room for, so that keys are positive in int64 too."""
+REL_TICK_MIN: Final = 1 << 34
+REL_TICK_MAX: Final = (1 << 35) - (1 << 24)
+"""Relative ticks lie in [REL_TICK_MIN, REL_TICK_MAX): 4.47 s. Keys are then positive in int64, and the same 64 bits
+read as float64 are positive, finite and not denormal, hence in the same order: floats sort faster."""
 CHIP_SHIFT: Final = 26
 Y_SHIFT: Final = 18
 X_SHIFT: Final = 10

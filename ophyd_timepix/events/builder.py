@@ -20,7 +20,7 @@ from ..clock import NS_PER_COUNT, TICKS_PER_COUNT, ns_to_ticks
 from ..config import Edge, Processing
 from ..protocol.words import TDC_COUNTER
 from . import cutting, order
-from .block import REL_TICK_BITS, REL_TICK_SHIFT, BlockArrays, Capacity
+from .block import REL_TICK_MAX, REL_TICK_MIN, REL_TICK_SHIFT, BlockArrays, Capacity
 from .queue import ColumnQueue
 
 CHAIN_MAX: Final = 1_000_000
@@ -28,7 +28,8 @@ CHAIN_MAX: Final = 1_000_000
 SORT_PIECE: Final = 1 << 15
 """Hits that are sorted together at least: they fit in the cache."""
 
-_SPAN: Final = 1 << REL_TICK_BITS
+_SPAN: Final = REL_TICK_MAX - REL_TICK_MIN
+"""Ticks within reach of a base."""
 _FOREVER: Final = 1 << 62
 _LAST_KEY: Final = (1 << 63) - 1
 _EDGES_MAX: Final = Capacity().edges
@@ -159,13 +160,13 @@ class BlockBuilder:
         if self._base is None:
             self._base = self._base_for(int(ticks.min()))
         self._pool = _with_room(self._pool, 0, self._n_pool, n)
-        n_admitted = int(order.pack_keys(ticks, pixels, self._base, self._pool, self._n_pool))
+        n_admitted = int(order.pack_keys(ticks, pixels, self._base, self._pool[self._n_pool : self._n_pool + n]))
         self._n_pool += n_admitted
         return n_admitted
 
     def _base_for(self, earliest: int) -> int:
         """A base that later hits need not fall behind: the horizon, if that is near."""
-        return max(min(earliest, self._horizon), earliest - _SPAN // 4)
+        return max(min(earliest, self._horizon), earliest - _SPAN // 4) - REL_TICK_MIN
 
     def _wait_outside(self, ticks: Ints, pixels: npt.NDArray[np.uint32]) -> None:
         """Queue hits in time order."""
@@ -360,20 +361,20 @@ class BlockBuilder:
         self._ripen_edges(limit)
         if self._base is not None:
             self._ripen_hits(limit)
-            if limit < _FOREVER and limit - self._base > _SPAN // 2:
+            if limit < _FOREVER and limit - self._base - REL_TICK_MIN > _SPAN // 2:
                 self._move_base()
         self._forget_triggers()
         return True
 
     def _ripen_hits(self, limit: int) -> None:
         base = self._base or 0
-        limit_key = _LAST_KEY if limit - base >= _SPAN else max(limit - base, 0) << REL_TICK_SHIFT
+        limit_key = _LAST_KEY if limit - base >= REL_TICK_MAX else max(limit - base, 0) << REL_TICK_SHIFT
         self._make_room_for_ready(self._n_pool)
         n_final = int(order.split_final(self._pool, self._n_pool, limit_key, self._ready, self._stop))
         self._n_pool -= n_final
         self._left = self._n_pool
         stop = self._stop + n_final
-        self._ready[self._stop : stop].sort()
+        order.sort_keys(self._ready[self._stop : stop])
         if self._tof_filter is not None:
             triggers = self._triggers.columns()[0]
             kept = int(

@@ -149,8 +149,7 @@ def fill_hits(
         if trigger < 0:
             n_before = i - first
     shot_first_hit[n_shots] = end - start
-    for i in range(start, end):
-        keys[i - start] = ready[i]
+    keys[: end - start] = ready[start:end]
     return end, n_shots, n_before
 
 

@@ -9,26 +9,31 @@ import numpy as np
 import numpy.typing as npt
 
 from ..jit import kernel
-from .block import REL_TICK_BITS, REL_TICK_SHIFT
+from .block import REL_TICK_MAX, REL_TICK_MIN, REL_TICK_SHIFT
 
 Keys = npt.NDArray[np.int64]
 
 
 @kernel
-def pack_keys(ticks: Keys, pixels: npt.NDArray[np.uint32], base: int, pool: Keys, n_pool: int) -> int:
-    """Append hits to the pool as keys, up to the first one outside [base, base + 2**35). Returns how many."""
+def pack_keys(ticks: Keys, pixels: npt.NDArray[np.uint32], base: int, pool: Keys) -> int:
+    """Write hits to `pool` as keys, up to the first one that cannot be told relative to `base`. Returns how many."""
     n: int = ticks.shape[0]
-    spread = 0
+    outside = 0
     for i in range(n):
         rel = ticks[i] - base
-        spread |= rel
-        pool[n_pool + i] = (rel << REL_TICK_SHIFT) | np.int64(pixels[i])
-    if spread >> REL_TICK_BITS == 0:
+        outside |= (rel - REL_TICK_MIN) | (REL_TICK_MAX - 1 - rel)
+        pool[i] = (rel << REL_TICK_SHIFT) | np.int64(pixels[i])
+    if outside >= 0:
         return n
     for i in range(n):
-        if (ticks[i] - base) >> REL_TICK_BITS != 0:
+        if not REL_TICK_MIN <= ticks[i] - base < REL_TICK_MAX:
             return i
     return n
+
+
+def sort_keys(keys: Keys) -> None:
+    """Sort in place, as float64 (see `REL_TICK_MAX`): a tenth faster than as int64 on a machine with AVX2."""
+    keys.view(np.float64).sort()
 
 
 @kernel
