@@ -1,8 +1,8 @@
 """Words of a busy detector, fast: clusters with a ToT profile and time-walk, read out a little out of order.
 
 The streams that other programs were measured with: clusters of 1 + Poisson(7) hits on 5 x 5 pixels, time-walk to
-90 ns, read-out disorder exp(1 us), TDC1 at 1 kHz, chunks of 1000 words; uniform in time, or shots of 125 ions in six mass
-peaks.
+90 ns, read-out disorder exp(1 us), TDC1 at 1 kHz, chunks of 1000 words; uniform in time, or shots of 125 ions in six
+mass peaks.
 """
 
 import numpy as np
