@@ -4,6 +4,7 @@ import argparse
 import json
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -35,13 +36,15 @@ def run(options: argparse.Namespace) -> int:
     """Record; exit code 1 when something was lost or is unaccounted for."""
     if options.seconds <= 0:
         raise ValueError(f"--seconds is a positive number of seconds, not {options.seconds}")
-    with SpidrClient.at(options.address) as client, Pipeline(workers=options.workers) as pipeline:
+    with SpidrClient.at(options.address) as client:
         board = Board(client)
         n_chips = len(board.present_chips())
-        recording = Recording(lambda: board, n_chips, lambda: pipeline)
         file = _run_file(options, n_chips)
-        acquired = _acquire(recording, file, options.seconds)
-        summary = recording.close({"plan_name": "record"}, {})
+        # The processes take seconds to start: they come after everything that can be refused without them.
+        with Pipeline(workers=options.workers) as pipeline:
+            recording = Recording(lambda: board, n_chips, lambda: pipeline)
+            acquired = _acquire(recording, file, options.seconds)
+            summary = recording.close({"plan_name": "record"}, {})
     result = _result(acquired, summary)
     print(json.dumps(result) if options.json else _as_text(result))
     unaccounted, lost = summary.ledger["unaccounted"], summary.ledger["lost_datagrams"]
@@ -51,16 +54,29 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run_file(options: argparse.Namespace, n_chips: int) -> RunFile:
-    directory: Path = options.output
-    directory.mkdir(parents=True, exist_ok=True)
+    processing = processing_of(options)
+    directory = _made(options.output)
     name = options.name or time.strftime("tpx_%Y%m%dT%H%M%S")
     return RunFile(
         event_file=(directory / f"{name}.h5").resolve(),
-        processing=processing_of(options),
+        processing=processing,
         geometry=Geometry.for_chips(n_chips),
         keep_raw=not options.no_raw,
         centroid=not options.raw_only,
     )
+
+
+def _made(directory: Path) -> Path:
+    """The directory for the files, made and writable."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return directory
+    except OSError as error:
+        raise OSError(
+            f"the output directory {directory} cannot be written: {error.strerror}; "
+            "choose another with -o, or ask for the right to write there"
+        ) from error
 
 
 def _acquire(recording: Recording, file: RunFile, seconds: float) -> Acquired:

@@ -4,12 +4,17 @@ Everything is laid out before SWMR mode begins, and the file is never opened for
 can then never stand in the way of the writer, and a killed writer leaves a file that opens with `swmr=True`.
 
 Layout: `/entry/{centroids,hits,shots,triggers,acquisitions}/<column>` with units as attributes;
-`/entry/preview/{image,tof}`, fixed arrays that are rewritten in place; `/entry/ledger`, `/entry/processing`, JSON text in fixed rooms (HDF5 allows no new
-object in SWMR mode).
+`/entry/preview/{image,tof}`, fixed arrays that are rewritten in place; `/entry/ledger`, `/entry/processing`, JSON text
+in fixed rooms (HDF5 allows no new object in SWMR mode).
 """
 
+import contextlib
+import errno
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,6 +54,7 @@ class Table:
 
     def __init__(self, group: h5py.Group, columns: Iterable[Column], chunk_rows: int) -> None:
         self.rows = 0
+        self._safe_rows = 0
         self._columns = {c.name: _growing(group, c, chunk_rows) for c in columns}
 
     def append(self, rows: Mapping[str, Array]) -> None:
@@ -72,6 +78,14 @@ class Table:
         """Make the appended rows visible to readers."""
         for dataset in self._columns.values():
             dataset.flush()
+        self._safe_rows = self.rows
+
+    def cut(self) -> None:
+        """Forget rows whose values could not be written: without this, readers would find zeros there."""
+        for dataset in self._columns.values():
+            with contextlib.suppress(OSError, RuntimeError):  # of the rest, each column that can be cut is cut
+                dataset.resize((self._safe_rows,))
+                dataset.flush()
 
 
 def _growing(group: h5py.Group, column: Column, chunk_rows: int) -> h5py.Dataset:
@@ -125,7 +139,8 @@ class EventFile:
 
     def append(self, table: str, rows: Mapping[str, Array]) -> None:
         """Append rows to one of the tables."""
-        self.tables[table].append(rows)
+        with self._writing():
+            self.tables[table].append(rows)
 
     def rows(self, table: str) -> int:
         """Rows appended so far."""
@@ -144,19 +159,45 @@ class EventFile:
 
     def flush(self) -> None:
         """Everything appended so far becomes visible to readers."""
-        self._image[...] = self.image
-        self._tof[...] = self.tof
-        for table in self.tables.values():
-            table.flush()
-        self._image.flush()
-        self._tof.flush()
-        self._ledger.flush()
+        with self._writing():
+            self._image[...] = self.image
+            self._tof[...] = self.tof
+            for table in self.tables.values():
+                table.flush()
+            self._image.flush()
+            self._tof.flush()
+            self._ledger.flush()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """HDF5 tells of a full disk in many lines of its own: say which file, why, and the way out."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            number = _error_number(error)
+            for table in self.tables.values():
+                table.cut()
+            free = shutil.disk_usage(self.path.parent).free
+            raise OSError(
+                number,
+                f"cannot write the event file after row {self.rows('centroids')}: {os.strerror(number)} "
+                f"({free / 1e6:.0f} MB free); free space on that file system or choose another data directory",
+                str(self.path),
+            ) from error
 
     def close(self) -> None:
         """Flush and close."""
         if self._file:
             self.flush()
             self._file.close()
+
+
+def _error_number(error: Exception) -> int:
+    """The system's error number, which HDF5 hides in its text."""
+    told = re.search(r"errno = (\d+)", str(error))
+    if told:
+        return int(told.group(1))
+    return getattr(error, "errno", None) or errno.EIO
 
 
 def _collection(entry: h5py.Group, name: str) -> h5py.Group:

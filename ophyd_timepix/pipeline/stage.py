@@ -104,7 +104,7 @@ def run_forked(name: str, control: Connection, make: Callable[[], Stage]) -> Non
     except BaseException as error:
         log.exception("stage %s failed", name)
         with contextlib.suppress(OSError):
-            control.send(("died", "ok", (f"{type(error).__name__}: {error}", traceback.format_exc())))
+            control.send(("died", "ok", (f"failed: {type(error).__name__}: {error}", traceback.format_exc())))
     finally:
         logging.shutdown()
         os._exit(code)
