@@ -1,7 +1,7 @@
 """The only place where options of numba stand.
 
 `nogil` lets kernels run beside the threads of a stage, `cache` makes a second start free of compilation. No fastmath:
-results must be the same on every machine. `NUMBA_DISABLE_JIT=1` turns every kernel into plain Python (tests do this once).
+results must be the same on every machine. `NUMBA_DISABLE_JIT=1` makes every kernel plain Python (tests do so once).
 """
 
 from collections.abc import Callable

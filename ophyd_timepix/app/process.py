@@ -1,24 +1,29 @@
 """`ophyd-timepix process`: recordings to centroids, through the same decode and centroid code as a live run."""
 
 import argparse
+import contextlib
 import json
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..config import Geometry, Metric, Processing
 from ..pipeline.client import Pipeline
-from ..pipeline.messages import RunRequest, RunSummary
+from ..pipeline.errors import PipelineError
+from ..pipeline.messages import RecordedFile, RunRequest, RunSummary
 from ..protocol.chip_config import column_phase
-from ..protocol.words import MAX_CHIPS
+from ..protocol.words import MATRIX_SIDE, MAX_CHIPS
 from ..spool.index import read_index
 from ..spool.sources import Format, Recording, open_recording
 from .survey import chunks_of
+
+PYMEPIX_PLL: Final = 0x11E
+NO_PHASE: Final = (0,) * (MATRIX_SIDE // 2)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +64,8 @@ def run(options: argparse.Namespace) -> int:
     with Pipeline(workers=options.workers) as pipeline:
         started = time.monotonic()
         total = sum(r.n_bytes for r in recordings)
-        summary = _process(pipeline, request, [r.path for r in recordings], total, quiet=options.json)
+        files = [recorded_file(recording, request.n_chips) for recording in recordings]
+        summary = _process(pipeline, request, files, total, quiet=options.json)
     result = result_of(summary, time.monotonic() - started)
     if options.json:
         print(json.dumps(result))
@@ -74,20 +80,25 @@ def request_for(recordings: list[Recording], output: Path, processing: Processin
         raise FileExistsError(f"{output} exists and is never overwritten; remove it or choose another name")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output.parent} is no directory; create it first")
-    own = read_index(recordings[0].path)
-    if own is not None:
-        recorded = RunRequest.model_validate(own.run)
-        return recorded.model_copy(
-            update={"event_file": output, "spool": None, "centroid": True, "processing": processing}
-        )
-    n_chips = _chips(recordings)
-    return RunRequest(
-        event_file=output,
-        processing=processing,
-        n_chips=n_chips,
-        geometry=Geometry.for_chips(n_chips),
-        phase=_phase(recordings[0], n_chips),
-    )
+    own = [run for run in map(_own_run, recordings) if run is not None]
+    n_chips = max([_chips(recordings), *(run.n_chips for run in own)])
+    geometry = own[0].geometry if own and own[0].n_chips == n_chips else Geometry.for_chips(n_chips)
+    return RunRequest(event_file=output, processing=processing, n_chips=n_chips, geometry=geometry)
+
+
+def recorded_file(recording: Recording, n_chips: int) -> RecordedFile:
+    """A file with the column phase and the timer zero of its own words."""
+    own = _own_run(recording)
+    if own is None:
+        return RecordedFile(path=recording.path.resolve(), phase=_phase(recording, n_chips))
+    phase = None if own.phase is None else own.phase + (NO_PHASE,) * (n_chips - own.n_chips)
+    return RecordedFile(path=recording.path.resolve(), phase=phase, timer_zero_ns=own.timer_zero_ns)
+
+
+def _own_run(recording: Recording) -> RunRequest | None:
+    """The run that made this recording, if it is one of ours."""
+    index = read_index(recording.path) if recording.chunked else None
+    return None if index is None else RunRequest.model_validate(index.run)
 
 
 def _chips(recordings: list[Recording]) -> int:
@@ -97,14 +108,13 @@ def _chips(recordings: list[Recording]) -> int:
 
 
 def _phase(recording: Recording, n_chips: int) -> tuple[tuple[int, ...], ...] | None:
-    """`.tpx3` of servers: corrected already. Pymepix sets 16 phases (PLL 0x11E); `.dat` says what it had."""
-    if recording.format is Format.TPX3:
-        return None
-    word = 0x11E if recording.pll_config is None else recording.pll_config
-    return (column_phase(word),) * n_chips
+    """`.tpx3` of servers is corrected already. Pymepix and the NIKHEF programs set 16 phases (PLL word 0x11E)."""
+    return None if recording.format is Format.TPX3 else (column_phase(PYMEPIX_PLL),) * n_chips
 
 
-def _process(pipeline: Pipeline, request: RunRequest, files: list[Path], total: int, *, quiet: bool) -> RunSummary:
+def _process(
+    pipeline: Pipeline, request: RunRequest, files: list[RecordedFile], total: int, *, quiet: bool
+) -> RunSummary:
     done = threading.Event()
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
@@ -117,9 +127,10 @@ def _process(pipeline: Pipeline, request: RunRequest, files: list[Path], total: 
         def watch() -> None:
             begin = time.monotonic()
             while not done.wait(0.25):
-                seen = pipeline.progress()
-                rate = seen.hits / (time.monotonic() - begin) / 1e6
-                bar.update(task, completed=seen.decoded_bytes, rate=f"{rate:.1f} Mhit/s")
+                with contextlib.suppress(PipelineError):  # the call that waits for the result tells of it
+                    seen = pipeline.progress()
+                    rate = seen.hits / (time.monotonic() - begin) / 1e6
+                    bar.update(task, completed=seen.decoded_bytes, rate=f"{rate:.1f} Mhit/s")
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
@@ -167,6 +178,10 @@ def exit_code(recordings: list[Recording], summary: RunSummary) -> int:
     ]
     if ledger["unframed_words"]:
         problems.append(f"{ledger['unframed_words']} words lie outside any chunk: the recording is damaged there")
+    if ledger["cut_chunks"]:
+        problems.append(f"{ledger['cut_chunks']} chunks end before their stated size: the recording was cut there")
+    if ledger["foreign_chip_words"]:
+        problems.append(f"{ledger['foreign_chip_words']} words are of chips that no board has (4 and above)")
     if ledger["unknown_words"]:
         problems.append(f"{ledger['unknown_words']} words are of no known kind: see unknown_headers in the ledger")
     if ledger["unaccounted"]:

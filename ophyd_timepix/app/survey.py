@@ -1,14 +1,16 @@
 """A quick look through a recording: which chips, how many words of each kind, over which time."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ..clock import TICKS_PER_SECOND
-from ..decode import PIXEL_CLASSES, Count, Decoder, Framing, total
+from ..clock import NS_PER_COUNT, TICKS_PER_SECOND
+from ..decode import PIXEL_CLASSES, Batch, Count, Decoder, Framing, total
 from ..decode.chunks import count_chunks
 from ..protocol.words import MAX_CHIPS
+from ..spool.index import read_index
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Words
 
 
@@ -34,23 +36,21 @@ def chunks_of(recording: Recording) -> dict[int, int]:
 def survey(recording: Recording) -> dict[str, Any]:
     """Counts by kind of word, and the span of time from the first hit or edge to the last."""
     decoder = Decoder(Framing.TPX3 if recording.chunked else Framing.RAW, MAX_CHIPS)
-    edges: dict[str, int] = {}
-    first, last = None, None
-    for words, _ in slices(recording):
-        batch = decoder.decode(words)
-        for tdc, falling in zip(batch.edge_input, batch.edge_falling, strict=True):
-            name = f"TDC{tdc} {'falling' if falling else 'rising'}"
-            edges[name] = edges.get(name, 0) + 1
+    edges: Counter[str] = Counter()
+    first, last = [], []
+    for batch in _batches(recording, decoder):
+        pairs = np.stack([batch.edge_input, batch.edge_falling])
+        for tdc, falling in pairs.T.tolist():
+            edges[f"TDC{tdc} {'falling' if falling else 'rising'}"] += 1
         times = np.concatenate([batch.ticks, batch.edge_ticks])
         if times.size:
-            first = int(times.min()) if first is None else min(first, int(times.min()))
-            last = int(times.max()) if last is None else max(last, int(times.max()))
-    decoder.flush()
+            first.append(int(times.min()))
+            last.append(int(times.max()))
     counts = decoder.counts
     facts: dict[str, Any] = {
         "words": int(counts[Count.WORDS] - counts[Count.CHUNK_HEADERS]),
         "hits": total(counts.tolist(), PIXEL_CLASSES),
-        "edges": edges,
+        "edges": dict(edges),
         "timer_words": int(counts[Count.TIMER_WORDS]),
         "control_words": int(counts[Count.CONTROL_WORDS]),
         "unknown_words": int(counts[Count.UNKNOWN_WORDS]),
@@ -59,6 +59,15 @@ def survey(recording: Recording) -> dict[str, Any]:
     }
     if recording.chunked:
         facts["chunks_of_chip"] = chunks_of(recording)
-    if first is not None and last is not None:
-        facts["seconds"] = (last - first) / TICKS_PER_SECOND
+    if first:
+        facts["seconds"] = (max(last) - min(first)) / TICKS_PER_SECOND
     return facts
+
+
+def _batches(recording: Recording, decoder: Decoder) -> Iterator[Batch]:
+    index = read_index(recording.path) if recording.chunked else None
+    zero_ns = None if index is None else index.run.get("timer_zero_ns")
+    for words, host_ns in slices(recording):
+        known = zero_ns is not None and host_ns is not None
+        yield decoder.decode(words, max(0, (host_ns - zero_ns) // NS_PER_COUNT) if known else None)
+    yield decoder.flush()

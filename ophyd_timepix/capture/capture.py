@@ -19,15 +19,16 @@ import numpy as np
 
 from ..protocol.words import CHUNK_MAX_BYTES, chunk_header
 from ..spool.index import STRETCH_BYTES, STRETCH_NS, Records
-from ..spool.recording import RecordingWriter
+from ..spool.recording import BLOCK_BYTES, RecordingWriter
 from ..spool.ring import Mark, Ring
 from .batch import BatchReceiver
-from .sockets import Buffer, enlarge_buffer, kernel_drops, open_socket
+from .sockets import Buffer, enlarge_buffer, kernel_drops, open_socket, waiting_bytes
 
 log = logging.getLogger(__name__)
 
 WAKE_S: Final = 0.05
 """How often idle threads look whether they should stop."""
+SMALLEST_RING: Final = 2 * BLOCK_BYTES
 SET_ASIDE_LIMIT: Final = 256
 """Datagrams with a wrong length or sender that are kept for the side file before more are only counted."""
 _SET_ASIDE: Final = struct.Struct("<qIHH")
@@ -61,6 +62,10 @@ class Capture:
     """
 
     def __init__(self, ring: Ring, index: Records, on_failure: Callable[[BaseException], None]) -> None:
+        if ring.size < SMALLEST_RING:
+            raise ValueError(
+                f"the ring holds at least {SMALLEST_RING} bytes, two blocks of the writer, not {ring.size}"
+            )
         self.ring = ring
         self._index = index
         self._on_failure = on_failure
@@ -136,12 +141,11 @@ class Capture:
 
     def close(self) -> Totals:
         """Finish the recording: all received bytes are on disk and durable. Safe to call when none is open."""
-        recording = self._recording
-        totals = self.totals()
+        with self._lock:
+            totals = self.totals()
+            recording, self._recording = self._recording, None
         if recording is None:
             return totals
-        with self._lock:
-            self._recording = None
         self._writer_stop.set()
         self._new_bytes.set()
         if self._writer is not None and self._writer is not threading.current_thread():
@@ -149,21 +153,32 @@ class Capture:
         recording.write_index(self._index, int(self.ring.marks[Mark.INDEX_RECORDS]))
         self._write_set_aside(recording.path)
         recording.finish(self.ring)
-        self.ring.marks[Mark.CLOSED] = 1
         return totals
 
-    def begin(self, acquisition: int) -> int:
-        """An acquisition begins: the address of its first byte."""
+    def begin(self, acquisition: int) -> tuple[int, Totals]:
+        """An acquisition begins: the address of its first byte, and the counters before it."""
         with self._lock:
             self._acquisition = acquisition
             self._stretch = (-STRETCH_BYTES, -STRETCH_NS)
-            return self.ring.received
+            self.ring.marks[Mark.STOP] = 0
+            return self.ring.received, self.totals()
 
-    def end(self) -> int:
-        """The acquisition ends: the address after its last byte."""
+    def end(self, end_counts: int | None = None) -> tuple[int, Totals]:
+        """The acquisition ends: the address after its last byte, and the counters up to it.
+
+        end_counts: the board's timer when the shutter closed; goes into the index.
+        """
         with self._lock:
+            stop = self.ring.received
+            self.ring.marks[Mark.STOP] = stop + 1
             self._acquisition = 0
-            return self.ring.received
+            self._index_record(stop, time.monotonic_ns(), -1 if end_counts is None else end_counts)
+            self._stretch = (-STRETCH_BYTES, -STRETCH_NS)
+            return stop, self.totals()
+
+    def backlog(self) -> int:
+        """Memory of the datagrams that wait in the sockets (bytes)."""
+        return sum(waiting_bytes(sock) for sock in self._sockets)
 
     def totals(self) -> Totals:
         """Counters since `open`."""
@@ -227,11 +242,14 @@ class Capture:
         if offset - self._stretch[0] < STRETCH_BYTES and now - self._stretch[1] < STRETCH_NS:
             return
         self._stretch = (offset, now)
+        self._index_record(offset, now, -1)
+
+    def _index_record(self, offset: int, now: int, end_counts: int) -> None:
         marks = self.ring.marks
         marks[Mark.KERNEL_DROPPED] = self.drops() - self._drop_base
         k = int(marks[Mark.INDEX_RECORDS])
         self._index[k % self._index.size] = (
-            offset, now, marks[Mark.DATAGRAMS], marks[Mark.KERNEL_DROPPED], self._acquisition,
+            offset, now, marks[Mark.DATAGRAMS], marks[Mark.KERNEL_DROPPED], self._acquisition, end_counts,
         )  # fmt: skip
         marks[Mark.INDEX_RECORDS] = k + 1
 
@@ -290,11 +308,14 @@ class Capture:
     # --- the writer thread ------------------------------------------------------------------------------------------
 
     def _write(self, recording: RecordingWriter) -> None:
-        while not self._writer_stop.is_set():
-            recording.write_index(self._index, int(self.ring.marks[Mark.INDEX_RECORDS]))
-            if not recording.write_blocks(self.ring):
-                self._new_bytes.wait(WAKE_S)
-                self._new_bytes.clear()
+        try:
+            while not self._writer_stop.is_set():
+                recording.write_index(self._index, int(self.ring.marks[Mark.INDEX_RECORDS]))
+                if not recording.write_blocks(self.ring):
+                    self._new_bytes.wait(WAKE_S)
+                    self._new_bytes.clear()
+        finally:
+            self._writer_stop.set()  # a receive thread that waits for room must not wait for a writer that failed
 
     def _write_set_aside(self, recording: Path) -> None:
         """Datagrams that are no whole words or came from elsewhere: kept beside the recording, not in it."""

@@ -14,6 +14,7 @@ WANTED_BUFFER_BYTES: Final = 256 << 20
 ENOUGH_BUFFER_BYTES: Final = 64 << 20
 SO_RCVBUFFORCE: Final = 33
 SO_MEMINFO: Final = 55
+MEMINFO_WAITING: Final = 0
 MEMINFO_DROPS: Final = 8
 _MEMINFO: Final = struct.Struct("9I")
 
@@ -69,5 +70,14 @@ def enlarge_buffer(sock: socket.socket) -> Buffer:
 
 def kernel_drops(sock: socket.socket) -> int:
     """Datagrams that the kernel dropped for this socket so far, the last ones included (SO_MEMINFO, 32 bits)."""
+    return _meminfo(sock, MEMINFO_DROPS)
+
+
+def waiting_bytes(sock: socket.socket) -> int:
+    """Memory of the datagrams that wait in the socket's buffer; 0 when it is empty."""
+    return _meminfo(sock, MEMINFO_WAITING)
+
+
+def _meminfo(sock: socket.socket, field: int) -> int:
     info = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, _MEMINFO.size)
-    return int(_MEMINFO.unpack(info)[MEMINFO_DROPS])
+    return int(_MEMINFO.unpack(info)[field])

@@ -29,6 +29,8 @@ def write_master(
     ledger: Mapping[str, Any],
 ) -> None:
     """Write the master of `event_file`. start: the run's start document (may be empty)."""
+    if path.exists():
+        raise FileExistsError(f"{path} exists and is never overwritten; choose another name")
     unfinished = path.with_name(path.name + ".part")
     with h5py.File(unfinished, "w") as file:
         file.attrs["NX_class"] = "NXroot"

@@ -20,6 +20,10 @@ SILENCE_NS: Final = 200_000_000
 NOTHING: Final = Totals(0, 0, 0, 0, 0, 0, 0)
 
 
+LONGEST_DRAIN_NS: Final = 10_000_000_000
+"""Somebody goes on sending, and the sent count is unknown or out of reach: the acquisition ends all the same."""
+
+
 class Drained(NamedTuple):
     """The end of an acquisition's bytes."""
 
@@ -44,6 +48,7 @@ class CaptureStage(Stage):
         self._draining: Sent | None = None
         self._drain = False
         self._drain_began = 0
+        self._end_counts: int | None = None
         self._at_end = NOTHING
         self._stray_words = 0
         self.requests = {
@@ -69,7 +74,7 @@ class CaptureStage(Stage):
         self._capture.unbind()
 
     def _fail(self, error: BaseException) -> None:
-        self._failure = error
+        self._failure = self._failure or error  # the first one says why, the others follow from it
 
     def _bind(self, receivers: list[Receiver]) -> list[tuple[int, str | None]]:
         """(port, warning) of each socket."""
@@ -85,13 +90,13 @@ class CaptureStage(Stage):
 
     def _begin(self, acquisition: int) -> int:
         """Address of the acquisition's first byte. What came since the one before belongs to none: stray words."""
-        start = self._capture.begin(acquisition)
-        self._stray_words = (self._capture.totals().payload_bytes - self._at_end.payload_bytes) // 8
+        start, totals = self._capture.begin(acquisition)
+        self._stray_words = (totals.payload_bytes - self._at_end.payload_bytes) // 8
         return start
 
-    def _end(self, sent: Sent | None) -> None:
+    def _end(self, argument: tuple[Sent | None, int | None]) -> None:
         """Start to drain; `drained` follows with a `Drained`."""
-        self._draining = sent
+        self._draining, self._end_counts = argument
         self._drain = True
         self._drain_began = time.monotonic_ns()
 
@@ -100,8 +105,7 @@ class CaptureStage(Stage):
         if ended_by is None:
             return
         self._drain = False
-        stop = self._capture.end()
-        now = self._capture.totals()
+        stop, now = self._capture.end(self._end_counts)
         since = Totals(*(a - b for a, b in zip(now, self._at_end, strict=True)))
         self._at_end = now
         self.report("drained", Drained(stop, since, self._stray_words, ended_by))
@@ -112,8 +116,11 @@ class CaptureStage(Stage):
             arrived = totals.datagrams + totals.malformed_datagrams + totals.wrong_sender + totals.kernel_dropped
             if arrived >= self._draining.datagrams:
                 return "counters"
+        now = time.monotonic_ns()
+        if now - self._drain_began >= LONGEST_DRAIN_NS:
+            return "time"
         quiet_since = max(self._capture.last_datagram_ns, self._drain_began)
-        return "silence" if time.monotonic_ns() - quiet_since >= SILENCE_NS else None
+        return "silence" if now - quiet_since >= SILENCE_NS and self._capture.backlog() == 0 else None
 
     def _close_recording(self, _: object) -> Totals:
         return self._capture.close()

@@ -20,12 +20,23 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from .errors import PipelineError, PipelineTimeout, StageDied
-from .messages import Acquired, Progress, Receiver, RunPaths, RunRequest, RunSummary, Sent, StageDeath
+from .messages import (
+    Acquired,
+    Progress,
+    Receiver,
+    RecordedFile,
+    RunPaths,
+    RunRequest,
+    RunSummary,
+    Sent,
+    StageDeath,
+)
 from .wire import LineSocket
 
 log = logging.getLogger(__name__)
 
 RING_BYTES: Final = 256 << 20
+SMALLEST_RING: Final = 4 << 20
 START_TIMEOUT_S: Final = 300.0
 """The first start on a machine compiles the kernels; later ones load them from numba's cache in a second or two."""
 CALL_TIMEOUT_S: Final = 60.0
@@ -42,15 +53,14 @@ class Pipeline:
     def __init__(self, *, workers: int = 1, ring_bytes: int = RING_BYTES, log_dir: Path | None = None) -> None:
         if not 1 <= workers <= 64:
             raise ValueError(f"a pipeline has 1 to 64 workers, not {workers}")
-        if ring_bytes < 1 << 20 or ring_bytes & (ring_bytes - 1):
-            raise ValueError(f"ring_bytes is a power of two of at least 1 MiB (1048576), not {ring_bytes}")
+        if ring_bytes < SMALLEST_RING or ring_bytes & (ring_bytes - 1):
+            raise ValueError(f"ring_bytes is a power of two of at least {SMALLEST_RING} (bytes), not {ring_bytes}")
         self.workers = workers
         self.ring_bytes = ring_bytes
         self.log_path: Path | None = None
         self.pids: dict[str, int] = {}
         self.warnings: tuple[str, ...] = ()
         self._log_dir = log_dir
-        self._lock = threading.Lock()
         self._starting = threading.Lock()
         self._link: _Link | None = None
 
@@ -163,12 +173,21 @@ class Pipeline:
         return RunSummary.model_validate(self._call("close_run", arguments, timeout_s=None))
 
     def process(
-        self, run: RunRequest, files: Sequence[Path], *, configuration: dict[str, Any] | None = None
+        self, run: RunRequest, files: Sequence[Path | RecordedFile], *, configuration: dict[str, Any] | None = None
     ) -> RunSummary:
-        """Recordings through the same stages. Each file is an acquisition of the run."""
+        """Recordings through the same stages. Each file, or each acquisition of our own files, is an acquisition.
+
+        A bare path takes column phase and timer zero from `run`.
+        """
+        recorded = [
+            RecordedFile(path=f.resolve(), phase=run.phase, timer_zero_ns=run.timer_zero_ns)
+            if isinstance(f, Path)
+            else f
+            for f in files
+        ]
         arguments = {
             "run": run.model_dump(mode="json"),
-            "files": [str(f.resolve()) for f in files],
+            "files": [f.model_dump(mode="json") for f in recorded],
             "configuration": configuration or {},
         }
         return RunSummary.model_validate(self._call("process", arguments, timeout_s=None))
@@ -255,6 +274,17 @@ class _Link:
                     self._take(message)
         except (EOFError, OSError):
             self._ended()
+        except Exception as error:
+            log.exception("the pipeline said something that this process does not understand")
+            self._give_up(PipelineError(f"the pipeline's answer could not be read ({error}); log: {self._log_path}"))
+            self._ended()
+
+    def _give_up(self, failure: PipelineError) -> None:
+        with self._answered:
+            self.failure = failure
+            self._answered.notify_all()
+        with contextlib.suppress(OSError):
+            self._lines.socket.shutdown(socket.SHUT_RDWR)
 
     def _take(self, message: dict[str, Any]) -> None:
         with self._answered:

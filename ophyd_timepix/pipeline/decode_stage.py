@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,11 @@ from ..clock import NS_PER_COUNT, TICKS_PER_COUNT, ns_to_ticks
 from ..decode.counts import Count
 from ..decode.decoder import Decoder, Framing
 from ..events.builder import BlockBuilder
+from ..spool.index import Span
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Words
 from .ledger import DecodeTotals
 from .live_source import LiveSource
-from .messages import RunRequest
+from .messages import Phase, RunRequest
 from .shared import Gauge, Shared
 from .stage import POLL_S, Stage
 
@@ -28,6 +29,18 @@ log = logging.getLogger(__name__)
 
 PARTIAL_S: Final = 0.05
 """Hits wait at most this long for their block to fill."""
+
+
+class ReadRequest(NamedTuple):
+    """An acquisition of a recording to decode."""
+
+    acquisition: int
+    recording: Recording
+    span: Span
+    starts_time_line: bool
+    """True for the first acquisition of a recording; the others go on with its time and its shots."""
+    phase: Phase | None
+    timer_zero_ns: int | None
 
 
 class Source(Protocol):
@@ -62,6 +75,8 @@ class DecodeStage(Stage):
         self._stream: _Stream | None = None
         self._source: Source | None = None
         self._sequence = 0
+        self._first_record = 0
+        self._bytes_before = self._hits_before = self._edges_before = 0
         self._last_block = 0.0
         self._end_counts: int | None = None
         self.requests = {"open": self._open, "begin": self._begin, "end": self._end, "read": self._read}
@@ -85,6 +100,8 @@ class DecodeStage(Stage):
         self._run = run
         self._stream = None
         self._sequence = 0
+        self._first_record = 0
+        self._bytes_before = self._hits_before = self._edges_before = 0
 
     def _begin(self, argument: tuple[int, int]) -> None:
         """Live: the words from address `start` on. All acquisitions of a run lie on one time line."""
@@ -93,9 +110,9 @@ class DecodeStage(Stage):
         if run.spool is None:
             raise ValueError("a live run needs a recording")
         if self._stream is None:
-            self._stream = _Stream(run, Framing.TPX3, 0)
+            self._stream = _Stream(run, Framing.TPX3)
         self._stream.begin(acquisition)
-        self._source = LiveSource(self._shared.ring, self._shared.index, run.spool, start)
+        self._source = LiveSource(self._shared.ring, self._shared.index, run.spool, start, self._first_record)
         self._end_counts = None
 
     def _end(self, argument: tuple[int, int | None]) -> None:
@@ -103,15 +120,24 @@ class DecodeStage(Stage):
             raise RuntimeError("no acquisition is running")
         self._source.stop, self._end_counts = argument
 
-    def _read(self, argument: tuple[int, Recording]) -> None:
-        """A recording: a time line of its own."""
-        acquisition, recording = argument
-        framing = Framing.TPX3 if recording.chunked else Framing.RAW
-        first_shot = 0 if self._stream is None else self._stream.builder.shots
-        self._stream = _Stream(self._opened(), framing, first_shot)
-        self._stream.begin(acquisition)
-        self._source = RecordingReader(recording)
-        self._end_counts = None
+    def _read(self, request: ReadRequest) -> None:
+        """A recording: a time line of its own, in one or more acquisitions."""
+        if self._stream is None or request.starts_time_line:
+            self._stream = self._new_line(request)
+        self._stream.begin(request.acquisition)
+        self._source = RecordingReader(request.recording, request.span.start, request.span.stop)
+        self._bytes_before = int(self._shared.gauges[Gauge.DECODED_BYTES]) - request.span.start
+        self._end_counts = request.span.end_counts
+
+    def _new_line(self, request: ReadRequest) -> "_Stream":
+        """The time line of another recording; shots count on."""
+        run = self._opened().model_copy(update={"phase": request.phase, "timer_zero_ns": request.timer_zero_ns})
+        framing = Framing.TPX3 if request.recording.chunked else Framing.RAW
+        if self._stream is None:
+            return _Stream(run, framing)
+        self._hits_before += self._stream.hits
+        self._edges_before += self._stream.edges
+        return _Stream(run, framing, self._stream.builder.shots)
 
     def _opened(self) -> RunRequest:
         if self._run is None:
@@ -141,9 +167,9 @@ class DecodeStage(Stage):
 
     def _show(self, source: Source, stream: "_Stream") -> None:
         gauges = self._shared.gauges
-        gauges[Gauge.DECODED_BYTES] = source.position
-        gauges[Gauge.HITS] = stream.hits
-        gauges[Gauge.TRIGGERS] = stream.edges
+        gauges[Gauge.DECODED_BYTES] = self._bytes_before + source.position
+        gauges[Gauge.HITS] = self._hits_before + stream.hits
+        gauges[Gauge.TRIGGERS] = self._edges_before + stream.edges
         gauges[Gauge.SHOTS] = stream.builder.shots
 
     def _emit_full(self, stream: "_Stream") -> None:
@@ -175,6 +201,8 @@ class DecodeStage(Stage):
             self._hand_over(number, stream)
         self._show(source, stream)
         source.close()
+        if isinstance(source, LiveSource):
+            self._first_record = source.record
         self._source = None
         self.report("decoded", stream.end_acquisition())
 
@@ -200,7 +228,7 @@ class DecodeStage(Stage):
 class _Stream:
     """The decoder and the builder of one time line, and what they counted in the running acquisition."""
 
-    def __init__(self, run: RunRequest, framing: Framing, first_shot: int) -> None:
+    def __init__(self, run: RunRequest, framing: Framing, first_shot: int = 0) -> None:
         phase = None if run.phase is None else np.asarray(run.phase, np.int32)
         lateness = ns_to_ticks(run.processing.lateness_ns)
         self._decoder = Decoder(framing, run.n_chips, phase, lateness)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from ..decode.counts import CLASSES, PIXEL_CLASSES, TDC_CLASSES, Count, total
 from ..events.block import BlockHeader
+from ..spool.index import Span
 from ..spool.sources import Recording
 from .capture_stage import Drained
 from .messages import Acquired, Sent
@@ -93,9 +94,12 @@ class Ledger:
         if sent:
             self._differences.append(max(0, arrived - sent.datagrams))  # more than was sent: somebody else is sending
 
-    def take_recording(self, recording: Recording) -> None:
-        """What a recording holds instead of sockets."""
-        self._entries |= {"recording_bytes": recording.n_bytes, "truncated_bytes": recording.truncated_bytes}
+    def take_recording(self, span: Span, recording: Recording) -> None:
+        """What a recording holds instead of sockets: the bytes of one acquisition."""
+        self._entries |= {
+            "recording_bytes": span.stop - span.start,
+            "truncated_bytes": recording.truncated_bytes if span.stop == recording.n_bytes else 0,
+        }
 
     def take_decode(self, totals: DecodeTotals) -> None:
         """What became of each word."""

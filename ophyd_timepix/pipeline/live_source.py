@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,17 +11,28 @@ from ..spool.index import HEADER_BYTES, RECORD, Records, index_path, slice_end
 from ..spool.ring import Mark, Ring
 from ..spool.sources import Words, read_exactly
 
+RECORDS_AT_ONCE: Final = 4096
+
 
 class LiveSource:
-    """Reads [start, stop) of a recording that grows; `stop` is unknown until the acquisition ends."""
+    """Reads [start, stop) of a recording that grows; `stop` is unknown until the acquisition ends.
 
-    def __init__(self, ring: Ring, index: Records, recording: Path, start: int) -> None:
+    first_record: number of an index record at or before `start`.
+    """
+
+    def __init__(self, ring: Ring, index: Records, recording: Path, start: int, first_record: int = 0) -> None:
         self._ring = ring
         self._index = index
         self._recording = recording
         self._fd = -1
+        self._cursor = first_record
         self.position = start
         self.stop: int | None = None
+
+    @property
+    def record(self) -> int:
+        """Number of the index record that covers the position: where the next acquisition's source may begin."""
+        return self._cursor
 
     @property
     def at_end(self) -> bool:
@@ -36,16 +48,24 @@ class LiveSource:
     def next_slice(self, out: npt.NDArray[np.uint8]) -> tuple[Words, int | None] | None:
         """The next words, copied into `out`, and the host time of the first (ns); None when there are none yet."""
         start = self.position
-        available = self._ring.received if self.stop is None else self.stop
-        stop = min(available, start + out.size)
+        stop = min(self._available(), start + out.size)
         if stop <= start:
             return None
-        stop, host_ns = slice_end(self._records(), start, stop)
+        records = self._records(start)
+        if records.size >= RECORDS_AT_ONCE:
+            stop = min(stop, int(records["offset"][-1]))
+        stop, host_ns = slice_end(records, start, stop)
         view = out[: stop - start]
         if not self._ring.copy_out(start, view):
             read_exactly(self._file(), view, start)
         self.position = stop
         return view.view("<u8"), host_ns
+
+    def _available(self) -> int:
+        """What is received, up to the end of the acquisition. The order of the readings matters: see `Mark.STOP`."""
+        received = self._ring.received
+        stop = int(self._ring.marks[Mark.STOP])
+        return min(received, stop - 1) if stop else received
 
     def _file(self) -> int:
         """What the ring has overwritten is on disk: the writer frees room in the ring only behind itself."""
@@ -53,13 +73,24 @@ class LiveSource:
             self._fd = os.open(self._recording, os.O_RDONLY)
         return self._fd
 
-    def _records(self) -> Records:
-        """Index records around the position: from shared memory, or from the file when that has moved on."""
-        n_records = int(self._ring.marks[Mark.INDEX_RECORDS])
-        size = self._index.size
-        if n_records <= size:
-            return self._index[:n_records]
-        ordered = np.concatenate([self._index[n_records % size :], self._index[: n_records % size]])
-        if ordered["offset"][0] <= self.position:
-            return ordered
-        return np.fromfile(index_path(self._recording), RECORD, offset=HEADER_BYTES)
+    def _records(self, start: int) -> Records:
+        """Index records from the one that covers `start` on, a limited number of them.
+
+        The cursor follows the position, so that a slice costs the same after hours as at the beginning.
+        """
+        records = self._fetch()
+        covering = max(0, int(np.searchsorted(records["offset"], start, side="right")) - 1)
+        if covering == 0:
+            return records
+        self._cursor += covering
+        return self._fetch()
+
+    def _fetch(self) -> Records:
+        """Records from the cursor on: from shared memory while it holds them, else from the file."""
+        marks, size = self._ring.marks, self._index.size
+        n = min(int(marks[Mark.INDEX_RECORDS]) - self._cursor, RECORDS_AT_ONCE)
+        records = self._index[(self._cursor + np.arange(n)) % size]
+        if int(marks[Mark.INDEX_RECORDS]) - size < self._cursor:
+            return records
+        offset = HEADER_BYTES + self._cursor * RECORD.itemsize
+        return np.fromfile(index_path(self._recording), RECORD, RECORDS_AT_ONCE, offset=offset)

@@ -1,20 +1,26 @@
 """What crosses the control socket between a user's process and the supervisor: frozen, validated, JSON.
 
-This module knows no socket, process or array.
+This module knows no socket and no process.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..config import Geometry, Processing
+from ..protocol.words import MATRIX_SIDE
 
 
 class Message(BaseModel):
     """Base of all messages: immutable, unknown fields refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Phase = tuple[tuple[int, ...], ...]
+"""Column phase in fToA bins: [chip][double column]."""
 
 
 class Receiver(Message):
@@ -36,13 +42,29 @@ class RunRequest(Message):
     processing: Processing = Processing()
     geometry: Geometry = Geometry()
     n_chips: int = Field(1, ge=1, le=4)
-    phase: tuple[tuple[int, ...], ...] | None = Field(
-        None, description="column phase, fToA bins, [chip][double column]; None: zeros"
-    )
+    phase: Phase | None = Field(None, description="None: zeros")
     timer_zero_ns: int | None = Field(None, description="host monotonic ns when the board's timers restarted")
     timer_zero_iso: str | None = Field(None, description="the same moment as UTC, ISO 8601")
     tof_range_ns: tuple[float, float] = (0.0, 100_000.0)
     tof_bins: int = Field(2000, ge=1, le=1_000_000)
+
+    @model_validator(mode="after")
+    def _every_chip_is_described(self) -> Self:
+        placed = len(self.geometry.placements)
+        if placed < self.n_chips:
+            raise ValueError(f"the geometry places {placed} chips, the run has {self.n_chips}")
+        shape = (self.n_chips, MATRIX_SIDE // 2)
+        if self.phase is not None and np.shape(np.asarray(self.phase, object)) != shape:
+            raise ValueError(f"the column phase needs {shape[0]} chips of {shape[1]} double columns each")
+        return self
+
+
+class RecordedFile(Message):
+    """A recording to process, and what its words need beside it."""
+
+    path: Path
+    phase: Phase | None = None
+    timer_zero_ns: int | None = None
 
 
 class RunPaths(Message):
@@ -95,13 +117,13 @@ class Acquired(Message):
     clusters: int
     centroids: int
     cancelled: bool = False
-    ended_by: str = Field(description="what ended the drain: 'counters', 'end of data', 'silence', 'files'")
+    ended_by: str = Field(description="what ended the drain: 'counters', 'silence', 'time' or 'files'")
     seconds: float = Field(description="from begin() to the last row on disk")
     ledger: dict[str, Any]
 
 
 class RunSummary(Message):
-    """A closed run."""
+    """A closed run. Its acquisitions come without their ledgers, which `end` told; `ledger` is the sum."""
 
     event_file: Path
     spool: Path | None

@@ -23,15 +23,15 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from ..spool.index import index_path
+from ..spool.index import Span, index_path, read_index, spans
 from ..spool.recording import salvage
 from ..spool.ring import Mark
 from ..spool.sources import open_recording
 from .capture_stage import CaptureStage
 from .centroid_stage import CentroidStage
-from .decode_stage import DecodeStage
+from .decode_stage import DecodeStage, ReadRequest
 from .ledger import Ledger, Part, add_ledgers
-from .messages import Acquired, Progress, Receiver, RunPaths, RunRequest, RunSummary, Sent, StageDeath
+from .messages import Acquired, Progress, Receiver, RecordedFile, RunPaths, RunRequest, RunSummary, Sent, StageDeath
 from .shared import Gauge, Shared
 from .stage import Stage, run_forked
 from .wire import LineSocket
@@ -40,7 +40,7 @@ from .write_stage import CloseRequest, WriteStage
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S: Final = 20.0
-"""How long stages may take to close their files when the user's process is gone or a neighbour died."""
+"""How long all stages together may take to close their files at the end; less than the client waits for us."""
 
 
 class Wanted(NamedTuple):
@@ -255,6 +255,8 @@ class Supervisor:
 
     def _bind(self, arguments: dict[str, Any]) -> Call:
         receivers = [Receiver.model_validate(r) for r in arguments["receivers"]]
+        if self._run is not None:
+            raise RuntimeError(f"a run is open: {self._run.request.event_file}; close it before binding anew")
         bound = yield self._children["capture"].send("bind", receivers)
         return {"ports": [port for port, _ in bound], "warnings": [w for _, w in bound if w]}
 
@@ -263,6 +265,7 @@ class Supervisor:
         if self._run is not None:
             raise RuntimeError(f"a run is open already: {self._run.request.event_file}; close it first")
         request = request.model_copy(update={"spool": request.spool or request.event_file.with_suffix(".tpx3")})
+        _check_paths(request)
         self._shared.gauges[:] = 0
         yield from self._open_processing(request)
         try:
@@ -278,8 +281,12 @@ class Supervisor:
         if not request.centroid:
             return
         yield self._children["write"].send("open", request)
-        for name in ("decode", *self._workers):
-            yield self._children[name].send("open", request)
+        try:
+            for name in ("decode", *self._workers):
+                yield self._children[name].send("open", request)
+        except Refused:
+            yield from self._abandon(request)
+            raise
 
     def _abandon(self, request: RunRequest) -> Generator[Wanted, Any, None]:
         """A run that could not be opened leaves no empty event file."""
@@ -303,21 +310,25 @@ class Supervisor:
         run = self._opened()
         if run.acquisition is None:
             raise RuntimeError("no acquisition is running")
+        try:
+            acquired = yield from self._drain(run, run.acquisition, arguments)
+        finally:
+            run.acquisition = None
+        run.acquisitions.append(acquired)
+        return acquired
+
+    def _drain(self, run: OpenRun, number: int, arguments: dict[str, Any]) -> Generator[Wanted, Any, Acquired]:
         sent = None if arguments.get("sent") is None else Sent.model_validate(arguments["sent"])
         capture = self._children["capture"]
-        yield capture.send("end", sent)
+        yield capture.send("end", (sent, arguments.get("end_counts")))
         drained = yield Wanted("capture", "drained")
         ledger = Ledger()
         ledger.take_capture(drained, run.sent_since(sent))
-        part = Part(run.acquisition, bool(arguments.get("cancelled")), drained.ended_by, run.begun)
+        part = Part(number, bool(arguments.get("cancelled")), drained.ended_by, run.begun)
         if run.request.centroid:
             yield self._children["decode"].send("end", (drained.stop, arguments.get("end_counts")))
-            acquired = yield from self._finish_part(part, ledger)
-        else:
-            acquired = part.acquired({}, ledger)
-        run.acquisition = None
-        run.acquisitions.append(acquired)
-        return acquired
+            return (yield from self._finish_part(part, ledger))
+        return part.acquired({}, ledger)
 
     def _finish_part(self, part: Part, ledger: Ledger) -> Generator[Wanted, Any, Acquired]:
         """Wait until everything of an acquisition is decoded and written, and close its ledger."""
@@ -339,7 +350,8 @@ class Supervisor:
         )
         self._run = None
         summary = yield from self._close_files(run, ledger, arguments)
-        if not run.request.keep_raw and run.request.spool is not None:
+        clean = not summary.ledger["unaccounted"] and not summary.ledger["lost_datagrams"]
+        if clean and not run.request.keep_raw and run.request.spool is not None:
             for path in (run.request.spool, index_path(run.request.spool)):
                 path.unlink(missing_ok=True)
             summary = summary.model_copy(update={"spool": None})
@@ -362,25 +374,31 @@ class Supervisor:
             spool=request.spool,
             master=master,
             rows=rows,
-            acquisitions=tuple(run.acquisitions),
+            acquisitions=tuple(a.model_copy(update={"ledger": {}}) for a in run.acquisitions),
             ledger=ledger,
         )
 
     def _process(self, arguments: dict[str, Any]) -> Call:
-        """Recordings instead of sockets: each file is an acquisition, otherwise nothing differs from a live run."""
+        """Recordings instead of sockets: otherwise nothing differs from a live run."""
         request = RunRequest.model_validate(arguments["run"])
-        files = [open_recording(Path(name)) for name in arguments["files"]]
+        files = [RecordedFile.model_validate(f) for f in arguments["files"]]
+        parts = [part for file in files for part in _recorded_parts(file)]
         if self._run is not None:
             raise RuntimeError(f"a run is open already: {self._run.request.event_file}; close it first")
+        _check_paths(request)
         self._shared.gauges[:] = 0
         run = OpenRun(request)
         yield from self._open_processing(request)
-        for number, recording in enumerate(files, 1):
-            part = Part(number, False, "files", time.monotonic())
-            ledger = Ledger()
-            ledger.take_recording(recording)
-            yield self._children["decode"].send("read", (number, recording))
-            run.acquisitions.append((yield from self._finish_part(part, ledger)))
+        try:
+            for number, read in enumerate(parts, 1):
+                part = Part(number, False, "files", time.monotonic())
+                ledger = Ledger()
+                ledger.take_recording(read.span, read.recording)
+                yield self._children["decode"].send("read", read._replace(acquisition=number))
+                run.acquisitions.append((yield from self._finish_part(part, ledger)))
+        except Refused:
+            yield from self._abandon(request)
+            raise
         ledger_sum = add_ledgers([a.ledger for a in run.acquisitions])
         return (yield from self._close_files(run, ledger_sum, arguments))
 
@@ -425,51 +443,87 @@ class Supervisor:
         """Keep what can be kept, tell the user's process, end the others."""
         reason, trace = self._last_words.get(dead.name, (_how_it_ended(dead.pid), ""))
         log.error("stage %s %s", dead.name, reason)
-        salvaged = self._keep_recording(dead)
-        self._end_children(except_for=dead)
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        salvaged = self._keep_recording(deadline)
         death = StageDeath(stage=dead.name, reason=reason, traceback=trace, log=self._log_path, salvaged=salvaged)
         with contextlib.suppress(OSError):
             self._control.send({"event": "died", "death": death.model_dump(mode="json")})
+        self._end_children(deadline)
 
-    def _keep_recording(self, dead: Child) -> Path | None:
+    def _keep_recording(self, deadline: float) -> Path | None:
+        """End the capture process; what it did not write itself is written from the ring, which outlives it."""
         run = self._run
         if run is None or run.request.spool is None:
             return None
-        spool = run.request.spool
+        self._close_politely(["capture"], deadline)
+        self._reap("capture")
         try:
-            if dead.name == "capture":
-                log.info("salvaged %d bytes of %s", salvage(spool, self._shared.ring, self._shared.index), spool)
-            else:
-                self._close_politely(["capture"])
+            added = salvage(run.request.spool, self._shared.ring, self._shared.index)
         except OSError:
-            log.exception("the end of %s could not be saved", spool)
+            log.exception("the end of %s could not be saved", run.request.spool)
             return None
-        return spool
+        log.info("%d bytes of %s were saved from the ring", added, run.request.spool)
+        return run.request.spool
 
     def _shut_down(self) -> None:
         """The user's process is gone: close files, end stages."""
         log.info("the control socket closed, ending")
-        self._close_politely(["capture"])
-        self._end_children()
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        self._keep_recording(deadline)
+        self._end_children(deadline)
 
-    def _close_politely(self, names: list[str]) -> None:
-        """Let stages close what they write, with a bound on the time."""
+    def _close_politely(self, names: list[str], deadline: float) -> None:
+        """Let stages close what they write: the end of their connections tells them. Waits until the deadline."""
         for name in names:
             self._children[name].connection.close()
-        deadline = time.monotonic() + CLOSE_TIMEOUT_S
         for name in names:
             select.select([self._children[name].pidfd], [], [], max(0.0, deadline - time.monotonic()))
 
-    def _end_children(self, except_for: Child | None = None) -> None:
-        """The end of their connections ends the stages; who does not obey in time is killed. All are reaped."""
-        names = [name for name, child in self._children.items() if child is not except_for]
-        with contextlib.suppress(OSError):
-            self._close_politely(names)
-        for child in self._children.values():
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(child.pid, 0)
+    def _end_children(self, deadline: float) -> None:
+        """Who does not end by itself until the deadline is killed. All are reaped."""
+        self._close_politely(list(self._children), deadline)
+        for name in self._children:
+            self._reap(name)
+
+    def _reap(self, name: str) -> None:
+        child = self._children[name]
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(child.pid, 0)
+
+
+def _recorded_parts(file: RecordedFile) -> list[ReadRequest]:
+    """The acquisitions of a recording, where our own index tells of them; else the whole of it as one."""
+    recording = open_recording(file.path)
+    index = read_index(recording.path) if recording.chunked else None
+    found = spans(index.records, recording.n_bytes) if index else []
+    if not found:
+        found = [Span(1, 0, recording.n_bytes, None)]
+    return [
+        ReadRequest(
+            acquisition=span.acquisition,
+            recording=recording,
+            span=span,
+            starts_time_line=k == 0,
+            phase=file.phase,
+            timer_zero_ns=file.timer_zero_ns,
+        )
+        for k, span in enumerate(found)
+    ]
+
+
+def _check_paths(request: RunRequest) -> None:
+    """No file of the run may stand in the way of another, nor overwrite one that exists."""
+    paths = _paths(request)
+    if len({paths.event_file, paths.spool, paths.master}) < 3:
+        raise ValueError(
+            f"{request.event_file}: an event file must not end in {request.event_file.suffix}, which is for the "
+            f"recording (.tpx3) and the NeXus master (.nxs) beside it; use .h5"
+        )
+    for path in (paths.event_file, paths.master):
+        if path.exists():
+            raise FileExistsError(f"{path} exists and is never overwritten; choose another name")
 
 
 def _paths(request: RunRequest) -> RunPaths:

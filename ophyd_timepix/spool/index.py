@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-MAGIC: Final = b"TPXIDX01"
+MAGIC: Final = b"TPXIDX02"
 HEADER_BYTES: Final = 4096
 RECORD: Final = np.dtype(
     [
@@ -23,6 +23,7 @@ RECORD: Final = np.dtype(
         ("datagrams", "<i8"),  # datagrams of the run before it
         ("kernel_dropped", "<i8"),  # datagrams that the kernel dropped before it, all sockets
         ("acquisition", "<i8"),  # 0: outside any
+        ("end_counts", "<i8"),  # of the record that closes an acquisition: the board's timer then (25 ns); else -1
     ]
 )
 STRETCH_BYTES: Final = 1 << 20
@@ -66,6 +67,31 @@ def read_index(recording: Path) -> Index | None:
     run = json.loads(raw[12 : 12 + n_text])
     n_records = (len(raw) - HEADER_BYTES) // RECORD.itemsize
     return Index(run, np.frombuffer(raw, RECORD, n_records, HEADER_BYTES))
+
+
+class Span(NamedTuple):
+    """The bytes of one acquisition in a recording."""
+
+    acquisition: int
+    start: int
+    stop: int
+    end_counts: int | None
+    """The board's timer when its shutter closed (25 ns counts), where it is known."""
+
+
+def spans(records: Records, n_bytes: int) -> list[Span]:
+    """The acquisitions of a recording of `n_bytes`, in order. What lies between them belongs to none."""
+    numbers = records["acquisition"]
+    starts = np.flatnonzero(np.diff(numbers, prepend=0))
+    found = []
+    for k, first in enumerate(starts):
+        if numbers[first] == 0:
+            continue
+        closing = records[starts[k + 1]] if k + 1 < len(starts) else None
+        stop = n_bytes if closing is None else min(int(closing["offset"]), n_bytes)
+        end_counts = None if closing is None or closing["end_counts"] < 0 else int(closing["end_counts"])
+        found.append(Span(int(numbers[first]), int(records["offset"][first]), stop, end_counts))
+    return found
 
 
 def slice_end(records: Records, start: int, stop: int) -> tuple[int, int | None]:

@@ -30,11 +30,18 @@ class RecordingWriter:
 
     def __init__(self, path: Path, run: dict[str, Any]) -> None:
         self.path = path
-        self._direct, self._fd = _open_new(path)
-        self._index_fd = os.open(index_path(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o664)
-        os.write(self._index_fd, header(run))
+        self._fd = self._index_fd = -1
         self._index_written = 0
         self._synced = 0
+        head = header(run)
+        self._index_fd = os.open(index_path(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o664)
+        try:
+            self._append_index(head)
+            self._direct, self._fd = _open_new(path)
+        except BaseException:
+            self.close()
+            index_path(path).unlink()
+            raise
 
     def write_blocks(self, ring: Ring) -> bool:
         """Write what fills whole blocks. True when something was written."""
@@ -50,8 +57,13 @@ class RecordingWriter:
         while self._index_written < n_records:
             a = self._index_written % records.size
             n = min(n_records - self._index_written, records.size - a)
-            os.write(self._index_fd, records[a : a + n].tobytes())
+            self._append_index(records[a : a + n].tobytes())
             self._index_written += n
+
+    def _append_index(self, data: bytes) -> None:
+        """Whole or not at all for the reader: a short write is carried on."""
+        while data:
+            data = data[os.write(self._index_fd, data) :]
 
     def finish(self, ring: Ring) -> None:
         """Write everything received, cut the file to its exact length, make it durable, close it."""

@@ -36,7 +36,8 @@ class Mark(IntEnum):
     RING_FULL_WAITS = 9
     PAYLOAD_BYTES = 10
     IDLE_DATAGRAMS = 11
-    CLOSED = 12
+    STOP = 12
+    """1 + the address at which the acquisition ended; 0 while it runs. Set before any byte beyond it is published."""
 
 
 N_MARKS: Final = len(Mark)

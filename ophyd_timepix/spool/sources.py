@@ -42,7 +42,6 @@ class Recording(BaseModel):
     n_bytes: int = Field(description="bytes of whole words")
     truncated_bytes: int = Field(description="bytes of a broken last word")
     start_time_ns: int | None = Field(None, description="host time at open, Pymepix `.raw` only (ns since 1970)")
-    pll_config: int | None = Field(None, description="PLL word of the chip, SPIDR `.dat` only")
 
     @property
     def chunked(self) -> bool:
@@ -69,7 +68,7 @@ def open_recording(path: Path) -> Recording:
     )
 
 
-def _recording(path: Path, kind: Format, offset: int, size: int, **more: int | None) -> Recording:
+def _recording(path: Path, kind: Format, offset: int, size: int, start_time_ns: int | None = None) -> Recording:
     whole = (size - offset) // 8 * 8
     return Recording(
         path=path,
@@ -77,8 +76,7 @@ def _recording(path: Path, kind: Format, offset: int, size: int, **more: int | N
         data_offset=offset,
         n_bytes=whole,
         truncated_bytes=size - offset - whole,
-        start_time_ns=more.get("start_time_ns"),
-        pll_config=more.get("pll_config"),
+        start_time_ns=start_time_ns,
     )
 
 
@@ -101,18 +99,22 @@ def _spidr_dat(path: Path, head: bytes, size: int) -> Recording:
 
 
 class RecordingReader:
-    """Reads the words of one recording in slices, in order. Use as a context manager."""
+    """Reads the words of one recording in slices, in order. Use as a context manager.
 
-    def __init__(self, recording: Recording) -> None:
+    start, stop: the bytes to read, counted from the first word; all when absent.
+    """
+
+    def __init__(self, recording: Recording, start: int = 0, stop: int | None = None) -> None:
         self.recording = recording
+        self._stop = recording.n_bytes if stop is None else stop
         self.index: Index | None = read_index(recording.path) if recording.chunked else None
         self._fd = os.open(recording.path, os.O_RDONLY)
-        self.position = 0
+        self.position = start
 
     @property
     def at_end(self) -> bool:
         """True when all words were read."""
-        return self.position >= self.recording.n_bytes
+        return self.position >= self._stop
 
     def __enter__(self) -> "RecordingReader":
         return self
@@ -130,7 +132,7 @@ class RecordingReader:
         """The next words, in `out`, with their host time (ns); None at the end."""
         if self.at_end:
             return None
-        stop = min(self.position + out.size, self.recording.n_bytes)
+        stop = min(self.position + out.size, self._stop)
         host_ns = None
         if self.index is not None:
             stop, host_ns = slice_end(self.index.records, self.position, stop)

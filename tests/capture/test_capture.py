@@ -1,8 +1,7 @@
+import mmap
 import socket
 import threading
 import time
-
-import mmap
 
 import numpy as np
 import pytest
@@ -116,15 +115,16 @@ def test_the_index_tells_when_each_stretch_came(capture, tmp_path):
     (endpoint,) = capture.bind([(0, HOST, 0, None)])
     capture.open(tmp_path / "a.tpx3", {"n_chips": 1})
     before = time.monotonic_ns()
-    assert capture.begin(7) == 0
+    assert capture.begin(7)[0] == 0
     send(endpoint.port, bytes(64))
     wait_for(lambda: capture.totals().datagrams == 1)
-    assert capture.end() == 72
+    assert capture.end(end_counts=99)[0] == 72
     capture.close()
     index = read_index(tmp_path / "a.tpx3")
     assert index is not None
-    (record,) = index.records
+    record, closing = index.records
     assert (record["offset"], record["acquisition"]) == (0, 7)
+    assert (closing["offset"], closing["acquisition"], closing["end_counts"]) == (72, 0, 99)
     assert before <= record["host_ns"] <= time.monotonic_ns()
 
 
@@ -176,3 +176,26 @@ def test_a_disk_that_fails_is_told_to_the_owner(capture, failures, tmp_path, mon
     wait_for(lambda: bool(failures))
     assert "No space" in str(failures[0])
     monkeypatch.undo()
+
+
+def test_a_writer_that_fails_while_the_ring_is_full_ends_the_wait_of_the_receivers(
+    capture, failures, tmp_path, monkeypatch
+):
+    started, go_on = threading.Event(), threading.Event()
+
+    def failing_later(*_):
+        started.set()
+        go_on.wait(10)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ophyd_timepix.spool.recording.RecordingWriter.write_blocks", failing_later)
+    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    capture.open(tmp_path / "a.tpx3", {})
+    while not capture.ring.marks[Mark.RING_FULL_WAITS]:
+        send(endpoint.port, *[bytes(65_504)] * 8)
+    assert started.is_set()
+    go_on.set()
+    wait_for(lambda: len(failures) == 2)
+    assert "No space" in str(failures[0])
+    monkeypatch.undo()
+    capture.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ophyd_timepix.spool.index import RECORD, SILENCE_NS, index_path, read_index, slice_end
+from ophyd_timepix.spool.index import RECORD, SILENCE_NS, Span, index_path, read_index, slice_end, spans
 from ophyd_timepix.spool.recording import RecordingWriter, salvage
 from ophyd_timepix.spool.ring import N_MARKS, Mark, Ring
 
@@ -26,7 +26,7 @@ def fill(ring: Ring, n_bytes: int, seed: int) -> np.ndarray:
     return data
 
 
-def records(*rows: tuple[int, int, int, int, int]) -> np.ndarray:
+def records(*rows: tuple[int, ...]) -> np.ndarray:
     return np.array(list(rows), RECORD)
 
 
@@ -70,7 +70,7 @@ def test_the_ring_of_a_killed_writer_completes_its_recording(tmp_path):
     ring = make_ring()
     writer = RecordingWriter(tmp_path / "a.tpx3", {"n_chips": 1})
     data = fill(ring, (1 << 20) + 5000, 1)
-    index = records((0, 5, 0, 0, 1), (4096, 6, 2, 0, 1), (8192, 7, 3, 0, 1))
+    index = records((0, 5, 0, 0, 1, -1), (4096, 6, 2, 0, 1, -1), (8192, 7, 3, 0, 1, -1))
     ring.marks[Mark.INDEX_RECORDS] = 3
     writer.write_blocks(ring)
     writer.write_index(index, 2)
@@ -86,7 +86,7 @@ def test_the_ring_of_a_killed_writer_completes_its_recording(tmp_path):
 def test_an_index_cut_anywhere_is_readable_to_its_last_whole_record(tmp_path):
     ring = make_ring()
     writer = RecordingWriter(tmp_path / "a.tpx3", {})
-    writer.write_index(records((0, 5, 0, 0, 1), (8, 6, 2, 0, 1)), 2)
+    writer.write_index(records((0, 5, 0, 0, 1, -1), (8, 6, 2, 0, 1, -1)), 2)
     writer.finish(ring)
     whole = index_path(tmp_path / "a.tpx3").read_bytes()
     index_path(tmp_path / "a.tpx3").write_bytes(whole[:-1])
@@ -97,12 +97,33 @@ def test_an_index_cut_anywhere_is_readable_to_its_last_whole_record(tmp_path):
 
 def test_a_slice_ends_before_the_words_that_follow_a_silence():
     index = records(
-        (0, 0, 0, 0, 1), (100, 10, 0, 0, 1), (200, 10 + SILENCE_NS, 0, 0, 1), (300, SILENCE_NS + 20, 0, 0, 1)
+        (0, 0, 0, 0, 1, -1),
+        (100, 10, 0, 0, 1, -1),
+        (200, 10 + SILENCE_NS, 0, 0, 1, -1),
+        (300, SILENCE_NS + 20, 0, 0, 1, -1),
     )
     assert slice_end(index, 0, 1000) == (200, 0)
     assert slice_end(index, 150, 1000) == (200, 10)
     assert slice_end(index, 200, 1000) == (1000, 10 + SILENCE_NS)
     assert slice_end(index[1:], 50, 1000) == (1000, None)
+
+
+def test_the_acquisitions_of_a_recording_are_found_again():
+    index = records(
+        (0, 0, 0, 0, 0, -1), (100, 1, 0, 0, 1, -1), (150, 2, 0, 0, 1, -1), (200, 3, 0, 0, 0, 77),
+        (208, 4, 0, 0, 0, -1), (300, 5, 0, 0, 2, -1),
+    )  # fmt: skip
+    assert spans(index, 400) == [Span(1, 100, 200, 77), Span(2, 300, 400, None)]
+    assert spans(index[:0], 400) == []
+
+
+def test_a_recording_that_cannot_be_made_leaves_no_index(tmp_path):
+    with pytest.raises(ValueError, match="description of a run"):
+        RecordingWriter(tmp_path / "a.tpx3", {"long": "x" * 5000})
+    (tmp_path / "b.tpx3").write_bytes(b"precious")
+    with pytest.raises(FileExistsError):
+        RecordingWriter(tmp_path / "b.tpx3", {})
+    assert [p.name for p in tmp_path.iterdir()] == ["b.tpx3"]
 
 
 def test_a_full_disk_is_told_with_place_and_remedy(tmp_path):

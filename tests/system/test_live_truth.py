@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
+from ophyd_timepix.app.process import recorded_file, request_for
 from ophyd_timepix.app.survey import survey
 from ophyd_timepix.config import Geometry, Processing
 from ophyd_timepix.control import Board, SpidrClient
@@ -16,6 +17,7 @@ from ophyd_timepix.spool.sources import open_recording
 from tests.sim_process import running_sim
 
 TICK_NS = 25 / 96
+PROCESSING = Processing(hits=True, tof_max_ns=2_500_000)
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +28,10 @@ def pipeline():
 
 def take(address: str, pipeline: Pipeline, event_file: Path, chips: int, points: int) -> list[dict]:
     """Some points of one run, as the devices take them."""
-    processing = Processing(hits=True)
     with SpidrClient.at(address) as client:
         board = Board(client)
         recording = Recording(lambda: board, chips, lambda: pipeline)
-        recording.open("run", RunFile(event_file, processing, Geometry.for_chips(chips)))
+        recording.open("run", RunFile(event_file, PROCESSING, Geometry.for_chips(chips)))
         ledgers = []
         for _ in range(points):
             recording.begin()
@@ -55,7 +56,6 @@ def test_every_hit_sent_is_decoded_exactly_and_the_ledger_closes(pipeline, tmp_p
     truth_file, event_file = tmp_path / "truth.h5", tmp_path / "run.h5"
     with running_sim(scene=scene, rate=200_000, shot_rate=500, chips=chips, seed=5, truth=truth_file) as sim:
         ledgers = take(sim.address, pipeline, event_file, chips, points=2)
-    print(ledgers)
     assert [ledger["unaccounted"] for ledger in ledgers] == [0, 0]
     assert sum(ledger["lost_datagrams"] for ledger in ledgers) == 0
     with h5py.File(truth_file) as file:
@@ -82,14 +82,13 @@ def test_every_hit_sent_is_decoded_exactly_and_the_ledger_closes(pipeline, tmp_p
 
 def test_the_recording_of_a_run_gives_the_same_rows_again(pipeline, tmp_path):
     with running_sim(scene="vmi", rate=200_000, shot_rate=500, seed=6) as sim:
-        take(sim.address, pipeline, tmp_path / "live.h5", 1, points=1)
+        take(sim.address, pipeline, tmp_path / "live.h5", 1, points=3)
     recording = open_recording(tmp_path / "live.tpx3")
     assert survey(recording)["unknown_words"] == 0
-    from ophyd_timepix.app.process import request_for
-
-    request = request_for([recording], tmp_path / "again.h5", Processing(hits=True))
-    pipeline.process(request, [recording.path])
-    for table in ("centroids", "hits", "triggers"):
+    request = request_for([recording], tmp_path / "again.h5", PROCESSING)
+    summary = pipeline.process(request, [recorded_file(recording, request.n_chips)])
+    assert summary.ledger["unaccounted"] == 0
+    for table in ("centroids", "hits", "shots", "triggers", "acquisitions"):
         live, again = read_table(tmp_path / "live.h5", table), read_table(tmp_path / "again.h5", table)
         for column in live:
             np.testing.assert_array_equal(live[column], again[column], err_msg=f"{table}/{column}")
