@@ -214,6 +214,8 @@ class NaiveDecoder:
         elif self.newest is None or time > self.newest + self.jump:
             if self.known == 0:
                 self.reference, self.known, self.offset = time, bits, 0
+            elif self._undecided:
+                self.reference = max(self.reference, time)
             chip.held = (word, time)
         else:
             self._accept(word, time, self.chip)

@@ -352,6 +352,8 @@ def _timed(
             state[S_REFERENCE] = time
             state[S_KNOWN] = bits
             state[S_OFFSET] = 0
+        elif newest == NEVER and state[S_ANCHORED] == 0:
+            state[S_REFERENCE] = max(state[S_REFERENCE], time)
         chips[chip, C_HELD] = 1
         chips[chip, C_WORD] = word
         chips[chip, C_TIME] = time

@@ -67,9 +67,11 @@ def assert_all_found(stream: Stream, hits, edges) -> int:
 
 
 @EXAMPLES
-@given(st.data())
-def test_every_good_word_comes_out_though_nothing_tells_the_epoch(data):
-    stream: Stream = data.draw(streams())
+@given(st.data(), st.sampled_from(((1, 10 * SECOND), (4, 4 * SECOND))))
+def test_every_good_word_comes_out_though_nothing_tells_the_epoch(data, limits):
+    """A lone word after a silence is held until its chip's next one: four chips can hold four silences in a row."""
+    max_chips, max_silence = limits
+    stream: Stream = data.draw(streams(max_chips=max_chips, max_silence=max_silence))
     places = data.draw(cuts(len(stream.words)))
     hits, edges, _ = decode(stream.words, places, n_chips=stream.n_chips)
     assert assert_all_found(stream, hits, edges) % (96 << 30) == 0
