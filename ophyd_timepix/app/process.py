@@ -178,6 +178,8 @@ def exit_code(recordings: list[Recording], summary: RunSummary) -> int:
     ]
     if ledger["unframed_words"]:
         problems.append(f"{ledger['unframed_words']} words lie outside any chunk: the recording is damaged there")
+    if ledger["missing_words"]:
+        problems.append(f"{ledger['missing_words']} words of a last chunk are missing: the recording was cut off")
     if ledger["cut_chunks"]:
         problems.append(f"{ledger['cut_chunks']} chunks end before their stated size: the recording was cut there")
     if ledger["foreign_chip_words"]:

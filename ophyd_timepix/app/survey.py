@@ -68,6 +68,8 @@ def _batches(recording: Recording, decoder: Decoder) -> Iterator[Batch]:
     index = read_index(recording.path) if recording.chunked else None
     zero_ns = None if index is None else index.run.get("timer_zero_ns")
     for words, host_ns in slices(recording):
-        known = zero_ns is not None and host_ns is not None
-        yield decoder.decode(words, max(0, (host_ns - zero_ns) // NS_PER_COUNT) if known else None)
+        anchor = None
+        if zero_ns is not None and host_ns is not None:
+            anchor = max(0, (host_ns - zero_ns) // NS_PER_COUNT)
+        yield decoder.decode(words, anchor)
     yield decoder.flush()

@@ -103,6 +103,11 @@ class Decoder:
         """Words that wait for confirmation: given, yet in no class so far."""
         return int(self._state[k.S_N_HELD])
 
+    @property
+    def missing_words(self) -> int:
+        """Words of the last chunk that have not come: a recording that ends here was cut."""
+        return int(self._state[k.S_LEFT]) if self.framing is Framing.TPX3 else 0
+
     def decode(self, words: Words, anchor_counts: int | None = None) -> Batch:
         """Decode the next words of the stream.
 

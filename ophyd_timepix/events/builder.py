@@ -107,6 +107,8 @@ class BlockBuilder:
         self._next_edge = first_edge
         self.shots = first_shot
         """Shots opened so far: the number of the next one."""
+        self.repeated_edges = 0
+        """Edges so far that a chip repeated after another."""
         self._reset()
 
     def _reset(self) -> None:
@@ -421,6 +423,7 @@ class BlockBuilder:
         kept, n_opened = order.close_up_edges(
             ticks, codes, n_final, self.n_chips > 1, self._trigger_code, _FALLING_SHIFT, self._opened
         )
+        self.repeated_edges += n_final - kept
         self._edges.append(ticks[:kept], codes[:kept])
         self._open_shots(self._opened[:n_opened])
         self._edges_pending.drop(n_final)

@@ -435,7 +435,7 @@ def _write_centroids(block: BlockArrays, processing: Processing, table: Ints, sc
     header.n_small = n_small
     header.n_small_hits = n_small_hits
     header.n_clusters = n_rows + n_small
-    header.n_clustered = header.n_hits - header.n_noise - n_small_hits
+    header.n_clustered = int(block.centroids["size"][:n_rows].sum())  # counted, not inferred: the ledger compares
     if n_special:
         find_slots(header.n_hits, scratch.slots, scratch.parent, scratch.row_of_slot, block.labels)
         columns = block.centroids

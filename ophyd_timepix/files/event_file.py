@@ -57,6 +57,11 @@ class Table:
         self._safe_rows = 0
         self._columns = {c.name: _growing(group, c, chunk_rows) for c in columns}
 
+    @property
+    def stored_rows(self) -> int:
+        """Length of the shortest column in the file."""
+        return min(int(dataset.shape[0]) for dataset in self._columns.values())
+
     def append(self, rows: Mapping[str, Array]) -> None:
         """Append one array per column."""
         n = len(next(iter(rows.values())))
@@ -145,6 +150,10 @@ class EventFile:
     def rows(self, table: str) -> int:
         """Rows appended so far."""
         return self.tables[table].rows
+
+    def stored_rows(self, table: str) -> int:
+        """Rows that every column of the table holds in the file, as HDF5 says."""
+        return self.tables[table].stored_rows
 
     def write_ledger(self, ledger: Mapping[str, Any]) -> None:
         """Store the ledger as JSON. Raises ValueError when it does not fit its room."""

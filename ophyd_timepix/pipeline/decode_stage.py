@@ -237,6 +237,7 @@ class _Stream:
         self.acquisition = 0
         self._counts_before = self._decoder.counts.copy()
         self._unknown_before = self._decoder.unknown.copy()
+        self._repeats_before = 0
 
     @property
     def hits(self) -> int:
@@ -253,6 +254,7 @@ class _Stream:
         self.acquisition = acquisition
         self._counts_before = self._decoder.counts.copy()
         self._unknown_before = self._decoder.unknown.copy()
+        self._repeats_before = self.builder.repeated_edges
 
     def add(self, words: Words, host_ns: int | None) -> None:
         """Decode the next words. host_ns: when they came, if known."""
@@ -271,4 +273,6 @@ class _Stream:
         return DecodeTotals(
             counts=[int(n) for n in self._decoder.counts - self._counts_before],
             unknown_headers={f"0x{byte:02X}": int(unknown[byte]) for byte in np.flatnonzero(unknown)},
+            repeated_edges=self.builder.repeated_edges - self._repeats_before,
+            missing_words=self._decoder.missing_words,
         )

@@ -8,6 +8,7 @@ words received                       = words given to the decoder + stray words 
 words given to the decoder           = header of a chunk | hit | edge | timer | control | unknown | rejected, by reason
 pixel words the board sent           = pixel words decoded, while no datagram was lost
 hits in time order                   = in a centroid | noise | in clusters below `min_size` | outside the ToF window
+edges                                = repeats of other chips + rows written
 centroids found                      = rows written
 ===================================  ================================================================================
 """
@@ -31,6 +32,10 @@ class DecodeTotals:
 
     counts: list[int]
     unknown_headers: dict[str, int]
+    repeated_edges: int
+    """Edges that a chip repeated after another."""
+    missing_words: int
+    """Words of the last chunk that never came."""
 
 
 @dataclass
@@ -112,6 +117,7 @@ class Ledger:
             "hits": counts[Count.HITS],
             "tdc_words": total(counts, TDC_CLASSES),
             "edges": counts[Count.EDGES],
+            "repeated_edges": totals.repeated_edges,
             "timer_words": counts[Count.TIMER_WORDS],
             "control_words": counts[Count.CONTROL_WORDS],
             "unknown_words": counts[Count.UNKNOWN_WORDS],
@@ -123,6 +129,7 @@ class Ledger:
             "foreign_chip_words": counts[Count.FOREIGN_CHIP_WORDS],
             "unframed_words": counts[Count.UNFRAMED_WORDS],
             "cut_chunks": counts[Count.CUT_CHUNKS],
+            "missing_words": totals.missing_words,
         }
         self._differences.append(counts[Count.WORDS] - total(counts, CLASSES))
         received = self._entries.get("received_words")
@@ -141,8 +148,10 @@ class Ledger:
         missing: int = sent - entries["pixel_words"] - entries["foreign_chip_words"]
         return missing
 
-    def take_blocks(self, totals: BlockTotals, rows_written: int) -> None:
-        """What became of each hit."""
+    def take_blocks(self, totals: BlockTotals, rows: dict[str, tuple[int, int]]) -> None:
+        """What became of each hit and edge. rows: [start, stop) that each table of the event file gained."""
+        rows_written = _length(rows["centroids"])
+        triggers_written = _length(rows["triggers"])
         self._entries |= {
             "hits_before_first_trigger": totals.hits_before_first_trigger,
             "filtered_hits": totals.filtered_hits,
@@ -158,6 +167,7 @@ class Ledger:
             "written": rows_written,
             "forced_cuts": totals.forced_cuts,
         }
+        self._differences.append(self._entries["edges"] - self._entries["repeated_edges"] - triggers_written)
         self._differences.append(self._entries["hits"] - totals.hits - totals.filtered_hits)
         self._differences.append(totals.hits - totals.clustered_hits - totals.noise_hits - totals.small_hits)
         self._differences.append(totals.centroids - rows_written)
@@ -174,6 +184,10 @@ class Ledger:
             "lost_datagrams": self.lost_datagrams,
             "unaccounted": sum(abs(difference) for difference in self._differences),
         }
+
+
+def _length(rows: tuple[int, int]) -> int:
+    return rows[1] - rows[0]
 
 
 def add_ledgers(ledgers: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -334,7 +334,7 @@ class Supervisor:
         """Wait until everything of an acquisition is decoded and written, and close its ledger."""
         ledger.take_decode((yield Wanted("decode", "decoded")))
         rows, totals = yield Wanted("write", "acquired")
-        ledger.take_blocks(totals, rows["centroids"][1] - rows["centroids"][0])
+        ledger.take_blocks(totals, rows)
         acquired = part.acquired(rows, ledger)
         yield self._children["write"].send("acquisition", part.row(acquired))
         return acquired

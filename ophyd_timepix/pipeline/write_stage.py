@@ -130,7 +130,7 @@ class WriteStage(Stage):
     def _finish_acquisition(self) -> None:
         self._flush()
         file, _ = self._opened()
-        rows = {name: (start, file.rows(name)) for name, start in self._starts.items()}
+        rows = {name: (start, file.stored_rows(name)) for name, start in self._starts.items()}
         self.report("acquired", (rows, self._totals))
         self._begin_acquisition()
 

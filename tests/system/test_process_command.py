@@ -115,6 +115,26 @@ def test_a_truncated_recording_keeps_what_is_good_and_says_so(tmp_path):
     assert read_table(tmp_path / "a.h5", "centroids", ["x"])["x"].tolist() == [10.0]
 
 
+def test_a_recording_cut_within_a_chunk_says_so(tmp_path):
+    recording = write_tpx3(tmp_path / "a.tpx3", [hit_word(10, 20, 30, 1000), hit_word(1, 2, 3, 5000)])
+    recording.write_bytes(recording.read_bytes()[:-8])
+    done = command("process", recording, "-o", tmp_path / "a.h5")
+    assert done.returncode == 1
+    assert "1 words of a last chunk are missing" in done.stderr
+
+
+def test_an_output_that_the_master_would_overwrite_is_refused(tmp_path):
+    recording = write_tpx3(tmp_path / "a.tpx3", [hit_word(10, 20, 30, 1000)])
+    done = command("process", recording, "-o", tmp_path / "a.nxs")
+    assert done.returncode != 0
+    assert "must not end in .nxs" in done.stderr
+    (tmp_path / "b.nxs").write_text("precious")
+    done = command("process", recording, "-o", tmp_path / "b.h5")
+    assert done.returncode != 0
+    assert "b.nxs exists" in done.stderr
+    assert (tmp_path / "b.nxs").read_text() == "precious"
+
+
 def test_random_bytes_as_words_keep_what_was_good(tmp_path):
     good = [hit_word(x, 20, 30, 1000 + 100 * x) for x in range(50)]
     noise = np.random.default_rng(1).integers(0, 2**63, 400, dtype=np.uint64)
