@@ -3,20 +3,24 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from ophyd_timepix.config import Processing
+from ophyd_timepix.config import Geometry, Processing
 from ophyd_timepix.control import Board, SpidrClient
+from ophyd_timepix.devices.recording import Recording, RunFile
 from ophyd_timepix.pipeline.client import Pipeline
-from ophyd_timepix.pipeline.messages import Receiver, RunRequest, Sent
 from tests.sim_process import running_sim
 
 pytestmark = pytest.mark.bench
 
-FLOOR_HITS_PER_S = 10e6
+FLOOR_MHIT_PER_S = 10
+FLOOR_ASKED = 12e6
+"""The simulator shares the cores; where they are short its clock slows down rather than skip, so it is asked for more."""
 
 
 def pss_bytes(pids: dict[str, int]) -> dict[str, int]:
@@ -24,72 +28,71 @@ def pss_bytes(pids: dict[str, int]) -> dict[str, int]:
     return {name: psutil.Process(pid).memory_full_info().pss for name, pid in pids.items()}
 
 
-def fly(board: Board, pipeline: Pipeline, directory: Path, seconds: float):
-    chip = board.present_chips()[0]
-    (port,) = pipeline.bind([Receiver(chip=0, host="127.0.0.1")])
-    chip.set_destination("127.0.0.1", port)
-    board.prepare_readout()
-    board.reset_timers()
-    pipeline.open_run(RunRequest(event_file=directory / f"{seconds:g}s.h5", processing=Processing()))
-    base = board.sent_counters()
-    pipeline.begin(1)
-    board.open_shutter()
-    readings = []
-    clock = psutil.time.monotonic
-    begin = clock()
-    while clock() - begin < seconds:
-        progress = pipeline.progress()
-        readings.append((progress.lag_seconds, sum(pss_bytes(pipeline.pids).values())))
-        psutil.time.sleep(0.25)
-    board.close_shutter()
-    closed = clock()
-    sent = board.sent_counters()
-    acquired = pipeline.end(Sent(datagrams=sent.datagrams - base.datagrams))
-    behind = clock() - closed
+def cpu_seconds(pids: dict[str, int]) -> dict[str, float]:
+    return {name: sum(psutil.Process(pid).cpu_times()[:2]) for name, pid in pids.items()}
+
+
+def fly(board: Board, pipeline: Pipeline, directory: Path, seconds: float, pids: dict[str, int]) -> dict[str, Any]:
+    """One flight; what it cost."""
+    recording = Recording(lambda: board, 1, lambda: pipeline)
+    recording.open("run", RunFile(directory / f"{seconds:g}s.h5", Processing(), Geometry()))
+    recording.begin()
+    before = cpu_seconds(pids)
+    recording.open_shutter()
+    begin = time.monotonic()
+    lags = []
+    while time.monotonic() - begin < seconds:
+        time.sleep(0.25)
+        lags.append(recording.progress().lag_seconds)
+        recording.tend()
+    recording.close_shutter()
+    open_s = time.monotonic() - begin
+    acquired = recording.end(end_counts=None, cancelled=False)
     memory = pss_bytes(pipeline.pids)
-    pipeline.close_run()
-    return acquired, closed - begin, behind, readings, memory
+    after = cpu_seconds(pids)
+    recording.close({}, {})
+    ledger = acquired.ledger
+    return {
+        "Mhit/s": round(acquired.hits / open_s / 1e6, 2),
+        "centroids": acquired.centroids,
+        "lost datagrams": ledger["lost_datagrams"],
+        "unaccounted": ledger["unaccounted"],
+        "largest lag s": round(max(lags), 3),
+        "behind at the end s": round(time.monotonic() - begin - open_s, 3),
+        "ns per hit": {n: round((after[n] - before[n]) / acquired.hits * 1e9, 1) for n in pids},
+        "PSS MB": {name: round(n / 1e6) for name, n in memory.items()},
+    }
 
 
-@pytest.mark.parametrize("rate", [10e6, 12e6, 15e6])
+@pytest.mark.parametrize("rate", [10e6, FLOOR_ASKED, 14e6])
 def test_live_against_the_simulator(tmp_path, rate):
     with (
         running_sim(scene="uniform", rate=rate, shot_rate=1000, seed=1) as sim,
         SpidrClient(sim.host, sim.port) as client,
         Pipeline() as pipeline,
     ):
-        acquired, open_s, behind_s, readings, memory = fly(Board(client), pipeline, tmp_path, 10)
-    ledger = acquired.ledger
-    report = {
-        "wanted Mhit/s": rate / 1e6,
-        "sent Mhit/s": round(acquired.hits / open_s / 1e6, 2),
-        "centroids": acquired.centroids,
-        "lost datagrams": ledger["lost_datagrams"],
-        "kernel dropped": ledger["kernel_dropped"],
-        "unaccounted": ledger["unaccounted"],
-        "largest lag s": round(max(lag for lag, _ in readings), 3),
-        "seconds to finish after the shutter": round(behind_s, 3),
-        "PSS MB": {name: round(n / 1e6) for name, n in memory.items()},
-    }
-    print("\n" + json.dumps(report))
-    assert ledger["unaccounted"] == 0
-    assert ledger["lost_datagrams"] == 0
-    if rate == FLOOR_HITS_PER_S:
-        assert acquired.hits / open_s > 0.95 * FLOOR_HITS_PER_S
+        pids = {**pipeline.pids, "simulator": sim.process.pid}
+        report = fly(Board(client), pipeline, tmp_path, 10, pids)
+    print("\n" + json.dumps({"wanted Mhit/s": rate / 1e6, **report}))
+    assert report["unaccounted"] == 0
+    if rate == FLOOR_ASKED:
+        assert report["lost datagrams"] == 0
+        assert report["Mhit/s"] >= FLOOR_MHIT_PER_S
 
 
 def test_memory_does_not_grow_with_the_length_of_a_run(tmp_path):
-    """After the ring has been round once, ten times the run takes no more."""
+    """After ring and blocks have been round, five times the run takes no more."""
     totals = []
     with (
         running_sim(scene="uniform", rate=5e6, shot_rate=1000, seed=1) as sim,
         SpidrClient(sim.host, sim.port) as client,
         Pipeline(ring_bytes=1 << 26) as pipeline,
     ):
-        for seconds in (5, 50):
-            *_, memory = fly(Board(client), pipeline, tmp_path, seconds)
-            totals.append(sum(memory.values()))
-    print(f"\nPSS of all stages after 5 s: {totals[0] / 1e6:.0f} MB, after 50 s more: {totals[1] / 1e6:.0f} MB")
+        for seconds in (20, 100):
+            report = fly(Board(client), pipeline, tmp_path, seconds, pipeline.pids)
+            print("\n" + json.dumps(report))
+            totals.append(sum(report["PSS MB"].values()))
+    print(f"\nPSS of all stages after 20 s: {totals[0]} MB, after 100 s more: {totals[1]} MB (ring 67 MB)")
     assert totals[1] < 1.1 * totals[0]
 
 
