@@ -20,7 +20,7 @@ pytestmark = pytest.mark.bench
 
 FLOOR_MHIT_PER_S = 10
 FLOOR_ASKED = 12e6
-"""The simulator shares the cores; where they are short its clock slows down rather than skip, so it is asked for more."""
+"""The simulator shares the cores: where they are short its clock slows down, so it is asked for more."""
 
 
 def pss_bytes(pids: dict[str, int]) -> dict[str, int]:
