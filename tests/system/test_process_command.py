@@ -69,16 +69,6 @@ def test_recordings_of_mostly_heartbeats(real_data, tmp_path):
     assert process(*recordings, "-o", tmp_path / "out.h5")["ledger"]["unaccounted"] == 0
 
 
-def test_two_workers_give_the_rows_of_one(real_data, tmp_path):
-    for workers in (1, 2):
-        recording = real_data / "suann_socket_background_serval32.tpx3"
-        process(recording, "-o", tmp_path / f"{workers}.h5", "--workers", workers, "--hits")
-    for table in ("centroids", "hits", "shots", "triggers"):
-        one, two = (read_table(tmp_path / f"{n}.h5", table) for n in (1, 2))
-        for column in one:
-            np.testing.assert_array_equal(one[column], two[column], err_msg=f"{table}/{column}")
-
-
 def test_the_master_opens_with_everything_in_it(tmp_path):
     recording = write_tpx3(tmp_path / "a.tpx3", [hit_word(10, 20, 30, 1000)])
     process(recording, "-o", tmp_path / "a.h5")
