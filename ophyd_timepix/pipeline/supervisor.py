@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S: Final = 20.0
 """How long all stages together may take to close their files at the end; less than the client waits for us."""
+LAST_CHANCE_S: Final = 5.0
+"""What the others get when a stage that hangs has used up the time."""
 
 
 class Wanted(NamedTuple):
@@ -481,7 +483,7 @@ class Supervisor:
 
     def _end_children(self, deadline: float) -> None:
         """Who does not end by itself until the deadline is killed. All are reaped."""
-        self._close_politely(list(self._children), deadline)
+        self._close_politely(list(self._children), max(deadline, time.monotonic() + LAST_CHANCE_S))
         for name in self._children:
             self._reap(name)
 

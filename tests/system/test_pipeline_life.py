@@ -255,3 +255,16 @@ def test_ctrl_c_does_not_reach_the_stages(own_pipeline):
         os.kill(pid, signal.SIGINT)
     own_pipeline.bind([Receiver(chip=0, host=HOST)])
     assert own_pipeline.running
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("stage", ["capture", "decode", "write"])
+def test_a_stage_that_hangs_is_ended_in_bounded_time(stage):
+    pipeline = Pipeline(ring_bytes=RING)
+    pipeline.start()
+    pids = dict(pipeline.pids)
+    os.kill(pids[stage], signal.SIGSTOP)
+    begin = time.monotonic()
+    pipeline.close()
+    assert time.monotonic() - begin < 30
+    assert not [p for p in pids.values() if psutil.pid_exists(p)]
