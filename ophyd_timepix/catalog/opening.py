@@ -7,6 +7,7 @@ from typing import Any
 
 from .errors import CatalogError, require
 from .profile import DEFAULT_NAME, CatalogProfile, find_profile
+from .settling import settle
 
 _opened: dict[str, tuple[CatalogProfile, Any]] = {}
 _opening = threading.Lock()
@@ -38,4 +39,24 @@ def _open(profile: CatalogProfile) -> Any:
     with warnings.catch_warnings():
         # starlette announces the successor of a test client that Tiled uses to run in this process
         warnings.filterwarnings("ignore", message=".*starlette.testclient.*")
-        return broker.named(profile.name)
+        return _settling(broker)(broker.named(profile.name).v2)
+
+
+def _settling(broker: Any) -> Any:
+    """databroker's Broker that waits first for what this process has still to write: `db[-1]` is the run just done."""
+
+    class SettlingBroker(broker):
+        def __getitem__(self, key: Any) -> Any:
+            settle()
+            return super().__getitem__(key)
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            settle()
+            return super().__call__(*args, **kwargs)
+
+        @property
+        def v3(self) -> Any:
+            settle()
+            return broker.v3.fget(self)
+
+    return SettlingBroker

@@ -15,6 +15,7 @@ import pandas as pd
 from .errors import CatalogError
 from .opening import open_catalog
 from .profile import DEFAULT_NAME
+from .settling import settle
 
 STREAM_SUFFIX = "_centroids"
 BLOCK_ROWS = 1 << 20
@@ -47,6 +48,7 @@ def centroids(
     < high, None for an open side: `shots` in shot numbers, `tof` in ns, `x` and `y` in pixels, `tot` in 25 ns counts,
     `size` in hits. Centroids outside any shot have no ToF: any `tof` window leaves them out.
     """
+    settle()
     stream = _centroid_stream(_run_of(run, catalog), detector)
     wanted = _checked(stream, [columns] if isinstance(columns, str) else columns)
     windows: dict[str, Window] = {

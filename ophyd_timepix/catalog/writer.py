@@ -23,6 +23,7 @@ from .errors import CatalogError, CatalogWriteError, require
 from .journal import Journal, read_journal
 from .opening import open_catalog
 from .profile import default_directory, find_profile
+from .settling import settle_with
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +135,7 @@ class CatalogWriter:
         self._thread = threading.Thread(target=self._work, name="timepix-catalog-writer", daemon=True)
         self._thread.start()
         _flush_at_exit(self)
+        settle_with(self)
 
     # --- what the RunEngine calls
 
@@ -171,6 +173,13 @@ class CatalogWriter:
     def failure(self) -> CatalogFailure | None:
         """The last run that the catalog did not take; None: all is well."""
         return self.failures[-1] if self.failures else None
+
+    def settled(self, timeout_s: float) -> bool:
+        """Wait for the documents so far, for `timeout_s` at most. True: the catalog has them, or refused them."""
+        if threading.current_thread() is self._thread:
+            return True  # it asks the catalog itself while it writes
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and self._writing is None, timeout_s)
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Return when every document so far is in the catalog.

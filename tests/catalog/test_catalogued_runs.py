@@ -171,3 +171,16 @@ def test_a_run_that_the_catalog_refuses_comes_in_by_replay(
     assert db[uid].stop["exit_status"] == "success"
     assert event_file.path.exists()
     assert replay(writer.failure.backup, db) == uid  # again: nothing to do
+
+
+def test_a_look_right_after_a_run_sees_that_run_whole(writer: CatalogWriter, db: Any, catalog: CatalogProfile) -> None:
+    event_file = EventFile(catalog.readable[0] / "just_done.h5")
+    run = RunDocuments(writer, {"sample": "just done"})
+    uid = run.start()
+    event_file.append(50)
+    run.point(0, 50)
+    run.register(event_file.path, 50)
+    run.stop()
+    assert db[-1].start["uid"] == uid  # nobody waited for the writer
+    assert len(centroids(db[-1], "x")) == 50
+    event_file.close()
