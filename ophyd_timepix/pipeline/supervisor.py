@@ -8,6 +8,7 @@ vanishes.
 """
 
 import contextlib
+import gc
 import logging
 import os
 import select
@@ -125,6 +126,8 @@ class Supervisor:
 
     def _spawn(self) -> None:
         """Fork the stages, connected in a line: decode -> centroid* -> write -> decode (free blocks)."""
+        gc.collect()
+        gc.freeze()  # what exists now is never collected in a stage, which would copy the pages that all share
         shared = self._shared
         to_workers = {name: Pipe(duplex=False) for name in self._workers}
         from_workers = {name: Pipe(duplex=False) for name in self._workers}
