@@ -128,10 +128,8 @@ def test_reply_from_another_device_breaks_the_connection(command: Command):
     assert client.state is State.BROKEN
 
 
-@every_command
+@pytest.mark.parametrize("command", [c for c in Command if c.reply.min_length], ids=lambda c: c.name)
 def test_reply_that_is_too_short_breaks_the_connection(command: Command):
-    if not command.reply.min_length:
-        pytest.skip("its reply may be empty")
     client = ClientConnection()
     request = request_of(command)
     client.send(request)
