@@ -39,6 +39,7 @@ RING_BYTES: Final = 256 << 20
 SMALLEST_RING: Final = 4 << 20
 START_TIMEOUT_S: Final = 300.0
 """The first start on a machine compiles the kernels; later ones load them from numba's cache in a second or two."""
+LOG_KEPT_S: Final = 30 * 86_400
 CALL_TIMEOUT_S: Final = 60.0
 CLOSE_TIMEOUT_S: Final = 30.0
 
@@ -324,10 +325,19 @@ def _new_log(directory: Path | None) -> Path:
     for place in [directory] if directory else [state, Path(tempfile.gettempdir()) / f"ophyd_timepix-{os.getuid()}"]:
         with contextlib.suppress(OSError):
             place.mkdir(parents=True, exist_ok=True)
+            _forget_old_logs(place)
             fd, path = tempfile.mkstemp(".log", name, place)
             os.close(fd)
             return Path(path)
     raise PipelineError(f"no place for the pipeline's log: {directory or state} is not writable; give log_dir")
+
+
+def _forget_old_logs(place: Path) -> None:
+    """Every start has a log of its own: those of last month go."""
+    for path in place.glob("pipeline-*.log"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > LOG_KEPT_S:
+                path.unlink()
 
 
 def _tail(path: Path, lines: int = 30) -> str:

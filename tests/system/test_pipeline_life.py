@@ -250,6 +250,16 @@ pipe = Pipeline(ring_bytes={RING}); pipe.start(); print(*pipe.pids.values(), flu
     assert not [p for p in pids if psutil.pid_exists(p)]
 
 
+def test_every_start_has_a_log_and_those_of_last_month_go(tmp_path):
+    old, recent = tmp_path / "pipeline-old.log", tmp_path / "pipeline-recent.log"
+    for path, age_s in ((old, 31 * 86_400), (recent, 86_400)):
+        path.touch()
+        os.utime(path, (time.time() - age_s,) * 2)
+    with Pipeline(ring_bytes=RING, log_dir=tmp_path) as made:
+        assert made.log_path is not None
+        assert {p.name for p in tmp_path.iterdir()} == {recent.name, made.log_path.name}
+
+
 def test_ctrl_c_does_not_reach_the_stages(own_pipeline):
     for pid in own_pipeline.pids.values():
         os.kill(pid, signal.SIGINT)
