@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ..clock import NS_PER_COUNT, TICKS_PER_SECOND
+from ..clock import TICKS_PER_SECOND
 from ..decode import PIXEL_CLASSES, Batch, Count, Decoder, Framing, total
 from ..decode.chunks import count_chunks
 from ..protocol.words import MAX_CHIPS
-from ..spool.index import read_index
+from ..spool.index import read_index, timer_estimate
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Words
 
 
@@ -68,8 +68,5 @@ def _batches(recording: Recording, decoder: Decoder) -> Iterator[Batch]:
     index = read_index(recording.path) if recording.chunked else None
     zero_ns = None if index is None else index.run.get("timer_zero_ns")
     for words, host_ns in slices(recording):
-        anchor = None
-        if zero_ns is not None and host_ns is not None:
-            anchor = max(0, (host_ns - zero_ns) // NS_PER_COUNT)
-        yield decoder.decode(words, anchor)
+        yield decoder.decode(words, timer_estimate(host_ns, zero_ns))
     yield decoder.flush()

@@ -13,11 +13,11 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..clock import NS_PER_COUNT, TICKS_PER_COUNT, ns_to_ticks
+from ..clock import TICKS_PER_COUNT, ns_to_ticks
 from ..decode.counts import Count
 from ..decode.decoder import Decoder, Framing
 from ..events.builder import BlockBuilder
-from ..spool.index import Span
+from ..spool.index import Span, timer_estimate
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Words
 from .ledger import DecodeTotals
 from .live_source import LiveSource
@@ -195,9 +195,7 @@ class DecodeStage(Stage):
         more = True
         while more:
             number = self._free_block()
-            block = self._shared.blocks[number]
-            more = stream.builder.flush(block, end_tick)
-            block.header.last = int(not more)
+            more = stream.builder.flush(self._shared.blocks[number], end_tick)
             self._hand_over(number, stream)
         self._show(source, stream)
         source.close()
@@ -258,10 +256,7 @@ class _Stream:
 
     def add(self, words: Words, host_ns: int | None) -> None:
         """Decode the next words. host_ns: when they came, if known."""
-        anchor = None
-        if host_ns is not None and self._zero_ns is not None:
-            anchor = max(0, (host_ns - self._zero_ns) // NS_PER_COUNT)
-        self.builder.add(self._decoder.decode(words, anchor))
+        self.builder.add(self._decoder.decode(words, timer_estimate(host_ns, self._zero_ns)))
 
     def flush_decoder(self) -> None:
         """No more words: what the decoder holds back comes out."""

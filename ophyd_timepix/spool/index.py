@@ -14,6 +14,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..clock import NS_PER_COUNT
+
 MAGIC: Final = b"TPXIDX02"
 HEADER_BYTES: Final = 4096
 RECORD: Final = np.dtype(
@@ -67,6 +69,13 @@ def read_index(recording: Path) -> Index | None:
     run = json.loads(raw[12 : 12 + n_text])
     n_records = (len(raw) - HEADER_BYTES) // RECORD.itemsize
     return Index(run, np.frombuffer(raw, RECORD, n_records, HEADER_BYTES))
+
+
+def timer_estimate(host_ns: int | None, zero_ns: int | None) -> int | None:
+    """The board's timer (25 ns counts) at host time `host_ns`, if it was 0 at `zero_ns`; None if either is unknown."""
+    if host_ns is None or zero_ns is None:
+        return None
+    return max(0, (host_ns - zero_ns) // NS_PER_COUNT)
 
 
 class Span(NamedTuple):
