@@ -48,6 +48,7 @@ from ophyd_timepix.protocol.registers import (
 )
 from spidr_sim import sensors
 from spidr_sim.chip import CHIP_NAMES, LINKS, STORED, ChipNetwork, ChipState
+from spidr_sim.settings import ChipSettings, Readout
 from spidr_sim.shutter import COUNTS_PER_US, NS_PER_COUNT, Shutter
 from spidr_sim.streams import Clock, StreamCounters, Streams
 
@@ -102,7 +103,7 @@ class Board:
         self._readout_sent = False
         self._power_up()
         self._handlers = self._table()
-        self._tell_plls()
+        self._tell_chips()
 
     def _power_up(self) -> None:
         """Everything that a reset of the module sets back."""
@@ -329,7 +330,7 @@ class Board:
         self._tell_readout()
         for index in range(self.n_chips):
             self._tell_destination(self.networks[index])
-        self._tell_plls()
+        self._tell_chips()
         self._clear_counters()
         return _value(request, 0)
 
@@ -407,7 +408,7 @@ class Board:
     def _reset_one(self, index: int) -> None:
         chip = self.chips[index]
         chip.reset()
-        self._streams.pll(index, chip.words["pll"])
+        self._tell_chip(index)
 
     def _burn_fuse(self, request: Request) -> Reply:
         self.chips[request.device].fuses |= 1 << (request.ints[0] >> 6 & 0x1F)
@@ -432,21 +433,25 @@ class Board:
         stored = _BY_SETTER[request.command]
         value = _at_most(request.ints[0], stored.max)
         if request.command is Command.SET_PLLCONFIG:
-            self._set_pll(request.device, value)
+            self._check_pll(value)
         self.chips[request.device].words[stored.name] = value
+        if request.command is Command.SET_PLLCONFIG:
+            self._tell_chip(request.device)
         return _ack(request)
 
-    def _set_pll(self, chip: int, word: int) -> None:
+    def _check_pll(self, word: int) -> None:
         try:
             column_phase(word)
         except ValueError:
             # Nobody knows the times that a chip gives with these phases, so no words can be made for it.
             raise _RefusedError(ErrorId.ILLEGAL_PARAMETER) from None
-        self._streams.pll(chip, word)
 
-    def _tell_plls(self) -> None:
-        for index, chip in enumerate(self.chips):
-            self._streams.pll(index, chip.words["pll"])
+    def _tell_chips(self) -> None:
+        for index in range(self.n_chips):
+            self._tell_chip(index)
+
+    def _tell_chip(self, index: int) -> None:
+        self._streams.chip(index, ChipSettings(pll=self.chips[index].words["pll"]))
 
     def _recall(self, request: Request) -> Reply:
         return _value(request, self.chips[request.device].words[_BY_GETTER[request.command].name])
@@ -481,7 +486,7 @@ class Board:
         enabled = self._data_driven and not self._busy and self._powered
         if enabled != self._readout_sent:
             self._readout_sent = enabled
-            self._streams.readout(enabled)
+            self._streams.readout(Readout.DATA_DRIVEN if enabled else Readout.OFF)
 
     def _restart_timers(self, request: Request) -> Reply:
         before = self._clock.restart()

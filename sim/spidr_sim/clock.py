@@ -1,8 +1,8 @@
 """The virtual clock: the 48-bit, 25 ns timer that board and chips share.
 
 It follows the host's monotonic clock (times `speed`) from its last restart. A source that cannot keep up may hold it
-back (`hold_at`): it then stands still until the source has caught up, and is late from then on, but it never jumps,
-never runs backwards, and nothing is skipped.
+back (`hold_at`): it then stands still until the source has caught up, and is late from then on, but between restarts it
+never jumps, never runs backwards, and nothing is skipped.
 
 It knows no word, no socket and no scene.
 """
@@ -30,6 +30,8 @@ class VirtualClock:
         self._slipped = 0
         self._base_ns = host_ns()
         self._base_counts = 0
+        self._zero = 0
+        """What counts of all restarts together stood at when the timer stood at 0 (or would have)."""
 
     def counts(self) -> int:
         """The present, never before an earlier answer and never beyond the limit."""
@@ -42,12 +44,23 @@ class VirtualClock:
             self._rebase(now_ns, self._limit)
             return self._limit
 
-    def restart(self) -> int:
-        """Begin at 0 again. Returns the counts at that moment."""
+    def seconds(self) -> float:
+        """Virtual seconds since the clock was made: it goes on through restarts, and stands while the clock is held."""
+        with self.lock:
+            return (self._zero + self.counts()) * NS_PER_COUNT / _NS_PER_SECOND
+
+    def seconds_at_zero(self) -> float:
+        """`seconds` at the moment at which the timer stood at 0, or would have."""
+        with self.lock:
+            return self._zero * NS_PER_COUNT / _NS_PER_SECOND
+
+    def restart(self, at: int = 0) -> int:
+        """Go on from `at` counts. Returns the counts at that moment."""
         with self.lock:
             before = self.counts()
             self._limit = None
-            self._rebase(self._host_ns(), 0)
+            self._zero += before - at
+            self._rebase(self._host_ns(), at)
             return before
 
     def hold_at(self, limit: int | None) -> None:

@@ -7,6 +7,8 @@ commands. Times are 25 ns counts of the virtual clock, never later than its pres
 from dataclasses import dataclass
 from typing import Protocol
 
+from spidr_sim.settings import BiasRamp, ChipSettings, Readout
+
 
 @dataclass(frozen=True)
 class StreamCounters:
@@ -27,8 +29,12 @@ class Clock(Protocol):
         """25 ns counts since the last restart."""
         ...
 
-    def restart(self) -> int:
-        """Begin at 0 again; returns the counts at that moment."""
+    def seconds(self) -> float:
+        """Virtual seconds since the simulator began; they never restart."""
+        ...
+
+    def restart(self, at: int = 0) -> int:
+        """Go on from `at` counts; returns the counts at that moment."""
         ...
 
     def seconds_until(self, counts: int) -> float:
@@ -43,24 +49,32 @@ class Streams(Protocol):
         """The shutter opened or closed."""
         ...
 
-    def readout(self, enabled: bool) -> None:
-        """Data-driven read-out was started, or paused."""
+    def readout(self, mode: Readout) -> None:
+        """A read-out was started, or paused (`OFF`)."""
         ...
 
     def timer_request(self, chip: int, at_counts: int) -> None:
         """GET_TIMER: the chip answers in its stream too (0x44, 0x7144, 0x45, 0x7145)."""
         ...
 
-    def timers_restarted(self, at_counts_before: int) -> None:
-        """The timers began at 0 again, when they stood at `at_counts_before`."""
+    def timers_restarted(self, at_counts_before: int, at_counts_now: int = 0) -> None:
+        """The timers stood at `at_counts_before` and went on from `at_counts_now`."""
         ...
 
     def destination(self, chip: int, address: str, port: int) -> None:
         """Datagrams of `chip` go to `address`:`port` from now on."""
         ...
 
-    def pll(self, chip: int, word: int) -> None:
-        """The PLL word of `chip`: it sets the column phases of the words."""
+    def chip(self, chip: int, settings: ChipSettings) -> None:
+        """All settings of `chip`. While the shutter is open they act from the next millisecond on."""
+        ...
+
+    def bias(self, ramp: BiasRamp) -> None:
+        """The bias of the sensor is on its way to another voltage."""
+        ...
+
+    def header_filter(self, chip: int, eth_mask: int) -> None:
+        """Words of `chip` leave by UDP when bit k of `eth_mask` is set, k being their header nibble."""
         ...
 
     def counters(self) -> StreamCounters:

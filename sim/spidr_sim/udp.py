@@ -21,6 +21,7 @@ from ophyd_timepix.protocol.chip_config import column_phase
 from spidr_sim.clock import VirtualClock
 from spidr_sim.datagrams import DEFAULT_DATAGRAM_BYTES, DatagramSender
 from spidr_sim.encode import end_of_readout_word, timer_words
+from spidr_sim.settings import BiasRamp, ChipSettings, Readout
 from spidr_sim.source import Departures, Source
 from spidr_sim.streams import StreamCounters
 from spidr_sim.truth import Truth, TruthError
@@ -95,26 +96,32 @@ class UdpStreams:
         """The shutter opened or closed."""
         self._post(partial(self._set_shutter, is_open, at_counts))
 
-    def readout(self, enabled: bool) -> None:
-        """Data-driven read-out was started, or paused."""
+    def readout(self, mode: Readout) -> None:
+        """A read-out was started, or paused."""
         with self._clock.lock:
-            self._post(partial(self._set_readout, enabled, self._clock.counts()))
+            self._post(partial(self._set_readout, mode is Readout.DATA_DRIVEN, self._clock.counts()))
 
     def timer_request(self, chip: int, at_counts: int) -> None:
         """The chip answers GET_TIMER in its stream too."""
         self._post(partial(self._answer_timer, chip, at_counts))
 
-    def timers_restarted(self, at_counts_before: int) -> None:
+    def timers_restarted(self, at_counts_before: int, at_counts_now: int = 0) -> None:
         """A new timer epoch begins."""
-        self._post(partial(self._restart_epoch, at_counts_before))
+        self._post(partial(self._restart_epoch, at_counts_before, at_counts_now))
 
     def destination(self, chip: int, address: str, port: int) -> None:
         """Datagrams of `chip` go to `address`:`port` from now on."""
         self._post(partial(self._senders[chip].set_destination, address, port))
 
-    def pll(self, chip: int, word: int) -> None:
+    def chip(self, chip: int, settings: ChipSettings) -> None:
         """The PLL word sets the column phases of the words."""
-        self._post(partial(self._source.set_phase, chip, np.array(column_phase(word), dtype=np.int64)))
+        self._post(partial(self._source.set_phase, chip, np.array(column_phase(settings.pll), dtype=np.int64)))
+
+    def bias(self, ramp: BiasRamp) -> None:
+        """The bias of the sensor."""
+
+    def header_filter(self, chip: int, eth_mask: int) -> None:
+        """Which words leave."""
 
     def counters(self) -> StreamCounters:
         """Totals since the start or the last reset, with all that was told before: a board answers in order."""
@@ -227,11 +234,11 @@ class UdpStreams:
         if self._truth:
             self._truth.own_words(words, datagrams)
 
-    def _restart_epoch(self, at_counts_before: int) -> None:
+    def _restart_epoch(self, at_counts_before: int, at_counts_now: int) -> None:
         streaming = self._gate
         self._move_gate(False, at_counts_before)
         self._epoch += 1
-        self._move_gate(streaming, 0)
+        self._move_gate(streaming, at_counts_now)
 
     def _move_gate(self, is_open: bool, at_counts: int) -> None:
         if is_open == self._gate:

@@ -1,5 +1,6 @@
 """Doubles for the board's two neighbours: a clock that stands until told, a data side that notes what it is told."""
 
+from spidr_sim.settings import BiasRamp, ChipSettings, Readout
 from spidr_sim.streams import StreamCounters
 
 COUNTS_PER_MS = 40_000
@@ -10,12 +11,17 @@ class StandingClock:
 
     def __init__(self) -> None:
         self.now = 0
+        self._zero = 0
 
     def counts(self) -> int:
         return self.now
 
-    def restart(self) -> int:
-        before, self.now = self.now, 0
+    def seconds(self) -> float:
+        return (self._zero + self.now) * 25e-9
+
+    def restart(self, at: int = 0) -> int:
+        before, self.now = self.now, at
+        self._zero += before - at
         return before
 
     def seconds_until(self, counts: int) -> float:
@@ -35,20 +41,26 @@ class RecordingStreams:
     def shutter(self, is_open: bool, at_counts: int) -> None:
         self.calls.append(("shutter", is_open, at_counts))
 
-    def readout(self, enabled: bool) -> None:
-        self.calls.append(("readout", enabled))
+    def readout(self, mode: Readout) -> None:
+        self.calls.append(("readout", mode))
 
     def timer_request(self, chip: int, at_counts: int) -> None:
         self.calls.append(("timer_request", chip, at_counts))
 
-    def timers_restarted(self, at_counts_before: int) -> None:
-        self.calls.append(("timers_restarted", at_counts_before))
+    def timers_restarted(self, at_counts_before: int, at_counts_now: int = 0) -> None:
+        self.calls.append(("timers_restarted", at_counts_before, at_counts_now))
 
     def destination(self, chip: int, address: str, port: int) -> None:
         self.calls.append(("destination", chip, address, port))
 
-    def pll(self, chip: int, word: int) -> None:
-        self.calls.append(("pll", chip, word))
+    def chip(self, chip: int, settings: ChipSettings) -> None:
+        self.calls.append(("chip", chip, settings))
+
+    def bias(self, ramp: BiasRamp) -> None:
+        self.calls.append(("bias", ramp))
+
+    def header_filter(self, chip: int, eth_mask: int) -> None:
+        self.calls.append(("header_filter", chip, eth_mask))
 
     def counters(self) -> StreamCounters:
         return self.totals

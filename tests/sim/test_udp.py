@@ -16,6 +16,7 @@ from ophyd_timepix.protocol import column_phase
 from spidr_sim.clock import VirtualClock
 from spidr_sim.datagrams import DatagramSender, words_per_datagram
 from spidr_sim.scenes import SceneSettings
+from spidr_sim.settings import ChipSettings, Readout
 from spidr_sim.source import scene_source
 from spidr_sim.truth import Truth, TruthError, _TruthFile
 from spidr_sim.udp import UdpStreams
@@ -108,7 +109,7 @@ def rig(n_chips: int = 1, truth: Path | None = None, datagram_bytes: int = 8960,
             stack.callback(listener.socket.close)
         for chip, listener in enumerate(listeners):
             streams.destination(chip, "127.0.0.1", listener.port)
-            streams.pll(chip, 0x11E)
+            streams.chip(chip, ChipSettings(pll=0x11E))
         streams.start()
         yield Rig(streams, clock, listeners)
 
@@ -127,7 +128,7 @@ def summary(path: Path) -> dict[str, int]:
 @pytest.mark.parametrize(("n_chips", "datagram_bytes"), [(1, 8960), (4, 1400)])
 def test_the_counters_equal_what_arrives(n_chips: int, datagram_bytes: int) -> None:
     with rig(n_chips, datagram_bytes=datagram_bytes, rate_hz=400_000) as r:
-        r.streams.readout(True)
+        r.streams.readout(Readout.DATA_DRIVEN)
         r.expose()
         counters = r.streams.counters()
         received = [listener.words() for listener in r.listeners]
@@ -145,7 +146,7 @@ def test_the_counters_equal_what_arrives(n_chips: int, datagram_bytes: int) -> N
 def test_the_truth_on_disk_at_the_end_of_readout_is_what_arrived(tmp_path: Path, n_chips: int) -> None:
     path = tmp_path / "truth.h5"
     with rig(n_chips, truth=path, rate_hz=200_000) as r:
-        r.streams.readout(True)
+        r.streams.readout(Readout.DATA_DRIVEN)
         spans = [r.expose(), r.expose()]
         hits, triggers = columns(path, "hits"), columns(path, "triggers")
         acquisitions, shots, totals = columns(path, "acquisitions"), columns(path, "shots"), summary(path)
@@ -190,7 +191,7 @@ def test_a_truth_file_that_fails_later_ends_the_stream_and_says_why(
     with pytest.raises(TruthError, match="No space left"), rig(truth=tmp_path / "t.h5", rate_hz=2e5) as r:  # noqa: PT012
         r.streams._on_failure = failed.set
         monkeypatch.setattr(_TruthFile, "append", full)
-        r.streams.readout(True)
+        r.streams.readout(Readout.DATA_DRIVEN)
         r.shutter(True)
         assert failed.wait(20)
         assert isinstance(r.streams.failure, TruthError)
@@ -206,7 +207,7 @@ def test_it_is_silent_while_the_shutter_is_closed_or_the_readout_off() -> None:
         words = listener.receive_until(lambda _: True)
         assert slow.top_bytes(words).tolist() == [0x44, 0x71, 0x45, 0x71]
         r.shutter(False)
-        r.streams.readout(True)
+        r.streams.readout(Readout.DATA_DRIVEN)
         r.streams.timer_request(0, r.clock.counts())
         words = listener.receive_until(lambda _: True)
         assert slow.top_bytes(words).tolist() == [0x44, 0x71, 0x45, 0x71] * 2
@@ -216,10 +217,10 @@ def test_it_is_silent_while_the_shutter_is_closed_or_the_readout_off() -> None:
 
 def test_a_pause_of_the_readout_stops_the_stream_without_an_end_of_readout() -> None:
     with rig(rate_hz=1e6) as r:
-        r.streams.readout(True)
+        r.streams.readout(Readout.DATA_DRIVEN)
         r.shutter(True)
         r.listeners[0].receive_until(has_pixels)
-        r.streams.readout(False)
+        r.streams.readout(Readout.OFF)
         r.streams.timer_request(0, r.clock.counts())
         r.shutter(False)
         alone = r.listeners[0].receive_until(lambda words: words.size == 4)
@@ -229,7 +230,7 @@ def test_a_pause_of_the_readout_stops_the_stream_without_an_end_of_readout() -> 
 
 def test_each_chip_says_once_that_its_readout_ended() -> None:
     with rig(3, rate_hz=300_000) as r:
-        r.streams.readout(True)
+        r.streams.readout(Readout.DATA_DRIVEN)
         _, closed = r.expose(3)
         for listener, chip_id in zip(r.listeners, CHIP_IDS, strict=False):
             words = listener.words()
@@ -240,7 +241,7 @@ def test_each_chip_says_once_that_its_readout_ended() -> None:
 
 def test_timer_words_come_in_their_place_in_the_stream() -> None:
     with rig(rate_hz=1e6) as r:
-        r.streams.readout(True)
+        r.streams.readout(Readout.DATA_DRIVEN)
         r.shutter(True)
         r.listeners[0].receive_until(has_pixels)
         asked = r.clock.counts()
@@ -255,7 +256,7 @@ def test_timer_words_come_in_their_place_in_the_stream() -> None:
 def test_after_a_restart_of_the_timers_times_begin_at_zero(tmp_path: Path) -> None:
     path = tmp_path / "truth.h5"
     with rig(rate_hz=300_000, truth=path) as r:
-        r.streams.readout(True)
+        r.streams.readout(Readout.DATA_DRIVEN)
         r.expose()
         r.streams.timers_restarted(r.clock.restart())
         opened, closed = r.expose()
@@ -277,7 +278,7 @@ def test_a_sender_that_was_kept_from_its_work_skips_nothing_and_holds_the_clock(
     host = Host()
     with rig(rate_hz=100_000, seed=6) as r:
         r.clock._host_ns = host
-        r.streams.readout(True)
+        r.streams.readout(Readout.DATA_DRIVEN)
         opened = r.shutter(True)
         r.listeners[0].receive_until(has_pixels)
         host.ahead_ns += 5_000_000_000
@@ -297,7 +298,7 @@ def test_nobody_needs_to_listen() -> None:
     with rig(rate_hz=300_000) as r:
         port = r.listeners[0].port
         r.listeners[0].socket.close()
-        r.streams.readout(True)
+        r.streams.readout(Readout.DATA_DRIVEN)
         r.streams.destination(0, "127.0.0.1", port)
         second = Listener()
         try:
