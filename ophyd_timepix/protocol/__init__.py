@@ -5,7 +5,15 @@ exceptions are `LocalProtocolError` (wrong use), `RemoteProtocolError` (the peer
 value that a table does not allow); anything else is a bug.
 """
 
-from .chip_config import GeneralConfig, Mode, OutputBlockConfig, PllConfig, Polarity, column_phase
+from .chip_config import (
+    GeneralConfig,
+    Mode,
+    OutputBlockConfig,
+    PllConfig,
+    Polarity,
+    PulseTiming,
+    column_phase,
+)
 from .chip_id import ChipId
 from .commands import BY_CODE, Command, Form, Scope, TriggerMode
 from .connection import (
@@ -31,7 +39,7 @@ from .errors import (
 )
 from .fields import NamedField
 from .pixel_matrix import PixelMatrix
-from .registers import LinkStatus, Register
+from .registers import LinkStatus, Register, StartOptions
 
 __all__ = [
     "BY_CODE",
@@ -58,6 +66,7 @@ __all__ = [
     "PllConfig",
     "Polarity",
     "ProtocolError",
+    "PulseTiming",
     "Register",
     "RemoteProtocolError",
     "Reply",
@@ -65,6 +74,7 @@ __all__ = [
     "Scope",
     "SenseCode",
     "ServerConnection",
+    "StartOptions",
     "State",
     "Tpx3Error",
     "TriggerMode",

@@ -1,4 +1,4 @@
-"""The configuration words of a Timepix3 as named fields: general configuration, PLL, output block.
+"""The configuration words of a Timepix3 as named fields: general configuration, PLL, output block, test pulses.
 
 Sources: [P] Pymepix timepixdef.py, [B] the YAML tables of GasDet-Bonn/tpx3-daq (they agree with each other and with the
 later chip manual), [N] NIKHEF tpx3defs.h for PLL and output block. This module knows no device.
@@ -19,6 +19,8 @@ class ConfigWord:
 
     TABLE: ClassVar[tuple[NamedField, ...]]
     BITS: ClassVar[int]
+    UNCERTAIN: ClassVar[str] = ""
+    """What no public source confirms."""
 
     @classmethod
     def from_word(cls, word: SupportsIndex) -> Self:
@@ -145,7 +147,30 @@ class OutputBlockConfig(ConfigWord):
     )
 
 
-CONFIG_WORDS: Final = (GeneralConfig, PllConfig, OutputBlockConfig)
+@dataclass(frozen=True)
+class PulseTiming(ConfigWord):
+    """TPPERIODPHASE: phase << 16 | period."""
+
+    period: int = 0
+    phase: int = 0
+
+    BITS = 20
+    TABLE = (
+        bit_field("period", 0, 8, "from pulse to pulse: 2 * (64 * period + 1) counts of 25 ns"),
+        bit_field("phase", 16, 4, "shift of the pulses, in sixteenths of a count (1.5625 ns)"),
+    )
+    UNCERTAIN = "the sources state the packing alone; widths and units are those of the chip's manual, not verified"
+
+    @property
+    def period_counts(self) -> int:
+        """From pulse to pulse, in 25 ns counts."""
+        return 2 * (64 * self.period + 1)
+
+
+TEST_PULSES_MAX: Final = 0xFFFF
+"""Largest value of SET_TPNUMBER."""
+
+CONFIG_WORDS: Final = (GeneralConfig, PllConfig, OutputBlockConfig, PulseTiming)
 
 
 def _check_tables() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from .chip_config import ConfigWord
 from .fields import NamedField, bit_field
 
 _WHOLE: Final = bit_field("value", 0, 32, "the whole register")
@@ -136,14 +137,31 @@ PIXEL_FILTER_FIELDS: Final = (
 SHUTTER_CLOCK_HZ: Final = 40_000_000
 """SHUTTER_PERIOD = this / frequency."""
 
-START_OPTION_FIELDS: Final = (
-    bit_field("tpx_power", 0, 1, "power of the chips on at power-up"),
-    bit_field("links_fast", 1, 1, "fast links"),
-    bit_field("bias_on", 7, 1, "bias on at power-up"),
-    bit_field("bias_volts", 8, 8, "bias at power-up, 12 to 104 V"),
-    bit_field("valid", 30, 2, "1: the options count"),
-)
-"""Of the word of STORE_STARTOPTS and GET_STARTOPTS."""
+START_OPTIONS_VALID: Final = 1
+"""Value of `StartOptions.valid` with which they count."""
+
+
+@dataclass(frozen=True)
+class StartOptions(ConfigWord):
+    """What the board does at power-up: the word of STORE_STARTOPTS and GET_STARTOPTS."""
+
+    tpx_power: int = 1
+    links_fast: int = 1
+    bias_on: int = 0
+    bias_volts: int = 0
+    valid: int = START_OPTIONS_VALID
+
+    BITS = 32
+    TABLE = (
+        bit_field("tpx_power", 0, 1, "power of the chips on at power-up", {0: "off", 1: "on"}),
+        bit_field("links_fast", 1, 1, "links", {0: "slow", 1: "fast"}),
+        bit_field("bias_on", 7, 1, "bias on at power-up", {0: "off", 1: "on"}),
+        bit_field("bias_volts", 8, 8, "bias at power-up, 12 to 104 V"),
+        bit_field("valid", 30, 2, "1: the options count"),
+    )
+
+
+START_OPTION_FIELDS: Final = StartOptions.TABLE
 
 
 @dataclass(frozen=True)
@@ -182,6 +200,16 @@ ADC_VDDA_CHANNEL: Final = 2
 ADC_MV_PER_BIAS_V: Final = 10
 
 
+TEMPERATURE_OFFSET_DEGC: Final = 88.75
+DEGC_PER_V: Final = 607.3
+"""A chip's temperature from its band gap: see `chip_temperature_degc`."""
+TEMPERATURE_SAMPLES: Final = 64
+SENSE_SETTLING_S: Final = 0.1
+"""Between SET_SENSEDAC and the ADC reading."""
+VDDA_DIVIDER: Final = 2
+"""The ADC sees the analogue supply divided by this."""
+
+
 def bias_dac(volts: float) -> int:
     """The word of SET_BIAS_ADJUST. Raises ValueError outside 12 to 104 V."""
     if not BIAS_MIN_V <= volts <= BIAS_MAX_V:
@@ -202,3 +230,13 @@ def adc_mv(sample: int) -> float:
 def adc_sample(mv: float) -> int:
     """The 12-bit sample of a voltage at the ADC."""
     return min(max(int(mv * 4096 / ADC_FULL_SCALE_MV), 0), 0xFFF)
+
+
+def adc_sum_mv(total: int, samples: int) -> float:
+    """Millivolts at the ADC of a sum of samples, without the rounding of `adc_mv`."""
+    return total * ADC_FULL_SCALE_MV / samples / (1 << ADC_BITS)
+
+
+def chip_temperature_degc(temperature_mv: float, bandgap_mv: float) -> float:
+    """A chip's temperature from what it puts out for BANDGAP_TEMPERATURE and BANDGAP_OUTPUT (EUDAQ, CERN)."""
+    return TEMPERATURE_OFFSET_DEGC - DEGC_PER_V * (temperature_mv - bandgap_mv) / 1000
