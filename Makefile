@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= demo
+# Many tests wait for processes: two at a time take half as long. A file stays in one worker, with its fixtures.
+TEST_WORKERS ?= 2
 
 .PHONY: help demo test check bench soak clean
 
@@ -25,7 +27,7 @@ demo: $(VENV)/installed-demo
 	$(BIN)/ophyd-timepix demo --directory $(DEMO_DIR)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 soak: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m soak
