@@ -1,6 +1,34 @@
-"""What an operator chooses, saves and loads: validated models."""
+"""What an operator chooses, saves and loads: validated models, their files, and what differs between two of them."""
 
+from .dac_values import DacValues
+from .difference import Difference, diff
+from .errors import ConfigError
 from .geometry import Geometry
+from .model import (
+    BIAS_TOLERANCE_V,
+    BiasConfig,
+    BoardConfig,
+    ChipConfig,
+    DetectorConfig,
+    PulseSettings,
+    TriggerSettings,
+)
 from .processing import Edge, Metric, Processing
 
-__all__ = ["Edge", "Geometry", "Metric", "Processing"]
+__all__ = [
+    "BIAS_TOLERANCE_V",
+    "BiasConfig",
+    "BoardConfig",
+    "ChipConfig",
+    "ConfigError",
+    "DacValues",
+    "DetectorConfig",
+    "Difference",
+    "Edge",
+    "Geometry",
+    "Metric",
+    "Processing",
+    "PulseSettings",
+    "TriggerSettings",
+    "diff",
+]

@@ -4,7 +4,7 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Placement = tuple[int, int, int, int, int, int]
 """(a, b, c, d, e, f): x = a * column + b * row + c, y = d * column + e * row + f."""
@@ -27,9 +27,11 @@ class Geometry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    placements: tuple[Placement, ...] = _SINGLE
-    width_px: int = 256
-    height_px: int = 256
+    placements: tuple[Placement, ...] = Field(
+        _SINGLE, description="(a, b, c, d, e, f) of each chip: x = a column + b row + c, y = d column + e row + f"
+    )
+    width_px: int = Field(256, description="width of the picture (pixels)")
+    height_px: int = Field(256, description="height of the picture (pixels)")
 
     @classmethod
     def for_chips(cls, n_chips: int, gap_px: int = 4) -> Self:

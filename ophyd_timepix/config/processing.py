@@ -29,11 +29,11 @@ class Processing(BaseModel):
 
     radius_px: float = Field(2.0, gt=0, le=8, description="spatial radius of the neighbourhood (pixels)")
     window_ns: float = Field(100.0, gt=0, le=100_000, description="time window of the neighbourhood (ns)")
-    metric: Metric = Metric.CYLINDER
+    metric: Metric = Field(Metric.CYLINDER, description="which two hits are neighbours: cylinder | ellipsoid")
     min_samples: int = Field(1, ge=1, le=1000, description="neighbours, itself included, that make a hit a core hit")
     min_size: int = Field(1, ge=1, le=65_535, description="hits that a cluster needs to become a centroid")
     trigger_input: int = Field(1, ge=1, le=2, description="TDC input that opens shots")
-    trigger_edge: Edge = Edge.RISING
+    trigger_edge: Edge = Field(Edge.RISING, description="its edge: rising | falling")
     tof_min_ns: float | None = Field(None, description="hits of a shot before this ToF are filtered (ns)")
     tof_max_ns: float | None = Field(None, gt=0, description="hits of a shot after this ToF are filtered (ns)")
     lateness_ns: float = Field(500_000.0, ge=0, le=2_000_000, description="how late a hit may come in the stream (ns)")
