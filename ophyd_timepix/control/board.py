@@ -14,6 +14,7 @@ Receivers are to be bound and draining before `prepare_readout`. This module kno
 
 import logging
 import threading
+import time
 from typing import Final
 
 from ophyd_timepix.protocol import Command, Register, TriggerMode
@@ -22,42 +23,37 @@ from ophyd_timepix.protocol.commands import (
     RESET_DEFAULT_SPEED,
     RESET_HARMLESS_STATUS,
 )
-from ophyd_timepix.protocol.registers import (
-    ADC_BIAS_CHANNEL,
-    ADC_MV_PER_BIAS_V,
-    adc_mv,
-    bias_dac,
-)
 
+from .bias import BiasSupply
 from .chip import Chip
 from .client import SpidrClient
 from .counters import UnwrappedCounter
-from .errors import ChipMissing, ControlError, LimitError, ReadBackError
-from .info import (
-    BoardInfo,
-    ChipInfo,
-    Environment,
-    SentCounters,
-    Supplies,
-    Supply,
-    Temperatures,
-    TriggerConfig,
-)
+from .errors import ChipMissing, ConnectionLost, ControlError, LimitError, ReadBackError, SpidrClosed
+from .info import BoardInfo, ChipInfo, SentCounters, ShutterTimes, TriggerConfig
+from .wire import Clock, Wait
 
 log = logging.getLogger(__name__)
 
 OPEN_UNTIL_STOPPED: Final = TriggerConfig(TriggerMode.AUTO, length_us=0, frequency_hz=10, count=1)
+_CLOCK: Final = Register.CPU_TO_TPX
+_TDC: Final = Register.TDC_CONTROL
 _TRIGGER_MODES: Final = {mode.code: mode for mode in TriggerMode}
 
 
-class Board:
-    """A SPIDR with up to four chips."""
+RESET_RETURN_S: Final = 15.0
+"""How long a board that hung up at a reset may take until it listens again."""
+_RESET_RETRY_S: Final = 0.5
 
-    def __init__(self, client: SpidrClient) -> None:
-        self.client = client
+
+class Board(BiasSupply):
+    """A SPIDR with up to four chips. Any number of threads may use it at once."""
+
+    def __init__(
+        self, client: SpidrClient, *, clock: Clock = time.monotonic, wait: Wait = threading.Event.wait
+    ) -> None:
+        super().__init__(client, clock=clock, wait=wait)
         self._chips = tuple(Chip(client, index) for index in range(MAX_DEVICES))
         self._info: BoardInfo | None = None
-        self._counter_lock = threading.RLock()
         self._datagrams = UnwrappedCounter()
         self._tdc_triggers = UnwrappedCounter()
         self._pixel_words = tuple(UnwrappedCounter() for _ in range(MAX_DEVICES))
@@ -115,21 +111,25 @@ class Board:
 
     # --- start and stop -----------------------------------------------------------------------------------------------
     def prepare_readout(self) -> None:
-        """All that comes before the shutter: clock, TDC inputs, decoders, what pixels measure, read-out, filter."""
+        """All that comes before the shutter: clock, TDC inputs, decoders, what pixels measure, read-out, filter.
+
+        What this program chose stays: clock, TDC word and header filters. What nobody chose is set for read-out: the
+        board's own clock, both TDC inputs, every header.
+        """
         chips = self.present_chips()
         with self.client.exclusive():
             for chip in chips:
                 # Links may have unlocked since: better told now than found as missing data.
                 chip.require_present()
-            self.set_external_clock(False)
-            self.write_register(Register.TDC_CONTROL.address, 0)
+            self.set_external_clock(bool(Register.CPU_TO_TPX.field("external_clock").get(self._chosen(_CLOCK))))
+            self.write_register(_TDC.address, self._chosen(_TDC))
             self.enable_decoders(True)
             for chip in chips:
                 chip.measure_toa_tot()
             self._request(Command.DDRIVEN_READOUT)
             # After the read-out command, as the LHCb programs do: it may set the filter back.
             for chip in chips:
-                chip.set_header_filter()
+                chip.set_header_filter(chip.chosen_header_filter)
 
     def pause_readout(self) -> None:
         """Read-out off: the chips send nothing more."""
@@ -152,10 +152,14 @@ class Board:
         self._request(Command.AUTOTRIG_STOP)
 
     def set_trigger(self, config: TriggerConfig) -> None:
-        """How the shutter opens at `start_trigger`."""
+        """How the shutter opens at `start_trigger`. Read back."""
         words = (config.mode.code, config.length_us, config.frequency_hz, config.count, config.delay_ns)
-        # Older firmware knows no delay.
-        self.client.request(Command.SET_TRIGCONFIG, 0, words if config.delay_ns else words[:4])
+        with self.client.exclusive():
+            # Older firmware knows no delay, so it is told one only where there is one, or was.
+            self.client.request(Command.SET_TRIGCONFIG, 0, words if config.delay_ns else words[:4])
+            if self.trigger() != config and not config.delay_ns:
+                self.client.request(Command.SET_TRIGCONFIG, 0, words)
+            self._check("shutter", config, self.trigger())
 
     def trigger(self) -> TriggerConfig:
         """How the shutter opens."""
@@ -169,10 +173,26 @@ class Board:
         """Start the shutter as `set_trigger` said."""
         self._request(Command.AUTOTRIG_START)
 
+    def shutter_times(self, chip: int = 0) -> ShutterTimes:
+        """When the shutter opened and closed last, by the timer of a chip."""
+        device = self.chip(chip).index
+        with self.client.exclusive():
+            opened = self.client.request(Command.GET_SHUTTERSTART, device).ints
+            closed = self.client.request(Command.GET_SHUTTEREND, device).ints
+        return ShutterTimes(opened[1] << 32 | opened[0], closed[1] << 32 | closed[0])
+
+    def shutter_count(self) -> int:
+        """Openings of the shutter since `reset_counters`."""
+        return self._get(Command.GET_SHUTTERCNTR)
+
+    def external_shutter_count(self) -> int:
+        """External shutter signals since `reset_counters`."""
+        return self._get(Command.GET_EXTSHUTTERCNTR)
+
     # --- counters -----------------------------------------------------------------------------------------------------
     def sent_counters(self) -> SentCounters:
         """What the board sent since `reset_counters`. The board's own counters wrap: call it once a second or so."""
-        with self._counter_lock:
+        with self.client.exclusive():
             pixel_words = [0] * len(self.info.chips)
             for index in self.info.present:
                 reading = self.read_register(Register.PIXEL_WORDS.at(index))
@@ -183,7 +203,7 @@ class Board:
 
     def reset_counters(self) -> None:
         """All counters to 0, the board's and ours."""
-        with self._counter_lock, self.client.exclusive():
+        with self.client.exclusive():
             self._request(Command.RESET_COUNTERS)
             for address in (Register.UDP_DATAGRAMS.address, Register.TDC_TRIGGERS.address):
                 self.write_register(address, 0)
@@ -192,40 +212,59 @@ class Board:
             for counter in (self._datagrams, self._tdc_triggers, *self._pixel_words):
                 counter.reset()
 
-    # --- registers, clocks, power -------------------------------------------------------------------------------------
-    def read_register(self, address: int) -> int:
-        """An FPGA register."""
-        echoed, value = self.client.request(Command.GET_SPIDRREG, 0, (address,)).ints
-        if echoed != address:
-            raise ReadBackError(
-                f"{self.client.address}: asked for register 0x{address:04X}, the board answered for 0x{echoed:04X}; "
-                "another client may be talking to it"
-            )
-        return value
-
-    def write_register(self, address: int, value: int) -> None:
-        """Set an FPGA register. Not read back: some are commands, some count."""
-        self.client.request(Command.SET_SPIDRREG, 0, (address, value))
+    # --- clocks, inputs, power ----------------------------------------------------------------------------------------
+    def external_clock(self) -> bool:
+        """Whether the reference clock comes from outside."""
+        return self._flag(_CLOCK, "external_clock")
 
     def set_external_clock(self, external: bool) -> None:
         """The reference clock: from outside, or the board's own."""
-        register = Register.CPU_TO_TPX
-        with self.client.exclusive():
-            word = self.read_register(register.address)
-            self.write_register(register.address, register.field("external_clock").put(word, int(external)))
+        self._set_flag(_CLOCK, "external_clock", external)
+
+    def clock_80_mhz(self) -> bool:
+        """Whether the peripheral clock runs at 80 MHz."""
+        return self._flag(_CLOCK, "clock_80_mhz")
+
+    def set_clock_80_mhz(self, enabled: bool) -> None:
+        """Peripheral clock at 80 MHz."""
+        self._set_flag(_CLOCK, "clock_80_mhz", enabled)
+
+    def tdc_control(self) -> int:
+        """The TDC control word; 0: both inputs, both edges."""
+        return self.read_register(_TDC.address)
+
+    def set_tdc_control(self, word: int) -> None:
+        """The TDC control word. No source states the meaning of others than 0 (both inputs, both edges)."""
+        self._set_register(_TDC, word)
+
+    def decoders_enabled(self) -> bool:
+        """Whether the FPGA decodes the chips' counters."""
+        return self._flag(Register.DECODER_CONTROL, "decoders")
 
     def enable_decoders(self, enabled: bool) -> None:
         """Whether the FPGA decodes the chips' counters. This package decodes no raw codes: leave it on."""
-        self._request(Command.DECODERS_ENA, int(enabled))
+        with self.client.exclusive():
+            self._request(Command.DECODERS_ENA, int(enabled))
+            self._check("decoders", enabled, self.decoders_enabled())
 
     def power_chips(self, enabled: bool) -> None:
         """Power of the chips. Off: all their settings are lost."""
         self._request(Command.TPX_POWER_ENA, int(enabled))
 
-    def reset(self, speed: int = RESET_DEFAULT_SPEED) -> int:
-        """Reset board and chips: all settings are lost. Takes seconds. Returns the board's status word (0 = good)."""
-        status = self.client.request(Command.RESET_MODULE, 0, (speed,)).value
+    def reset(self, speed: int = RESET_DEFAULT_SPEED) -> int | None:
+        """Reset board and chips: all settings are lost, here too. Takes seconds. Identifies the board anew.
+
+        Returns the board's status word (0: good), None when the board hung up in place of an answer; then it has 15 s
+        to be back. Other threads may ask meanwhile: nothing is set again behind a reset.
+        """
         self._info = None
+        status: int | None = None
+        try:
+            status = self.client.request(Command.RESET_MODULE, 0, (speed,)).value
+        except SpidrClosed as closed:
+            log.info(f"{self.client.address}: the board hung up at the reset ({closed}); waiting until it is back")
+            self._wait_until_back()
+        self._forget_counters()
         if status == RESET_HARMLESS_STATUS:
             log.info(f"{self.client.address}: reset with status 0x{status:X}, which is known to be harmless")
         elif status:
@@ -233,56 +272,31 @@ class Board:
                 f"{self.client.address}: RESET_MODULE ended with the status 0x{status:X}: "
                 "some part of the board did not start; power-cycle the camera"
             )
+        self.identify()
         return status
 
-    # --- bias ---------------------------------------------------------------------------------------------------------
-    def set_bias(self, volts: float) -> None:
-        """Bias voltage of the sensor, 12 to 104 V. Takes effect while the bias is on."""
-        try:
-            word = bias_dac(volts)
-        except ValueError as error:
-            raise LimitError(f"{self.client.address}: {error}; nothing was sent") from None
-        self._request(Command.SET_BIAS_ADJUST, word)
+    def _wait_until_back(self) -> None:
+        deadline_s = self._clock() + RESET_RETURN_S
+        never = threading.Event()
+        while True:
+            try:
+                self._get(Command.GET_DEVICECOUNT)
+                return
+            except ConnectionLost as error:
+                if self._clock() >= deadline_s:
+                    raise type(error)(f"{error}; it hung up at a reset {RESET_RETURN_S:g} s ago") from error
+            self._wait(never, _RESET_RETRY_S)
 
-    def bias_enable(self, enabled: bool) -> None:
-        """Bias supply on or off."""
-        self._request(Command.BIAS_SUPPLY_ENA, int(enabled))
+    def _forget_counters(self) -> None:
+        """The board's counters began at 0 again; ours go on from where they are."""
+        for counter in (self._datagrams, self._tdc_triggers, *self._pixel_words):
+            counter.rebase()
 
-    def bias_v(self) -> float:
-        """Bias voltage, measured by the board's ADC (steps of 37 mV)."""
-        return adc_mv(self.adc(ADC_BIAS_CHANNEL)) / ADC_MV_PER_BIAS_V
+    def _chosen(self, register: Register) -> int:
+        """The word of a register that this program set last; 0 when it set none."""
+        words = self.client.memory.last(Command.SET_SPIDRREG, 0, register.address)
+        return 0 if words is None else words[1]
 
-    def adc(self, channel: int, samples: int = 1) -> int:
-        """Sum of some 12-bit samples of an ADC channel."""
-        return self._get(Command.GET_SPIDR_ADC, samples << 16 | channel)
-
-    # --- monitoring ---------------------------------------------------------------------------------------------------
-    def temperatures(self) -> Temperatures:
-        """Chip, board and FPGA."""
-        commands = (Command.GET_REMOTETEMP, Command.GET_LOCALTEMP, Command.GET_FPGATEMP)
-        return Temperatures(*(_signed(self._get(command)) / 1000 for command in commands))
-
-    def supplies(self) -> Supplies:
-        """Analogue and digital supply of the chips, measured now."""
-        return Supplies(self._supply(Command.GET_AVDD_NOW), self._supply(Command.GET_DVDD_NOW))
-
-    def environment(self) -> Environment:
-        """Humidity, pressure, fans."""
-        fans = (self._get(Command.GET_FANSPEED, 0), self._get(Command.GET_FANSPEED, 1))
-        return Environment(self._get(Command.GET_HUMIDITY), self._get(Command.GET_PRESSURE), fans)
-
-    # --- the wire -----------------------------------------------------------------------------------------------------
-    def _request(self, command: Command, value: int = 0) -> None:
-        self.client.request(command, 0, (value,))
-
-    def _get(self, command: Command, value: int = 0) -> int:
-        return self.client.request(command, 0, (value,)).value
-
-    def _supply(self, command: Command) -> Supply:
-        mv, ma, mw = self.client.request(command).ints
-        return Supply(_signed(mv) / 1000, _signed(ma) / 1000, _signed(mw) / 1000)
-
-
-def _signed(word: int) -> int:
-    """A 32-bit word as a signed number: it freezes, and currents flow back."""
-    return word - (1 << 32) if word >> 31 else word
+    def close(self) -> None:
+        """Hang up. A later request connects again, with nothing remembered."""
+        self.client.close()

@@ -1,5 +1,6 @@
 """The verbs of one Timepix3. What is set is read back, unless said otherwise; limits are checked before the wire."""
 
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import AddressValueError, IPv4Address
@@ -17,23 +18,36 @@ from ophyd_timepix.protocol import (
     OutputBlockConfig,
     PixelMatrix,
     PllConfig,
+    PulseTiming,
     Register,
     SenseCode,
     pack_dac,
     unpack_dac,
 )
-from ophyd_timepix.protocol.chip_config import ConfigWord, Mode
+from ophyd_timepix.protocol.chip_config import TEST_PULSES_MAX, ConfigWord, Mode
 from ophyd_timepix.protocol.commands import ALL_HEADERS
 from ophyd_timepix.protocol.dacs import SENSE_OFF
 from ophyd_timepix.protocol.pixel_matrix import decode_ctpr, encode_ctpr, matrix_from_columns
+from ophyd_timepix.protocol.registers import (
+    ADC_BIAS_CHANNEL,
+    ADC_VDDA_CHANNEL,
+    SENSE_SETTLING_S,
+    TEMPERATURE_SAMPLES,
+    adc_sum_mv,
+    chip_temperature_degc,
+)
 from ophyd_timepix.protocol.words import MATRIX_SIDE
 
 from .client import Answer, SpidrClient
 from .errors import ChipMissing, LimitError, ReadBackError
-from .info import ChipInfo, TimerReading
+from .info import ChipInfo, TestPulse, TimerReading
 
 DEFAULT_DACS: Final[Mapping[Dac, int]] = {dac: dac.default for dac in Dac}
 """What a camera runs with; a chip after reset has other values."""
+
+LINKS_MASK: Final = 0xFF
+_HALF_WORD: Final = 0xFFFF
+_WORD: Final = 0xFFFF_FFFF
 
 
 class Chip:
@@ -42,6 +56,9 @@ class Chip:
     def __init__(self, client: SpidrClient, index: int) -> None:
         self._client = client
         self.index = index
+        self._sense_lock = threading.RLock()
+        """Held while a voltage settles, so that nobody routes another one; the line is free meanwhile."""
+        self._sensed = SENSE_OFF
 
     def __repr__(self) -> str:
         return f"Chip({self._client.address!r}, {self.index})"
@@ -115,9 +132,41 @@ class Chip:
         self._request(Command.SET_DACS_DFLT)
 
     def sense(self, source: Dac | SenseCode | None) -> None:
-        """Route a DAC or a reference voltage to the board's ADC; None: nothing."""
-        code = SENSE_OFF if source is None else source.code if isinstance(source, Dac) else int(source)
-        self._request(Command.SET_SENSEDAC, code)
+        """Route a DAC or a reference voltage to the board's ADC, to stay; None: nothing."""
+        code = _sense_code(source)
+        with self._sense_lock:
+            self._request(Command.SET_SENSEDAC, code)
+            self._sensed = code
+
+    def sensed_mv(
+        self, source: Dac | SenseCode, *, samples: int = TEMPERATURE_SAMPLES, settle_s: float = SENSE_SETTLING_S
+    ) -> float:
+        """The voltage of a DAC or a reference, measured by the board's ADC (mV, mean of some samples).
+
+        Takes the time to settle; other threads use the line meanwhile. Afterwards what `sense` chose is routed again.
+        Raises LimitError for the chips 1 and 2: their ADC channels are those of the bias and of VDDA, and no source
+        says where their voltages can be read.
+        """
+        channel = self._adc_channel()
+        if not 1 <= samples <= _HALF_WORD:
+            raise LimitError(f"{self._where}: the ADC adds up 1 to {_HALF_WORD} samples, not {samples}")
+        with self._sense_lock:
+            self._request(Command.SET_SENSEDAC, _sense_code(source))
+            try:
+                # Nobody sets it: this waits, and Ctrl-C ends it.
+                threading.Event().wait(settle_s)
+                total = self._client.request(Command.GET_SPIDR_ADC, 0, (samples << 16 | channel,)).value
+            finally:
+                if self._client.connected:
+                    self._request(Command.SET_SENSEDAC, self._sensed)
+        return adc_sum_mv(total, samples)
+
+    def temperature(self, *, settle_s: float = SENSE_SETTLING_S) -> float:
+        """Temperature of the chip by its own bandgap (degC). Takes twice the time to settle."""
+        with self._sense_lock:
+            temperature_mv = self.sensed_mv(SenseCode.BANDGAP_TEMPERATURE, settle_s=settle_s)
+            bandgap_mv = self.sensed_mv(SenseCode.BANDGAP_OUTPUT, settle_s=settle_s)
+        return chip_temperature_degc(temperature_mv, bandgap_mv)
 
     # --- pixel matrix -------------------------------------------------------------------------------------------------
     def upload_matrix(self, matrix: PixelMatrix, *, verify: bool = True) -> None:
@@ -145,6 +194,28 @@ class Chip:
     def test_columns(self) -> npt.NDArray[np.bool_]:
         """Which of the 256 columns get test pulses."""
         return decode_ctpr(self._request(Command.GET_CTPR).data)
+
+    def test_pulse(self) -> TestPulse:
+        """Period, phase and number of test pulses."""
+        with self._client.exclusive():
+            timing = PulseTiming.from_word(self._get(Command.GET_TPPERIODPHASE))
+            return TestPulse(timing.period, timing.phase, self._get(Command.GET_TPNUMBER))
+
+    def set_test_pulse(self, pulse: TestPulse) -> None:
+        """Period, phase and number of test pulses. Which pixels get them: the matrix and `set_test_columns`."""
+        if not 0 <= pulse.count <= TEST_PULSES_MAX:
+            raise LimitError(
+                f"{self._where}: the number of test pulses is 0 to {TEST_PULSES_MAX}, not {pulse.count}; "
+                "nothing was sent"
+            )
+        try:
+            word = PulseTiming(pulse.period, pulse.phase).word
+        except ValueError as error:
+            raise LimitError(f"{self._where}: test pulses: {error}; nothing was sent") from None
+        with self._client.exclusive():
+            self._request(Command.SET_TPPERIODPHASE, word)
+            self._request(Command.SET_TPNUMBER, pulse.count)
+            self._check("test pulse", pulse, self.test_pulse())
 
     # --- configuration words ------------------------------------------------------------------------------------------
     def general_config(self) -> GeneralConfig:
@@ -184,6 +255,41 @@ class Chip:
         """Set the output block: an OutputBlockConfig or its word."""
         self._set_word(Command.SET_OUTBLOCKCONFIG, Command.GET_OUTBLOCKCONFIG, OutputBlockConfig, config)
 
+    def slvs(self) -> int:
+        """The word of the SLVS drivers."""
+        return self._get(Command.GET_SLVSCONFIG)
+
+    def set_slvs(self, word: int) -> None:
+        """The word of the SLVS drivers; no public source names its fields."""
+        self._set_plain(Command.SET_SLVSCONFIG, Command.GET_SLVSCONFIG, "SLVS word", word, _WORD)
+
+    def readout_speed(self) -> int:
+        """Speed of the links (Mbit/s)."""
+        return self._get(Command.GET_READOUTSPEED)
+
+    def set_readout_speed(self, mbps: int) -> None:
+        """Speed of the links (Mbit/s). The board refuses what it cannot do."""
+        self._set_plain(Command.SET_READOUTSPEED, Command.GET_READOUTSPEED, "read-out speed", mbps, _WORD)
+
+    @property
+    def output_mask(self) -> int | None:
+        """The links that `set_output_mask` chose last; None before: the board cannot be asked."""
+        words = self._client.memory.last(Command.SET_OUTPUTMASK, self.index)
+        return None if words is None else words[0]
+
+    def set_output_mask(self, mask: int) -> None:
+        """Which links send, a mask of 8 bits. The board cannot read it back."""
+        if not 0 <= mask <= LINKS_MASK:
+            raise LimitError(
+                f"{self._where}: the output mask is 0 to 0x{LINKS_MASK:X} (a bit per link), not {mask}; "
+                "nothing was sent"
+            )
+        self._request(Command.SET_OUTPUTMASK, mask)
+
+    def t0_sync(self) -> None:
+        """T0 synchronisation: the chip marks the moment in its stream."""
+        self._request(Command.T0_SYNC)
+
     # --- time and data ------------------------------------------------------------------------------------------------
     def timer(self) -> TimerReading:
         """The 48-bit timer. The chip repeats it in its data stream: that is the reference for times offline."""
@@ -216,14 +322,21 @@ class Chip:
         word = self._get(Command.GET_HEADERFILTER)
         return word & 0xFFFF, word >> 16
 
-    def set_header_filter(self, eth: int = ALL_HEADERS) -> None:
-        """Which header nibbles go to Ethernet; what goes to the CPU stays."""
-        if not 0 <= eth <= ALL_HEADERS:
-            raise LimitError(f"{self._where}: the header filter is 0 to 0xFFFF (16 bits), not 0x{eth:X}")
+    @property
+    def chosen_header_filter(self) -> int:
+        """The mask to Ethernet that was set last; all headers when none was."""
+        words = self._client.memory.last(Command.SET_HEADERFILTER, self.index)
+        return ALL_HEADERS if words is None else words[0] & _HALF_WORD
+
+    def set_header_filter(self, eth: int = ALL_HEADERS, cpu: int | None = None) -> None:
+        """Which header nibbles go to Ethernet, and to the board's CPU (None: as it is)."""
+        for mask in (eth, 0 if cpu is None else cpu):
+            if not 0 <= mask <= ALL_HEADERS:
+                raise LimitError(f"{self._where}: the header filter is 0 to 0xFFFF (16 bits), not 0x{mask:X}")
         with self._client.exclusive():
-            _, cpu = self.header_filter()
-            self._request(Command.SET_HEADERFILTER, cpu << 16 | eth)
-            self._check("header filter", eth, self.header_filter()[0])
+            wanted = (eth, self.header_filter()[1] if cpu is None else cpu)
+            self._request(Command.SET_HEADERFILTER, wanted[1] << 16 | eth)
+            self._check("header filter", wanted, self.header_filter())
 
     # --- the wire -----------------------------------------------------------------------------------------------------
     @property
@@ -250,6 +363,22 @@ class Chip:
             self._request(setter, word)
             self._check(kind.__name__, hex(word), hex(self._get(getter)))
 
+    def _set_plain(self, setter: Command, getter: Command, name: str, value: int, limit: int) -> None:
+        if not 0 <= value <= limit:
+            raise LimitError(f"{self._where}: the {name} is 0 to {limit}, not {value}; nothing was sent")
+        with self._client.exclusive():
+            self._request(setter, value)
+            self._check(name, value, self._get(getter))
+
+    def _adc_channel(self) -> int:
+        """The ADC channel of a chip's sensed voltages bears the chip's number, but two are those of the board (?)."""
+        if self.index in (ADC_BIAS_CHANNEL, ADC_VDDA_CHANNEL):
+            raise LimitError(
+                f"{self._where}: the ADC channel {self.index} measures the bias or VDDA on a board with several chips; "
+                "no source states the channel of this chip. Ask chip 0 or 3"
+            )
+        return self.index
+
     def _check(self, name: str, wanted: object, got: object) -> None:
         if wanted != got:
             raise ReadBackError(
@@ -264,6 +393,10 @@ class Chip:
                 f"{self._where}: {len(different)} pixels read back other than uploaded, the first at column {column}, "
                 f"row {row}; upload again, else reset the chip"
             )
+
+
+def _sense_code(source: Dac | SenseCode | None) -> int:
+    return SENSE_OFF if source is None else source.code if isinstance(source, Dac) else int(source)
 
 
 def _ipv4(address: str) -> int:

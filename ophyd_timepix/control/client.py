@@ -1,8 +1,9 @@
 """The TCP connection to a board: one request at a time, each within a time limit.
 
 `SpidrClient` connects when it is first asked something. It may be used from several threads: requests queue up. After a
-failure of the line it is closed, and the next request opens a new one. The protocol itself is in
-`ophyd_timepix.protocol`; here are the socket, the clock and the lock.
+failure of the line it is closed, and the next request opens a new one. What was set through it is kept in `memory`;
+whoever knows what to do with that hangs it on `on_reconnect`. The protocol itself is in `ophyd_timepix.protocol`; here
+are the socket, the clock and the lock.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -28,17 +29,21 @@ from ophyd_timepix.protocol import (
     Scope,
     Tpx3Error,
 )
+from ophyd_timepix.protocol.connection import encode_request
 
 from .errors import (
     BoardError,
     ConnectionLost,
+    ControlError,
     LimitError,
+    RestoreFailed,
     SpidrClosed,
     SpidrGarbled,
     SpidrRefused,
     SpidrTimeout,
     SpidrUnreachable,
 )
+from .memory import SettingsMemory
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +93,17 @@ class SpidrClient:
         self._socket: socket.socket | None = None
         self._connection = ClientConnection()
         self._connections = 0
+        self._lost = False
+        self._restoring = False
+        self._told = False
+        self._watchers: list[Callable[[bool], None]] = []
+        self.memory = SettingsMemory()
+        """What was set through this client."""
+        self.on_reconnect: Callable[[], None] | None = None
+        """Called within the lock when a new connection replaced a lost one, before the request that opened it goes out.
+
+        A ControlError out of it closes the new connection again; the request fails with RestoreFailed.
+        """
 
     @classmethod
     def at(cls, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Self:
@@ -100,7 +116,8 @@ class SpidrClient:
         return cls(host, int(port), timeout_s=timeout_s)
 
     def __repr__(self) -> str:
-        return f"SpidrClient({self.address!r}, {'connected' if self.connected else 'not connected'})"
+        state = "connected" if self.connected else "lost" if self.lost else "not connected"
+        return f"SpidrClient({self.address!r}, {state})"
 
     def __enter__(self) -> Self:
         return self
@@ -121,14 +138,34 @@ class SpidrClient:
         return self._socket is not None
 
     @property
+    def lost(self) -> bool:
+        """Whether a connection was there and failed, and none took its place since."""
+        return self._lost
+
+    @property
     def connections(self) -> int:
         """How many connections were opened so far; it grows when the board was lost and found again."""
         return self._connections
 
+    def subscribe(self, watcher: Callable[[bool], None]) -> Callable[[], None]:
+        """Tell `watcher` each time a connection is there (True) or gone (False). Returns what ends that.
+
+        It is called within the lock, from the thread that noticed: it is to be quick and to ask the board nothing.
+        """
+        with self._lock:
+            self._watchers.append(watcher)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                if watcher in self._watchers:
+                    self._watchers.remove(watcher)
+
+        return unsubscribe
+
     def local_address(self) -> str:
         """The address of our end of the connection: where the board's datagrams can reach us. Connects if needed."""
         with self._lock:
-            sock = self._socket or self._connect()
+            sock = self._socket or self._open()
             return str(sock.getsockname()[0])
 
     @contextlib.contextmanager
@@ -150,32 +187,34 @@ class SpidrClient:
         request = Request(command, device, ints, data)
         limit_s = timeout_s or max(self.timeout_s, _SLOW_COMMANDS_S.get(command, 0.0))
         with self._lock:
+            self._refuse_misuse(request)
+            self.memory.sent(request)
             reply, sent_ns, received_ns = self._exchange(request, limit_s)
-        if reply.error and not _is_harmless(command, reply.error):
-            raise BoardError(self._where(request), command, device, ints, reply.error)
+            if reply.error and not _is_harmless(command, reply.error):
+                raise BoardError(self._where(request), command, device, ints, reply.error)
+            self.memory.answered(request, reply.ints, sent_ns, received_ns)
         return Answer(reply.ints, reply.data, sent_ns, received_ns)
 
     def close(self) -> None:
-        """Close the connection. A later request opens a new one."""
+        """Hang up on purpose: the board is free for others, so what was set is forgotten. A later request connects."""
         with self._lock:
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
+            self._hang_up()
+            self._lost = False
+            self.memory.clear()
 
     def _exchange(self, request: Request, limit_s: float) -> tuple[Reply, int, int]:
-        sock = self._socket or self._connect()
-        try:
-            data = self._connection.send(request)
-        except LocalProtocolError as error:
-            raise LimitError(f"{self._where(request)}: {error}; nothing was sent") from None
+        sock = self._socket or self._open()
         sent_ns = time.monotonic_ns()
         try:
+            self._take_unasked(sock, request)
+            data = self._connection.send(request)
+            sent_ns = time.monotonic_ns()
             sock.settimeout(limit_s)
             sock.sendall(data)
             reply = self._await_reply(sock, request, sent_ns + int(limit_s * 1e9))
         except BaseException as error:
             # Whatever comes now would be taken for the answer to the next question. So too after Ctrl-C.
-            self.close()
+            self._lose()
             if isinstance(error, TimeoutError):
                 raise self._timeout(request, limit_s) from None
             if isinstance(error, OSError):
@@ -184,6 +223,23 @@ class SpidrClient:
                 raise self._garbled(request, error) from error
             raise
         return reply, sent_ns, time.monotonic_ns()
+
+    def _refuse_misuse(self, request: Request) -> None:
+        try:
+            encode_request(request)
+        except LocalProtocolError as error:
+            raise LimitError(f"{self._where(request)}: {error}; nothing was sent") from None
+
+    def _take_unasked(self, sock: socket.socket, request: Request) -> None:
+        """Bytes that came since the last reply, which nobody asked for: the connection refuses to send after them."""
+        sock.settimeout(0)
+        try:
+            data = sock.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            raise self._hung_up(request, "end of the stream", "before")
+        self._connection.receive_data(data)
 
     def _await_reply(self, sock: socket.socket, request: Request, deadline_ns: int) -> Reply:
         while True:
@@ -198,6 +254,53 @@ class SpidrClient:
                     raise TimeoutError
                 sock.settimeout(left_s)
                 self._connection.receive_data(sock.recv(_RECEIVE_BYTES))
+
+    def _open(self) -> socket.socket:
+        """A connection that is ready for requests: after a loss, with the settings back."""
+        if self._restoring:
+            raise SpidrClosed(f"{self.address}: the connection was lost while settings were set again")
+        sock = self._connect()
+        if self._lost and self.on_reconnect is not None:
+            self._restore(self.on_reconnect)
+        self._lost = False
+        self._tell(True)
+        return sock
+
+    def _restore(self, hook: Callable[[], None]) -> None:
+        self._restoring = True
+        try:
+            hook()
+        except BaseException as error:
+            # Half of the settings would be worse than no connection: the next request begins again.
+            self._lose()
+            if isinstance(error, ControlError):
+                raise RestoreFailed(
+                    f"{self.address}: the board is back, but its settings could not be set again: {error}. "
+                    "The next request tries again; a reset of the board begins without them"
+                ) from error
+            raise
+        finally:
+            self._restoring = False
+
+    def _lose(self) -> None:
+        self._lost = True
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        self._tell(False)
+
+    def _tell(self, connected: bool) -> None:
+        if connected == self._told:
+            return
+        self._told = connected
+        for watcher in tuple(self._watchers):
+            try:
+                watcher(connected)
+            except Exception:  # a watcher's failure is not the line's
+                log.exception(f"{self.address}: a watcher of the connection failed")
 
     def _connect(self) -> socket.socket:
         try:
@@ -241,11 +344,11 @@ class SpidrClient:
             "the board (it serves one at a time), or it hangs: close the other client, else power-cycle the camera"
         )
 
-    def _hung_up(self, request: Request, reason: str) -> SpidrClosed:
+    def _hung_up(self, request: Request, reason: str, when: str = "during") -> SpidrClosed:
         return SpidrClosed(
-            f"{self._where(request)}: the board closed the connection during {request.command.name} ({reason}); "
+            f"{self._where(request)}: the board closed the connection {when} {request.command.name} ({reason}); "
             "either another client holds it (it serves one at a time: close the other) or it was restarted "
-            "(then configure it again)"
+            "(the next request connects again and looks after the settings)"
         )
 
     def _garbled(self, request: Request, error: RemoteProtocolError) -> SpidrGarbled:

@@ -22,3 +22,7 @@ class UnwrappedCounter:
         """The board's counter was set to 0."""
         self.total = 0
         self._last = 0
+
+    def rebase(self) -> None:
+        """The board's counter began at 0 again, by a reset or a power cycle; the total goes on."""
+        self._last = 0

@@ -9,6 +9,7 @@
         SpidrClosed         the board hung up
         SpidrTimeout        the board is silent
         SpidrGarbled        what came is no answer to the question
+        RestoreFailed       the board was lost and is back, but its settings could not be set again
       BoardError          the board answered with an error word
       ChipMissing         there is no such chip, or its links are not locked
       ReadBackError       the board took a value and holds another
@@ -48,6 +49,10 @@ class SpidrTimeout(ConnectionLost):
 
 class SpidrGarbled(ConnectionLost):
     """The reply breaks the protocol."""
+
+
+class RestoreFailed(ConnectionLost):
+    """The board is back after a loss, but what was set could not be set again; the cause is chained."""
 
 
 class BoardError(ControlError):

@@ -1,6 +1,7 @@
 """What a board tells about itself: plain records, in SI units or with the unit in the name."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ophyd_timepix.protocol import TriggerMode
 
@@ -76,6 +77,26 @@ class TriggerConfig:
     frequency_hz: int = 10
     count: int = 1
     delay_ns: int = 0
+
+
+@dataclass(frozen=True)
+class ShutterTimes:
+    """A chip's timer at the last opening and closing of the shutter, in 25 ns counts."""
+
+    opened_counts: int
+    closed_counts: int
+
+
+@dataclass(frozen=True)
+class TestPulse:
+    """The test pulses of a chip; period and phase in the chip's own units, see `PulseTiming`."""
+
+    period: int = 0
+    phase: int = 0
+    count: int = 0
+
+    __test__: ClassVar[bool] = False
+    """pytest would take the class for a test."""
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,10 @@ class ClientConnection(_Connection):
         self._outstanding: Request | None = None
 
     def send(self, request: Request) -> bytes:
-        """The bytes of a request. Raises LocalProtocolError when the table does not allow it."""
+        """The bytes of a request. Raises LocalProtocolError when the table does not allow it, and RemoteProtocolError
+        when bytes came that nobody asked for: they would be taken for its reply."""
+        if self._reader.pending and self.state is State.IDLE:
+            raise self._break(f"{self._reader.pending} bytes came before it that nobody asked for: a stale reply?")
         if self.state is not State.IDLE:
             raise LocalProtocolError(f"{request.command.name} cannot be sent: the connection is {self.state.name}")
         data = encode_request(request)

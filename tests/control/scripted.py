@@ -18,6 +18,7 @@ class ScriptedServer:
         self._thread = threading.Thread(target=self._run)
         self._failure: BaseException | None = None
         self._open: list[socket.socket] = []
+        self._ended = threading.Event()
         self.served = 0
 
     @property
@@ -39,6 +40,11 @@ class ScriptedServer:
         if self._failure is not None and value is None:
             raise self._failure
 
+    def wait_for_end_of_script(self) -> None:
+        """Until a script has ended (for the first time)."""
+        if not self._ended.wait(10.0):
+            raise TimeoutError("the script does not end")
+
     def _run(self) -> None:
         for script in self._scripts:
             try:
@@ -49,6 +55,7 @@ class ScriptedServer:
             self.served += 1
             try:
                 script(sock)
+                self._ended.set()
             except (OSError, AssertionError) as error:
                 self._failure = error
                 return
@@ -82,6 +89,16 @@ def replies(*messages: str) -> Script:
                 sock.sendall(bytes.fromhex(portion))
 
     return script
+
+
+def then_closes(script: Script) -> Script:
+    """The script, and then the server hangs up."""
+
+    def closing(sock: socket.socket) -> None:
+        script(sock)
+        sock.close()
+
+    return closing
 
 
 def read_request(sock: socket.socket) -> bytes:

@@ -15,8 +15,9 @@ from ophyd_timepix.control import (
     TriggerConfig,
 )
 from ophyd_timepix.control.counters import UnwrappedCounter
-from ophyd_timepix.protocol import Command, GeneralConfig, PllConfig, Register, TriggerMode
+from ophyd_timepix.protocol import Command, GeneralConfig, PllConfig, Register, Request, TriggerMode
 from spidr_sim.board import Board as SimulatedBoard
+from spidr_sim.settings import Readout
 from spidr_sim.streams import StreamCounters
 from spidr_sim.tcp import TcpServer
 from tests.control.scripted import ScriptedServer, replies
@@ -59,9 +60,11 @@ def test_chip_number_that_cannot_be(board: Board):
             board.chip(index)
 
 
-def test_run_from_preparation_to_pause(board: Board, streams: RecordingStreams, clock: StandingClock):
+def test_run_from_preparation_to_pause(
+    board: Board, simulated: SimulatedBoard, streams: RecordingStreams, clock: StandingClock
+):
     board.chip(0).set_destination(None, 9100)
-    board.write_register(Register.CPU_TO_TPX.address, 0x0300_0000)
+    simulated.answer(Request(Command.SET_SPIDRREG, 0, (Register.CPU_TO_TPX.address, 0x0300_0000)))
     streams.calls.clear()
     board.prepare_readout()
     assert board.read_register(Register.CPU_TO_TPX.address) == 0x0100_0000
@@ -71,13 +74,13 @@ def test_run_from_preparation_to_pause(board: Board, streams: RecordingStreams, 
     clock.now = 5 * COUNTS_PER_MS
     board.close_shutter()
     board.pause_readout()
-    assert streams.calls == [
-        ("readout", True),
-        ("timers_restarted", 0),
-        ("timers_restarted", 0),
+    assert [call for call in streams.calls if call[0] in ("readout", "timers_restarted", "shutter")] == [
+        ("readout", Readout.DATA_DRIVEN),
+        ("timers_restarted", 0, 0),
+        ("timers_restarted", 0, 0),
         ("shutter", True, 0),
         ("shutter", False, 5 * COUNTS_PER_MS),
-        ("readout", False),
+        ("readout", Readout.OFF),
     ]
 
 
@@ -171,7 +174,8 @@ def test_register_reply_for_another_address_is_an_error():
 @pytest.mark.parametrize(("status", "good"), [(0, True), (0x6000, True), (2, False)])
 def test_reset_tells_by_its_status_whether_the_board_started(status: int, good: bool):
     reply = f"00010907 00000014 00000000 00000000 {status:08x}"
-    with ScriptedServer([replies(reply)]) as server:
+    identity = [f"{word} 00000014 00000000 00000000 00000000" for word in ("0001090d", "00010901", "00010902")]
+    with ScriptedServer([replies(reply, *(identity if good else ()))]) as server:
         board = Board(SpidrClient("127.0.0.1", server.port))
         if good:
             assert board.reset() == status

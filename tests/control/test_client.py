@@ -20,7 +20,7 @@ from ophyd_timepix.control import (
 )
 from ophyd_timepix.protocol import Command, ErrorId, Tpx3Error
 from spidr_sim.tcp import TcpServer
-from tests.control.scripted import Script, ScriptedServer, hangs_up, replies, resets, silent
+from tests.control.scripted import Script, ScriptedServer, hangs_up, replies, resets, silent, then_closes
 
 FOUR_CHIPS = "0001090d 00000014 00000000 00000000 00000004"
 GET_COUNT = Command.GET_DEVICECOUNT
@@ -92,10 +92,22 @@ def test_reply_that_does_not_fit_is_said_and_a_new_connection_works(reply: str, 
 
 
 def test_late_second_reply_is_not_taken_for_the_answer_to_the_next_question():
-    scripts = [replies(FOUR_CHIPS + FOUR_CHIPS, FOUR_CHIPS), replies(FOUR_CHIPS)]
+    """The next question is one that the stale reply would fit."""
+    scripts = [replies(FOUR_CHIPS + FOUR_CHIPS), replies(FOUR_CHIPS)]
     with ScriptedServer(scripts) as server, client_of(server) as client:
         assert client.request(GET_COUNT).value == 4
-        with pytest.raises(SpidrGarbled, match=r"first word is 0x0001090D"):
+        with pytest.raises(SpidrGarbled, match=r"20 bytes came before it that nobody asked for"):
+            client.request(GET_COUNT)
+        assert client.lost
+        assert client.request(GET_COUNT).value == 4
+        assert not client.lost
+
+
+def test_board_that_hung_up_since_the_last_request_is_told_before_anything_is_sent():
+    with ScriptedServer([then_closes(replies(FOUR_CHIPS)), replies(FOUR_CHIPS)]) as server, client_of(server) as client:
+        assert client.request(GET_COUNT).value == 4
+        server.wait_for_end_of_script()
+        with pytest.raises(SpidrClosed, match=r"before GET_BOARDID.*another client"):
             client.request(Command.GET_BOARDID)
         assert client.request(GET_COUNT).value == 4
 
