@@ -187,7 +187,7 @@ class TriggerSettings(_Frozen):
     mode: Mode = Field(TriggerMode.AUTO, description="shutter mode")
     length_us: int = Field(0, strict=True, ge=0, le=MAX_INT, description="length of an opening, us; 0: until stopped")
     frequency_hz: int = Field(
-        10, strict=True, ge=1, le=SHUTTER_CLOCK_HZ, description=f"openings a second, 1 to {SHUTTER_CLOCK_HZ} Hz"
+        10, strict=True, ge=0, le=SHUTTER_CLOCK_HZ, description=f"openings a second, up to {SHUTTER_CLOCK_HZ} Hz"
     )
     count: int = Field(1, strict=True, ge=0, le=MAX_INT, description="number of openings, 0 to 2**32 - 1")
     delay_ns: int = Field(0, strict=True, ge=0, le=MAX_INT, description="delay of the opening, ns; steps of 25 ns")
