@@ -34,12 +34,15 @@ from .info import (
     TimerReading,
     TriggerConfig,
 )
+from .poller import Poller, Watch
+from .timer_service import Anchor, Drift, TimerJumped, TimerService
 
 __all__ = [
     "DEFAULT_DACS",
     "DEFAULT_PORT",
     "DEFAULT_TIMEOUT_S",
     "OPEN_UNTIL_STOPPED",
+    "Anchor",
     "Answer",
     "Board",
     "BoardError",
@@ -49,8 +52,10 @@ __all__ = [
     "ChipMissing",
     "ConnectionLost",
     "ControlError",
+    "Drift",
     "Environment",
     "LimitError",
+    "Poller",
     "ReadBackError",
     "RestoreFailed",
     "SentCounters",
@@ -65,6 +70,9 @@ __all__ = [
     "Supply",
     "Temperatures",
     "TestPulse",
+    "TimerJumped",
     "TimerReading",
+    "TimerService",
     "TriggerConfig",
+    "Watch",
 ]

@@ -15,6 +15,8 @@ Receivers are to be bound and draining before `prepare_readout`. This module kno
 import logging
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from typing import Final
 
 from ophyd_timepix.protocol import Command, Register, TriggerMode
@@ -30,6 +32,7 @@ from .client import SpidrClient
 from .counters import UnwrappedCounter
 from .errors import ChipMissing, ConnectionLost, ControlError, LimitError, ReadBackError, SpidrClosed
 from .info import BoardInfo, ChipInfo, SentCounters, ShutterTimes, TriggerConfig
+from .poller import Poller, Watch
 from .wire import Clock, Wait
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,8 @@ _TDC: Final = Register.TDC_CONTROL
 _TRIGGER_MODES: Final = {mode.code: mode for mode in TriggerMode}
 
 
+COUNTERS_POLL_S: Final = 5.0
+"""At 80 Mhit/s the counter of pixel words wraps after 54 s."""
 RESET_RETURN_S: Final = 15.0
 """How long a board that hung up at a reset may take until it listens again."""
 _RESET_RETRY_S: Final = 0.5
@@ -57,6 +62,12 @@ class Board(BiasSupply):
         self._datagrams = UnwrappedCounter()
         self._tdc_triggers = UnwrappedCounter()
         self._pixel_words = tuple(UnwrappedCounter() for _ in range(MAX_DEVICES))
+
+        self.poller = Poller(client.address, clock=clock)
+        """For whatever is to be asked every now and then; its thread ends with its last job, or with `close`."""
+        # Weakly: a board that nobody holds any more is to let go of its connection at once.
+        board = weakref.ref(self)
+        client.subscribe(lambda connected: _call(board, Board._line_changed, connected))
 
     def __repr__(self) -> str:
         return f"Board({self.client.address!r})"
@@ -201,6 +212,10 @@ class Board(BiasSupply):
             tdc_triggers = self._tdc_triggers.update(self.read_register(Register.TDC_TRIGGERS.address))
             return SentCounters(datagrams, tuple(pixel_words), tdc_triggers)
 
+    def poll_counters(self, period_s: float = COUNTERS_POLL_S) -> Watch:
+        """Read `sent_counters` every so often, so that no wrap is missed; until the watch is cancelled."""
+        return self.poller.every(lambda: period_s, self.sent_counters)
+
     def reset_counters(self) -> None:
         """All counters to 0, the board's and ours."""
         with self.client.exclusive():
@@ -297,6 +312,18 @@ class Board(BiasSupply):
         words = self.client.memory.last(Command.SET_SPIDRREG, 0, register.address)
         return 0 if words is None else words[1]
 
+    def _line_changed(self, connected: bool) -> None:
+        if connected:
+            self.poller.wake()
+
     def close(self) -> None:
-        """Hang up. A later request connects again, with nothing remembered."""
+        """End the polling and hang up. A later request connects again, with nothing remembered."""
+        self.poller.close()
         self.client.close()
+
+
+def _call(board: "weakref.ref[Board]", verb: Callable[..., None], *arguments: object) -> None:
+    """A verb of a board that is still there."""
+    there = board()
+    if there is not None:
+        verb(there, *arguments)
