@@ -27,6 +27,27 @@ class SimProcess:
         """HOST:PORT."""
         return f"{self.host}:{self.port}"
 
+    def fault(self, spec: str) -> None:
+        """Arm a fault, as `spidr-sim --fault`; it holds for every request that is sent after this call."""
+        self._order(f"fault {spec}", f"spidr-sim fault {spec} armed")
+
+    def clear_faults(self) -> None:
+        """No fault any more; chips are there again, the port is open."""
+        self._order("clear", "spidr-sim faults cleared")
+
+    def external_signal(self, edge: str) -> None:
+        """`rise`, `fall` or `pulse` at the external shutter input."""
+        self._order(f"signal {edge}", f"spidr-sim signal {edge} given")
+
+    def _order(self, line: str, expected: str) -> None:
+        if self.process.stdin is None or self.process.stdout is None:
+            raise RuntimeError("the simulator has no standard input or output")
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline().strip()
+        if answer != expected:
+            raise ValueError(f"the simulator answered {answer!r} to {line!r}")
+
     def stop(self, with_signal: int = signal.SIGTERM) -> int:
         """Ask it to stop; its exit code."""
         self.process.send_signal(with_signal)

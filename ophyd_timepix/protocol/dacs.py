@@ -92,6 +92,10 @@ class SenseCode(IntEnum):
     IBIAS_DAC_CAS = 31
 
 
+SENSE_CODES: Final = frozenset({SENSE_OFF, *DAC_BY_CODE, *(int(code) for code in SenseCode)})
+"""All arguments of SET_SENSEDAC that have a meaning."""
+
+
 def pack_dac(code: int, value: int) -> int:
     """The word of SET_DAC and GET_DAC: code << 16 | value."""
     return code << 16 | value

@@ -4,11 +4,15 @@ It knows no socket and no thread. Requests come in, replies go out; time is aske
 (`Streams`) is told what concerns it. What is set is read back. Chips beyond `n_chips` are absent: their links are not
 locked, their ids are those of absent chips, and what needs a chip is answered with LINKS_UNLOCKED.
 
-Simplified: SET_TIMER is not implemented (the timers of all chips are one clock that starts at 0); the header filter is
-stored but filters nothing; stored flash contents are kept but not loaded at a reset.
+Power-up and RESET_MODULE load what the flash holds; RESET_DEVICE gives a chip its own reset values.
+
+Simplified: one clock is the timer of the board and of all chips. ADC channels 1 and 2 are bias and VDDA, or the output
+of chips 1 and 2 while one of their DACs is routed to the ADC. Decoders off, single-pixel filters, power pulsing, link
+speeds and external clocks are stored and change no data.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address
 from typing import Final
@@ -19,11 +23,13 @@ from ophyd_timepix.protocol import (
     Command,
     ErrorId,
     ErrorWord,
+    FlashError,
     LinkStatus,
     Register,
     Reply,
     Request,
     Scope,
+    StartOptions,
     Tpx3Error,
     column_phase,
     pack_dac,
@@ -31,32 +37,45 @@ from ophyd_timepix.protocol import (
 )
 from ophyd_timepix.protocol.commands import (
     ABSENT_CHIP_IDS,
-    FLASH_PAGE_BYTES,
+    ALL_HEADERS,
     MAX_DEVICES,
     RESET_DEFAULT_SPEED,
     RESET_HIGH_SPEED,
     RESET_LOW_SPEED,
+    SEQ_READOUT_NOW,
 )
+from ophyd_timepix.protocol.dacs import SENSE_CODES, SENSE_OFF
 from ophyd_timepix.protocol.registers import (
     ADC_BIAS_CHANNEL,
     ADC_MV_PER_BIAS_V,
     ADC_VDDA_CHANNEL,
     BIAS_DAC_MAX,
-    SHUTTER_CLOCK_HZ,
+    BIAS_MAX_V,
+    BIAS_MIN_V,
+    START_OPTIONS_VALID,
+    VDDA_DIVIDER,
     adc_sample,
-    bias_of_dac,
+    bias_dac,
 )
 from spidr_sim import sensors
-from spidr_sim.chip import CHIP_NAMES, LINKS, STORED, ChipNetwork, ChipState
-from spidr_sim.settings import ChipSettings, Readout
-from spidr_sim.shutter import COUNTS_PER_US, NS_PER_COUNT, Shutter
+from spidr_sim.chip import CHIP_NAMES, FAST_MBPS, LINKS, SLOW_MBPS, STORED, ChipNetwork, ChipState
+from spidr_sim.flash import ERASED_PAGE, Flash
+from spidr_sim.sensors import BiasSupply
+from spidr_sim.settings import Readout
+from spidr_sim.shutter import Shutter
 from spidr_sim.streams import Clock, StreamCounters, Streams
 
 __all__ = ["CHIP_NAMES", "Board", "Clock", "StreamCounters", "Streams"]
 
 SOFTWARE_VERSION: Final = 0x2207_1500
 FIRMWARE_VERSION: Final = 0x2301_1200
+BOARD_ID: Final = 0x5350_4944
+CHIP_BOARD_ID: Final = 0x0000_0301
+EXTERNAL_SHUTTER_PIN: Final = 0
+"""In the simulation alone: this pin of the GPIO commands is the external shutter input."""
 _WORD: Final = 0xFFFF_FFFF
+_PINS: Final = 32
+_DECODERS: Final = 0xF
 _LINKS_PER_CHIP: Final = 8
 
 Handler = Callable[[Request], Reply]
@@ -85,28 +104,35 @@ def _at_most(value: int, limit: int) -> int:
 
 
 class Board:
-    """`Board(n_chips, streams, clock)`: one SPIDR with `n_chips` (1 to 4) Timepix3."""
+    """`Board(n_chips, streams, clock)`: one SPIDR with `n_chips` (1 to 4) Timepix3, powered up from its `flash`.
 
-    def __init__(self, n_chips: int, streams: Streams, clock: Clock) -> None:
+    Without `flash` it is that of a camera in use: operating DACs, bias on at 50 V. It has been on for a while.
+    """
+
+    def __init__(self, n_chips: int, streams: Streams, clock: Clock, flash: Flash | None = None) -> None:
         if not 1 <= n_chips <= MAX_DEVICES:
             raise ValueError(f"a board carries 1 to {MAX_DEVICES} chips, not {n_chips}")
         self.n_chips = n_chips
         self._streams = streams
         self._clock = clock
+        self.flash = Flash.operating(n_chips) if flash is None else flash
         self._client_address = 0
-        self._flash: dict[tuple[str, int], tuple[int, ...]] = {}
-        self._flash_pages: dict[int, bytes] = {}
-        self._start_options = 0
-        self._board_id = 0x5350_4944
-        self._chip_board_id = 0x0000_0301
-        self._shutter = Shutter(streams.shutter)
-        self._readout_sent = False
+        self._board_id, self._chip_board_id = BOARD_ID, CHIP_BOARD_ID
+        self._bias = BiasSupply()
+        self._gone: set[int] = set()
+        """Chips that a fault took away."""
+        self._unlocked: set[int] = set()
+        """Chips of which a link has lost its lock."""
+        self._changed: set[int] = set()
+        """Chips whose settings the data side has not been told."""
+        self._readout_told = Readout.OFF
+        self._shutter = Shutter(self._shutter_moved)
         self._power_up()
+        self._streams.bias(self._bias.settle())
         self._handlers = self._table()
-        self._tell_chips()
 
     def _power_up(self) -> None:
-        """Everything that a reset of the module sets back."""
+        """Everything that a reset of the module sets back, then what the flash holds."""
         self.chips = [ChipState(ChipId.from_name(name)) for name in CHIP_NAMES[: self.n_chips]]
         self.networks = [ChipNetwork(index) for index in range(MAX_DEVICES)]
         for network in self.networks:
@@ -114,14 +140,28 @@ class Board:
         self._registers: dict[int, int] = {}
         self._counter_zero: dict[int, int] = {}
         self._powered = True
-        self._decoders = True
-        self._bias_on = False
-        self._bias_dac = 0
-        self._data_driven = False
+        self._decoders = _DECODERS
+        self._readout = Readout.OFF
         self._busy = False
         self._gpio = 0
         self._fan_percent = [50, 50]
-        self._switches: dict[str, int] = {}
+        self._kept: dict[Command, int] = {}
+        self._unlocked.clear()
+        self._load_flash()
+        self._changed.update(range(self.n_chips))
+
+    def _load_flash(self) -> None:
+        for index, chip in enumerate(self.chips):
+            self.flash.load(index, chip)
+        for index, network in self.flash.networks.items():
+            self.networks[index] = replace(network)
+        options = _start_options(self.flash.start_options)
+        valid = options.valid == START_OPTIONS_VALID
+        if valid:
+            self._powered = bool(options.tpx_power)
+            self._set_link_speed(FAST_MBPS if options.links_fast else SLOW_MBPS)
+        on = valid and bool(options.bias_on)
+        self._bias.set(self._clock.seconds(), on=on, dac=bias_dac(options.bias_volts) if on else 0)
 
     # --- what the server uses -----------------------------------------------------------------------------------------
     @property
@@ -142,9 +182,13 @@ class Board:
         self.advance()
         try:
             self._require_chip(request)
-            return self._handlers[request.command](request)
+            reply = self._handlers[request.command](request)
         except _RefusedError as refused:
             return Reply(request.command, request.device, error=refused.word)
+        # 86 uploads to a closed shutter are told once, when it opens.
+        if request.command in _DATA_COMMANDS:
+            self._chip_changed(request.device)
+        return reply
 
     def advance(self) -> None:
         """Do what is due by now: the automatic shutter."""
@@ -155,10 +199,41 @@ class Board:
         due = self._shutter.next_due
         return None if due is None else self._clock.seconds_until(due)
 
+    def external_signal(self, level: bool) -> None:
+        """The external shutter input goes up or down."""
+        self._set_bit(EXTERNAL_SHUTTER_PIN, level)
+        self._shutter.signal(level, self._clock.counts())
+
     @property
     def shutter_is_open(self) -> bool:
         """Whether the shutter is open."""
         return self._shutter.is_open
+
+    # --- faults -------------------------------------------------------------------------------------------------------
+    def power_cycle(self) -> None:
+        """Off and on again: what the flash does not hold is lost, the timers begin at 0, the bias ramps up."""
+        self.advance()
+        self._shutter.stop(self._clock.counts())
+        self._bias.cut()
+        self._start_again()
+        self._restart_clock(0)
+
+    def lose_chip(self, index: int) -> None:
+        """The chip is not there any more, until `restore_chips`."""
+        self._gone.add(index)
+        self._chip_changed(index)
+
+    def unlock_link(self, index: int) -> None:
+        """A link of the chip loses its lock, until the chip is initialised again or `restore_chips`."""
+        self._unlocked.add(index)
+        self._chip_changed(index)
+
+    def restore_chips(self) -> None:
+        """All chips are there again, with the settings they had, and locked."""
+        for index in self._gone | self._unlocked:
+            self._gone.discard(index)
+            self._unlocked.discard(index)
+            self._chip_changed(index)
 
     # --- the table ----------------------------------------------------------------------------------------------------
     def _table(self) -> dict[Command, Handler]:
@@ -170,15 +245,15 @@ class Board:
             c.RESET_MODULE: self._reset_module,
             c.SET_BUSY: lambda r: self._set_busy(r, True),
             c.CLEAR_BUSY: lambda r: self._set_busy(r, False),
-            c.SET_LOGLEVEL: _ack,
+            c.SET_LOGLEVEL: self._keep,
             c.DISPLAY_INFO: _ack,
-            c.SET_TIMEOFDAY: _ack,
+            c.SET_TIMEOFDAY: self._keep,
             c.GET_DEVICECOUNT: lambda r: _value(r, MAX_DEVICES),
             c.GET_BOARDID: lambda r: _value(r, self._board_id),
             c.SET_BOARDID: self._set_board_id,
             c.GET_CHIPBOARDID: lambda r: _value(r, self._chip_board_id),
             c.SET_CHIPBOARDID: self._set_chip_board_id,
-            c.SELECT_CHIPBOARD: _ack,
+            c.SELECT_CHIPBOARD: self._keep,
             c.GET_DEVICEID: lambda r: _value(r, self._id_of(r.device)),
             c.GET_DEVICEIDS: lambda r: _value(r, *(self._id_of(index) for index in range(MAX_DEVICES))),
         }
@@ -211,9 +286,9 @@ class Board:
             c.SET_CTPR: self._set_test_columns,
             c.GET_CTPR: lambda r: Reply(r.command, r.device, (), self.chips[r.device].test_columns),
             c.RESET_DEVICE: self._reset_chip,
-            c.REINIT_DEVICE: _ack,
+            c.REINIT_DEVICE: self._reinit_chip,
             c.RESET_DEVICES: self._reset_chips,
-            c.REINIT_DEVICES: _ack,
+            c.REINIT_DEVICES: self._reinit_chips,
             c.GET_EFUSES: lambda r: _value(r, self.chips[r.device].fuses),
             c.BURN_EFUSE: self._burn_fuse,
             c.SET_PIXCONF: self._upload_pixels,
@@ -235,17 +310,17 @@ class Board:
             c.SET_TRIGCONFIG: self._set_trigger,
             c.AUTOTRIG_START: self._start_shutter,
             c.AUTOTRIG_STOP: self._stop_shutter,
-            c.SEQ_READOUT: lambda r: self._set_readout(r, False),
-            c.DDRIVEN_READOUT: lambda r: self._set_readout(r, True),
-            c.PAUSE_READOUT: lambda r: self._set_readout(r, False),
+            c.SEQ_READOUT: self._read_sequentially,
+            c.DDRIVEN_READOUT: lambda r: self._set_readout(r, Readout.DATA_DRIVEN),
+            c.PAUSE_READOUT: lambda r: self._set_readout(r, Readout.OFF),
             c.RESTART_TIMERS: self._restart_timers,
             c.RESET_TIMER: self._restart_timers,
             c.GET_TIMER: self._get_timer,
-            c.SET_TIMER: self._not_implemented,
+            c.SET_TIMER: self._set_timer,
             c.GET_SHUTTERSTART: lambda r: _value(r, *_time_words(self._shutter.opened_at)),
             c.GET_SHUTTEREND: lambda r: _value(r, *_time_words(self._shutter.closed_at)),
-            c.GET_EXTSHUTTERCNTR: lambda r: _value(r, 0),
-            c.GET_SHUTTERCNTR: lambda r: _value(r, self._shutter.openings),
+            c.GET_EXTSHUTTERCNTR: lambda r: _value(r, self._shutter.external_openings & _WORD),
+            c.GET_SHUTTERCNTR: lambda r: _value(r, self._shutter.openings & _WORD),
             c.RESET_COUNTERS: self._reset_counters,
             c.PWRPULSE_ENA: self._keep_switch,
             c.TPX_POWER_ENA: self._power_chips,
@@ -257,7 +332,7 @@ class Board:
     def _monitor_table(self) -> dict[Command, Handler]:
         c = Command
         table: dict[Command, Handler] = {
-            c.GET_ADC: lambda r: _value(r, 0),
+            c.GET_ADC: lambda r: self._adc_reply(r, 0, r.ints[0]),
             c.GET_REMOTETEMP: lambda r: _value(r, self._temperature(sensors.CHIP_MDEGC)),
             c.GET_LOCALTEMP: lambda r: _value(r, self._temperature(sensors.BOARD_MDEGC)),
             c.GET_FPGATEMP: lambda r: _value(r, self._temperature(sensors.FPGA_MDEGC)),
@@ -268,8 +343,8 @@ class Board:
             c.GET_PRESSURE: lambda r: _value(r, sensors.PRESSURE_MBAR),
         }
         supplies = {
-            (c.GET_AVDD, c.GET_AVDD_NOW): (sensors.VDDA_MV, 420 * self.n_chips),
-            (c.GET_DVDD, c.GET_DVDD_NOW): (1500, 310 * self.n_chips),
+            (c.GET_AVDD, c.GET_AVDD_NOW): (sensors.VDDA_MV, 420),
+            (c.GET_DVDD, c.GET_DVDD_NOW): (1500, 310),
             (c.GET_VDD, c.GET_VDD_NOW): (2500, 150),
         }
         for commands, (mv, ma) in supplies.items():
@@ -281,7 +356,7 @@ class Board:
         c = Command
         table: dict[Command, Handler] = {
             c.STORE_STARTOPTS: self._set_start_options,
-            c.GET_STARTOPTS: lambda r: _value(r, self._start_options),
+            c.GET_STARTOPTS: lambda r: _value(r, self.flash.start_options),
             c.READ_FLASH: self._read_flash,
             c.WRITE_FLASH: self._write_flash,
         }
@@ -289,7 +364,7 @@ class Board:
             table[c[f"STORE_{kind}"]] = partial(self._store_in_flash, kind)
             table[c[f"ERASE_{kind}"]] = partial(self._erase_flash, kind)
             table[c[f"VALID_{kind}"]] = partial(self._is_in_flash, kind)
-        return table
+        return table | {c.STORE_ADDRPORTS: self._store_addresses}
 
     def _pin_table(self) -> dict[Command, Handler]:
         c = Command
@@ -306,12 +381,33 @@ class Board:
         return self.chips[index].chip_id.value if self._has_chip(index) else ABSENT_CHIP_IDS[0]
 
     def _has_chip(self, index: int) -> bool:
-        return index < self.n_chips and self._powered
+        return index < self.n_chips and self._powered and index not in self._gone
+
+    def _is_alive(self, index: int) -> bool:
+        return self._has_chip(index) and index not in self._unlocked
 
     def _require_chip(self, request: Request) -> None:
         needs_chip = request.command.scope is Scope.CHIP and request.command not in _WITHOUT_CHIP
-        if needs_chip and not self._has_chip(request.device):
+        heals = request.command is Command.REINIT_DEVICE and self._has_chip(request.device)
+        if needs_chip and not heals and not self._is_alive(request.device):
             raise _RefusedError(ErrorId.TPX3_HARDWARE, Tpx3Error.LINKS_UNLOCKED)
+
+    # --- what the data side is told of chips --------------------------------------------------------------------------
+    def _chip_changed(self, index: int) -> None:
+        if index < self.n_chips:
+            self._changed.add(index)
+        if self._shutter.is_open:
+            self._tell_chips()
+
+    def _tell_chips(self) -> None:
+        for index in sorted(self._changed):
+            self._streams.chip(index, self.chips[index].settings(self._is_alive(index)))
+        self._changed.clear()
+
+    def _shutter_moved(self, is_open: bool, at_counts: int) -> None:
+        if is_open:
+            self._tell_chips()
+        self._streams.shutter(is_open, at_counts)
 
     def _set_board_id(self, request: Request) -> Reply:
         self._board_id = request.ints[0]
@@ -325,22 +421,43 @@ class Board:
         if request.ints[0] not in (RESET_DEFAULT_SPEED, RESET_HIGH_SPEED, RESET_LOW_SPEED):
             raise _RefusedError(ErrorId.ILLEGAL_PARAMETER)
         self._shutter.stop(self._clock.counts())
-        self._shutter = Shutter(self._streams.shutter)
+        self._start_again()
+        if request.ints[0] != RESET_DEFAULT_SPEED:
+            self._set_link_speed(FAST_MBPS if request.ints[0] == RESET_HIGH_SPEED else SLOW_MBPS)
+        return _value(request, 0)
+
+    def _start_again(self) -> None:
+        self._shutter = Shutter(self._shutter_moved)
         self._power_up()
         self._tell_readout()
-        for index in range(self.n_chips):
-            self._tell_destination(self.networks[index])
-        self._tell_chips()
+        for network in self.networks:
+            self._tell_destination(network)
+            self._tell_filter(network)
+        self._streams.bias(self._bias.ramp)
         self._clear_counters()
-        return _value(request, 0)
+
+    def _set_link_speed(self, mbps: int) -> None:
+        for chip in self.chips:
+            chip.words["readout_speed"] = mbps
+
+    def _keep(self, request: Request) -> Reply:
+        """A value that nothing reads."""
+        self._kept[request.command] = request.ints[0]
+        return _ack(request)
 
     # --- network ------------------------------------------------------------------------------------------------------
     def _tell_destination(self, network: ChipNetwork) -> None:
         if network.index < self.n_chips:
             self._streams.destination(network.index, str(IPv4Address(network.destination)), network.port)
 
+    def _tell_filter(self, network: ChipNetwork) -> None:
+        if network.index < self.n_chips:
+            self._streams.header_filter(network.index, network.header_filter & ALL_HEADERS)
+
     def _set_header_filter(self, request: Request) -> Reply:
-        self.networks[request.device].header_filter = request.ints[0]
+        network = self.networks[request.device]
+        network.header_filter = request.ints[0]
+        self._tell_filter(network)
         return _ack(request)
 
     def _set_source(self, request: Request) -> Reply:
@@ -381,11 +498,21 @@ class Board:
         return _ack(request)
 
     def _set_external_dac(self, request: Request) -> Reply:
-        self.chips[request.device].external_dac = request.ints[0]
+        code, value = unpack_dac(request.ints[0])
+        external = self.chips[request.device].external
+        dac = DAC_BY_CODE.get(code)
+        if dac is not None:
+            external[dac] = _at_most(value, dac.max)
+        elif code:
+            raise _RefusedError(ErrorId.ILLEGAL_PARAMETER)
+        else:
+            external.clear()
         return _ack(request)
 
     def _set_sense(self, request: Request) -> Reply:
-        self.chips[request.device].sense = _at_most(request.ints[0], 31)
+        if request.ints[0] not in SENSE_CODES:
+            raise _RefusedError(ErrorId.ILLEGAL_PARAMETER)
+        self.chips[request.device].sense = request.ints[0]
         return _ack(request)
 
     def _configure_column(self, request: Request) -> Reply:
@@ -397,18 +524,28 @@ class Board:
         return _ack(request)
 
     def _reset_chip(self, request: Request) -> Reply:
-        self._reset_one(request.device)
+        self.chips[request.device].reset()
         return _ack(request)
 
     def _reset_chips(self, request: Request) -> Reply:
-        for index in range(self.n_chips):
-            self._reset_one(index)
+        for index, chip in enumerate(self.chips):
+            chip.reset()
+            self._chip_changed(index)
         return _ack(request)
 
-    def _reset_one(self, index: int) -> None:
-        chip = self.chips[index]
-        chip.reset()
-        self._tell_chip(index)
+    def _reinit_chip(self, request: Request) -> Reply:
+        self._lock(request.device)
+        return _ack(request)
+
+    def _reinit_chips(self, request: Request) -> Reply:
+        for index in range(self.n_chips):
+            self._lock(index)
+        return _ack(request)
+
+    def _lock(self, index: int) -> None:
+        if index in self._unlocked:
+            self._unlocked.discard(index)
+            self._chip_changed(index)
 
     def _burn_fuse(self, request: Request) -> Reply:
         self.chips[request.device].fuses |= 1 << (request.ints[0] >> 6 & 0x1F)
@@ -426,32 +563,17 @@ class Board:
         return Reply(request.command, request.device, (column,), self.chips[request.device].column(column))
 
     def _upload_packet(self, request: Request) -> Reply:
-        self.chips[request.device].last_packet = request.data[: request.ints[0]]
+        size = _at_most(request.ints[0], len(request.data))
+        self.chips[request.device].last_packet = request.data[:size]
         return _ack(request)
 
     def _store(self, request: Request) -> Reply:
         stored = _BY_SETTER[request.command]
         value = _at_most(request.ints[0], stored.max)
         if request.command is Command.SET_PLLCONFIG:
-            self._check_pll(value)
+            _check_phases(value)
         self.chips[request.device].words[stored.name] = value
-        if request.command is Command.SET_PLLCONFIG:
-            self._tell_chip(request.device)
         return _ack(request)
-
-    def _check_pll(self, word: int) -> None:
-        try:
-            column_phase(word)
-        except ValueError:
-            # Nobody knows the times that a chip gives with these phases, so no words can be made for it.
-            raise _RefusedError(ErrorId.ILLEGAL_PARAMETER) from None
-
-    def _tell_chips(self) -> None:
-        for index in range(self.n_chips):
-            self._tell_chip(index)
-
-    def _tell_chip(self, index: int) -> None:
-        self._streams.chip(index, ChipSettings(pll=self.chips[index].words["pll"]))
 
     def _recall(self, request: Request) -> Reply:
         return _value(request, self.chips[request.device].words[_BY_GETTER[request.command].name])
@@ -472,8 +594,12 @@ class Board:
         self._shutter.stop(self._clock.counts())
         return _ack(request)
 
-    def _set_readout(self, request: Request, data_driven: bool) -> Reply:
-        self._data_driven = data_driven
+    def _read_sequentially(self, request: Request) -> Reply:
+        self._kept[request.command] = request.ints[0] & ~SEQ_READOUT_NOW
+        return self._set_readout(request, Readout.SEQUENTIAL)
+
+    def _set_readout(self, request: Request, mode: Readout) -> Reply:
+        self._readout = mode
         self._tell_readout()
         return _ack(request)
 
@@ -483,70 +609,86 @@ class Board:
         return _ack(request)
 
     def _tell_readout(self) -> None:
-        enabled = self._data_driven and not self._busy and self._powered
-        if enabled != self._readout_sent:
-            self._readout_sent = enabled
-            self._streams.readout(Readout.DATA_DRIVEN if enabled else Readout.OFF)
+        mode = self._readout if self._powered and not self._busy else Readout.OFF
+        if mode is not self._readout_told:
+            self._readout_told = mode
+            self._streams.readout(mode)
 
     def _restart_timers(self, request: Request) -> Reply:
-        before = self._clock.restart()
-        self._shutter.timers_restarted(before)
-        self._streams.timers_restarted(before)
+        self._restart_clock(0)
         return _ack(request)
+
+    def _set_timer(self, request: Request) -> Reply:
+        low, high = request.ints
+        self._restart_clock(_at_most(high, 0xFFFF) << 32 | low)
+        return _ack(request)
+
+    def _restart_clock(self, now: int) -> None:
+        before = self._clock.restart(now)
+        self._shutter.timers_restarted(before, now)
+        self._streams.timers_restarted(before, now)
 
     def _get_timer(self, request: Request) -> Reply:
         counts = self._clock.counts()
         self._streams.timer_request(request.device, counts)
         return _value(request, *_time_words(counts))
 
-    def _not_implemented(self, request: Request) -> Reply:
-        raise _RefusedError(ErrorId.NOT_IMPLEMENTED)
-
     # --- power, bias, decoders ----------------------------------------------------------------------------------------
     def _keep_switch(self, request: Request) -> Reply:
-        self._switches[request.command.name] = _at_most(request.ints[0], 1)
-        return _ack(request)
+        _at_most(request.ints[0], 1)
+        return self._keep(request)
 
     def _power_chips(self, request: Request) -> Reply:
         powered = bool(_at_most(request.ints[0], 1))
         if powered and not self._powered:
             self.chips = [ChipState(chip.chip_id) for chip in self.chips]
         self._powered = powered
+        for index in range(self.n_chips):
+            self._chip_changed(index)
         self._tell_readout()
         return _ack(request)
 
     def _switch_bias(self, request: Request) -> Reply:
-        self._bias_on = bool(_at_most(request.ints[0], 1))
+        on = bool(_at_most(request.ints[0], 1))
+        self._streams.bias(self._bias.set(self._clock.seconds(), on=on))
         return _ack(request)
 
     def _adjust_bias(self, request: Request) -> Reply:
-        self._bias_dac = _at_most(request.ints[0], BIAS_DAC_MAX)
+        dac = _at_most(request.ints[0], BIAS_DAC_MAX)
+        self._streams.bias(self._bias.set(self._clock.seconds(), dac=dac))
         return _ack(request)
 
     def _switch_decoders(self, request: Request) -> Reply:
-        self._decoders = bool(_at_most(request.ints[0], 1))
+        self._decoders = _DECODERS if _at_most(request.ints[0], 1) else 0
         return _ack(request)
 
     # --- monitoring ---------------------------------------------------------------------------------------------------
     def _temperature(self, mdegc: int) -> int:
-        return sensors.drifting(mdegc, self._clock.counts()) & _WORD
+        return sensors.drifting(mdegc, self._clock.seconds()) & _WORD
 
     def _get_supply(self, mv: int, ma: int, request: Request) -> Reply:
-        return _value(request, *sensors.supply(mv, ma, self._powered))
+        alive = sum(self._has_chip(index) for index in range(self.n_chips))
+        return _value(request, *sensors.supply(mv, ma * alive, self._powered))
 
     def _get_adc(self, request: Request) -> Reply:
-        channel, samples = request.ints[0] & 0xFFFF, max(request.ints[0] >> 16, 1)
-        return _value(request, adc_sample(self._adc_mv(channel)) * samples & _WORD)
+        return self._adc_reply(request, request.ints[0] & 0xFFFF, request.ints[0] >> 16)
+
+    def _adc_reply(self, request: Request, channel: int, samples: int) -> Reply:
+        """The sum of some samples; 0 samples count as one."""
+        _at_most(channel, MAX_DEVICES - 1)
+        return _value(request, adc_sample(self._adc_mv(channel)) * max(samples, 1) & _WORD)
 
     def _adc_mv(self, channel: int) -> float:
-        if channel == ADC_BIAS_CHANNEL:
-            return bias_of_dac(self._bias_dac) * ADC_MV_PER_BIAS_V if self._bias_on else 0.0
-        if channel == ADC_VDDA_CHANNEL:
-            return sensors.VDDA_MV / 2 if self._powered else 0.0
-        if not self._has_chip(channel):
+        sensed = self._is_alive(channel) and self.chips[channel].sense != SENSE_OFF
+        if channel == ADC_BIAS_CHANNEL and not sensed:
+            return self._bias.ramp.at(self._clock.seconds()) * ADC_MV_PER_BIAS_V
+        if channel == ADC_VDDA_CHANNEL and not sensed:
+            return sensors.VDDA_MV / VDDA_DIVIDER if self._powered else 0.0
+        if not sensed:
             return 0.0
         chip = self.chips[channel]
-        return sensors.sensed_mv(chip.sense, chip.dacs, self._temperature(sensors.CHIP_MDEGC))
+        chip_mdegc = self._temperature(sensors.CHIP_MDEGC + channel * sensors.CHIP_STEP_MDEGC)
+        return sensors.sensed_mv(chip.sense, chip.dacs | chip.external, chip_mdegc)
 
     def _get_fan(self, request: Request) -> Reply:
         percent = self._fan_percent[_at_most(request.ints[0], 1)]
@@ -559,37 +701,59 @@ class Board:
 
     # --- flash --------------------------------------------------------------------------------------------------------
     def _is_in_flash(self, kind: str, request: Request) -> Reply:
-        return _value(request, int((kind, request.device) in self._flash))
+        return _value(request, int(request.device in self.flash.area(kind)))
 
     def _store_in_flash(self, kind: str, request: Request) -> Reply:
-        self._flash[kind, request.device] = request.ints
+        if not self._is_alive(request.device):
+            raise _RefusedError(ErrorId.FLASH_STORAGE, FlashError.TPX)
+        self.flash.store(kind, request.device, self.chips[request.device])
+        return _ack(request)
+
+    def _store_addresses(self, request: Request) -> Reply:
+        """The present addresses of a chip; its source address and destination port are those given, where not 0."""
+        address, port = request.ints
+        network = replace(self.networks[request.device])
+        network.source = address or network.source
+        network.port = _at_most(port, 0xFFFF) or network.port
+        self.flash.networks[request.device] = network
         return _ack(request)
 
     def _erase_flash(self, kind: str, request: Request) -> Reply:
-        self._flash.pop((kind, request.device), None)
+        self.flash.area(kind).pop(request.device, None)
         return _ack(request)
 
     def _set_start_options(self, request: Request) -> Reply:
-        self._start_options = request.ints[0]
+        options = _start_options(request.ints[0])
+        counts = options.valid == START_OPTIONS_VALID and options.bias_on
+        if counts and not BIAS_MIN_V <= options.bias_volts <= BIAS_MAX_V:
+            raise _RefusedError(ErrorId.ILLEGAL_PARAMETER)
+        self.flash.start_options = request.ints[0]
         return _ack(request)
 
     def _read_flash(self, request: Request) -> Reply:
-        page = self._flash_pages.get(request.ints[0], b"\xff" * FLASH_PAGE_BYTES)
+        page = self.flash.pages.get(request.ints[0], ERASED_PAGE)
         return Reply(request.command, request.device, (), page)
 
     def _write_flash(self, request: Request) -> Reply:
-        self._flash_pages[request.ints[0]] = request.data
+        self.flash.pages[request.ints[0]] = request.data
         return _ack(request)
 
     # --- pins and registers -------------------------------------------------------------------------------------------
     def _set_pins(self, request: Request) -> Reply:
         self._gpio = request.ints[0]
+        self.external_signal(bool(self._gpio >> EXTERNAL_SHUTTER_PIN & 1))
         return _ack(request)
 
     def _set_pin(self, request: Request) -> Reply:
-        pin, state = _at_most(request.ints[0] >> 16, 31), request.ints[0] & 1
-        self._gpio = self._gpio & ~(1 << pin) | state << pin
+        pin = _at_most(request.ints[0] >> 16, _PINS - 1)
+        level = bool(_at_most(request.ints[0] & 0xFFFF, 1))
+        self._set_bit(pin, level)
+        if pin == EXTERNAL_SHUTTER_PIN:
+            self.external_signal(level)
         return _ack(request)
+
+    def _set_bit(self, pin: int, level: bool) -> None:
+        self._gpio = self._gpio & ~(1 << pin) | level << pin
 
     def _get_register(self, request: Request) -> Reply:
         address = _at_most(request.ints[0], 0xFFFF)
@@ -602,7 +766,7 @@ class Board:
         elif address in _SHUTTER_REGISTERS:
             self._set_shutter_register(address, value)
         elif address == Register.DECODER_CONTROL.address:
-            self._decoders = bool(value & 0xF)
+            self._decoders = value & _DECODERS
         elif address not in _READ_ONLY:
             self._registers[address] = value
         return _ack(request)
@@ -611,14 +775,19 @@ class Board:
         if address in _COUNTERS:
             return self._count(address) - self._counter_zero.get(address, 0)
         if address in _LINK_REGISTERS:
-            return LinkStatus(LINKS, LINKS if self._has_chip(_LINK_REGISTERS[address]) else 0).word
+            return LinkStatus(LINKS, self._locked_links(_LINK_REGISTERS[address])).word
         if address in _SHUTTER_REGISTERS:
             return self._shutter_registers()[address]
         if address == Register.DECODER_CONTROL.address:
-            return 0xF if self._decoders else 0
+            return self._decoders
         if address == Register.DEVICES_AND_PORTS.address:
             return Register.DEVICES_AND_PORTS.field("links_minus_1").put(MAX_DEVICES, _LINKS_PER_CHIP - 1)
         return self._registers.get(address, 0)
+
+    def _locked_links(self, index: int) -> int:
+        if not self._has_chip(index):
+            return 0
+        return LINKS & ~1 if index in self._unlocked else LINKS
 
     def _count(self, address: int) -> int:
         """A counter since the data side's own zero."""
@@ -643,8 +812,9 @@ class Board:
 
     def _shutter_registers(self) -> dict[int, int]:
         r, shutter = Register, self._shutter
+        control = self._registers.get(r.SHUTTER_CONTROL.address, 0)
         return {
-            r.SHUTTER_CONTROL.address: self._registers.get(r.SHUTTER_CONTROL.address, 0) & ~0x7 | shutter.mode,
+            r.SHUTTER_CONTROL.address: r.SHUTTER_CONTROL.field("mode").put(control, shutter.mode.code),
             r.SHUTTER_COUNT.address: shutter.count,
             r.SHUTTER_PERIOD.address: shutter.period_counts,
             r.SHUTTER_LENGTH.address: shutter.length_counts,
@@ -652,23 +822,34 @@ class Board:
         }
 
     def _set_shutter_register(self, address: int, value: int) -> None:
-        r = Register
-        mode, length_us, frequency_hz, count, delay_ns = self._shutter.words
-        if address == r.SHUTTER_CONTROL.address:
-            self._registers[address] = value
-            mode = value & 0x7
-        elif address == r.SHUTTER_COUNT.address:
-            count = value
-        elif address == r.SHUTTER_PERIOD.address:
-            frequency_hz = SHUTTER_CLOCK_HZ // value if value else 0
-        elif address == r.SHUTTER_LENGTH.address:
-            length_us = value // COUNTS_PER_US
-        else:
-            delay_ns = value * NS_PER_COUNT
+        r, shutter = Register, self._shutter
         try:
-            self._shutter.configure((mode, length_us, frequency_hz, count, delay_ns))
+            if address == r.SHUTTER_CONTROL.address:
+                shutter.set_mode(r.SHUTTER_CONTROL.field("mode").get(value))
+                self._registers[address] = value
+            elif address == r.SHUTTER_COUNT.address:
+                shutter.count = value
+            elif address == r.SHUTTER_PERIOD.address:
+                shutter.set_period(value)
+            elif address == r.SHUTTER_LENGTH.address:
+                shutter.set_length(value)
+            else:
+                shutter.set_delay(value)
         except ValueError:
             raise _RefusedError(ErrorId.ILLEGAL_PARAMETER) from None
+
+
+def _start_options(word: int) -> StartOptions:
+    """The options of any word: bits without a meaning are kept in the word alone."""
+    return StartOptions(**{field.name: field.get(word) for field in StartOptions.TABLE})
+
+
+def _check_phases(pll_word: int) -> None:
+    """Nobody knows the times that a chip gives with 4 or 8 phases, so no words can be made for it."""
+    try:
+        column_phase(pll_word)
+    except ValueError:
+        raise _RefusedError(ErrorId.ILLEGAL_PARAMETER) from None
 
 
 def _time_words(counts: int) -> tuple[int, int]:
@@ -678,6 +859,19 @@ def _time_words(counts: int) -> tuple[int, int]:
 
 _BY_SETTER: Final = {stored.setter: stored for stored in STORED}
 _BY_GETTER: Final = {stored.getter: stored for stored in STORED if stored.getter is not None}
+
+_DATA_COMMANDS: Final = frozenset(
+    {
+        Command.SET_DAC,
+        Command.SET_DACS_DFLT,
+        Command.CONFIG_CTPR,
+        Command.SET_CTPR,
+        Command.RESET_DEVICE,
+        Command.SET_PIXCONF,
+        *(stored.setter for stored in STORED if stored.is_data),
+    }
+)
+"""They change what the data of a chip depend on."""
 
 _WITHOUT_CHIP: Final = frozenset(
     {

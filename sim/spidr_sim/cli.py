@@ -1,16 +1,18 @@
 """`spidr-sim`: a simulated SPIDR board on a TCP port, or a recording of what it would send.
 
 Wires the parts together; knows none of their workings. When it is ready to serve it prints one line,
-`spidr-sim listening tcp HOST:PORT`, and nothing else on standard output. Everything else goes to standard error.
+`spidr-sim listening tcp HOST:PORT`. Each line on standard input is an order, answered with one line on standard output
+(see `_Orders`). Everything else goes to standard error.
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -21,6 +23,8 @@ from ophyd_timepix.protocol.words import MAX_CHIPS
 from spidr_sim.board import CHIP_NAMES, Board
 from spidr_sim.clock import VirtualClock
 from spidr_sim.datagrams import DATAGRAM_BYTES_LIMITS, DEFAULT_DATAGRAM_BYTES, words_per_datagram
+from spidr_sim.faults import FAULT_BY_TEXT, Faults
+from spidr_sim.flash import Flash
 from spidr_sim.recording import RecordingError, read_recording
 from spidr_sim.replay import RecordingSource
 from spidr_sim.scenes import SceneName, SceneSettings
@@ -75,6 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--speed", type=float, default=1.0, help="how fast the board's time runs (default %(default)s)")
     add("--truth", type=Path, metavar="FILE", help="write what was really sent (HDF5)")
     add("--no-truth-hits", action="store_true", help="leave the single hits out of the truth (for high rates)")
+    add(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE][:COMMAND[:FIRST[:TIMES]]]",
+        help=f"let something go wrong; may be repeated. Names: {', '.join(FAULT_BY_TEXT)}",
+    )
+    add("--blank", action="store_true", help="an empty flash: chips with their reset values, bias off")
     low, high = DATAGRAM_BYTES_LIMITS
     add("--datagram-bytes", type=int, default=DEFAULT_DATAGRAM_BYTES, help=f"{low} to {high} (default %(default)s)")
     add("--write", type=Path, metavar="FILE", help="serve nothing: write a .tpx3 recording of the scene")
@@ -129,10 +141,9 @@ def _write(options: argparse.Namespace) -> int:
 # --- a board ----------------------------------------------------------------------------------------------------------
 def _serve(options: argparse.Namespace) -> int:
     words_per_datagram(options.datagram_bytes)
+    faults = Faults(options.fault)
     stop = threading.Event()
     _stop_on_signals(stop)
-    if options.stop_on_eof:
-        _stop_on_end_of_input(stop)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     source = _source(options)
     _warm_up(source)
@@ -152,10 +163,12 @@ def _serve(options: argparse.Namespace) -> int:
         )
         stack.callback(streams.close)
         streams.start()
-        server = TcpServer(Board(source.n_chips, streams, clock), options.host, options.port, on_failure=stop.set)
+        board = Board(source.n_chips, streams, clock, Flash() if options.blank else None)
+        server = TcpServer(board, options.host, options.port, faults=faults, on_failure=stop.set)
         host, port = _listen(server, options)
         stack.callback(server.stop)
         print(f"spidr-sim listening tcp {host}:{port}", flush=True)
+        _Orders(server, stop.set if options.stop_on_eof else lambda: None).start()
         stop.wait()
         log.info("stopping")
     failure = streams.failure or server.failure
@@ -187,15 +200,54 @@ def _stop_on_signals(stop: threading.Event) -> None:
         signal.signal(number, ask)
 
 
-def _stop_on_end_of_input(stop: threading.Event) -> None:
-    """Whoever started this process holds the other end of its standard input: when they are gone, it ends."""
+class _Orders:
+    """What is said to a running simulator, a line each: `fault SPEC`, `clear`, `signal rise|fall|pulse`.
 
-    def watch() -> None:
-        while os.read(sys.stdin.fileno(), 4096):
-            pass
-        stop.set()
+    Each line is answered with one: that it is done, or `spidr-sim error: ` and what is wrong. Whoever started this
+    process holds the other end of its standard input: `at_end` is called when they are gone.
+    """
 
-    threading.Thread(target=watch, name="end-of-input", daemon=True).start()
+    def __init__(self, server: TcpServer, at_end: Callable[[], None]) -> None:
+        self._server = server
+        self._at_end = at_end
+
+    def start(self) -> None:
+        """Listen from a thread of its own."""
+        # A simulator in the background of a terminal must not be stopped for reading from it.
+        signal.signal(signal.SIGTTIN, signal.SIG_IGN)
+        threading.Thread(target=self._listen, name="orders", daemon=True).start()
+
+    def _listen(self) -> None:
+        pending = b""
+        with contextlib.suppress(OSError, ValueError):  # there is no standard input, or it is the terminal of another
+            while data := os.read(sys.stdin.fileno(), 4096):
+                *lines, pending = (pending + data).split(b"\n")
+                for line in lines:
+                    print(f"spidr-sim {self._answer(line.decode(errors='replace'))}", flush=True)
+        self._at_end()
+
+    def _answer(self, line: str) -> str:
+        try:
+            return self._obey(line)
+        except ValueError as error:
+            return f"error: {error}"
+
+    def _obey(self, line: str) -> str:
+        match line.split():
+            case ["fault", spec]:
+                self._server.faults.arm(spec)
+                return f"fault {spec} armed"
+            case ["clear"]:
+                self._server.faults.clear()
+                return "faults cleared"
+            case ["signal", ("rise" | "fall" | "pulse") as edge]:
+                for level in _LEVELS[edge]:
+                    self._server.external_signal(level)
+                return f"signal {edge} given"
+        raise ValueError(f"{line!r} is no order; there are: fault SPEC, clear, signal rise|fall|pulse")
+
+
+_LEVELS: Final = {"rise": (True,), "fall": (False,), "pulse": (True, False)}
 
 
 if __name__ == "__main__":

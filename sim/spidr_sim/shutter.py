@@ -1,8 +1,12 @@
-"""The shutter of the simulated board: modes, automatic openings in virtual time, counts.
+"""The shutter of the simulated board: modes, openings in virtual time or by an external signal, counts.
 
 Mode 4 (auto) opens `count` times at the set frequency for the set length, or with length 0 until it is stopped. Mode 6
-opens until it is stopped. The other modes wait for an external signal, which never comes here. Times are 25 ns counts.
-It knows no socket and no command.
+opens until it is stopped. Modes 0 to 3 follow the external signal between start and stop; 2 and 3 after the delay, for
+the set length. Mode 5 opens at the start and closes after `count` rising edges. Times are 25 ns counts. It knows no
+socket and no command.
+
+Simplified, for no source says it: the external modes act only after AUTOTRIG_START; the delay holds where a timer
+closes the shutter.
 """
 
 from collections.abc import Callable
@@ -16,72 +20,107 @@ NS_PER_COUNT: Final = 25
 DEFAULT_WORDS: Final = (TriggerMode.AUTO.code, 0, 10, 1, 0)
 """Mode, length (us), frequency (Hz), count, delay (ns)."""
 
+_MODES: Final = {mode.code: mode for mode in TriggerMode}
+_OPENS_AT: Final = {
+    TriggerMode.EXTERNAL_RISING_FALLING: True,
+    TriggerMode.EXTERNAL_FALLING_RISING: False,
+    TriggerMode.EXTERNAL_RISING_TIMER: True,
+    TriggerMode.EXTERNAL_FALLING_TIMER: False,
+}
+"""The level of the external signal that opens."""
+_TIMED: Final = (TriggerMode.EXTERNAL_RISING_TIMER, TriggerMode.EXTERNAL_FALLING_TIMER)
+
 
 class Shutter:
     """`moved(is_open, at_counts)` is called at each edge."""
 
     def __init__(self, moved: Callable[[bool, int], None]) -> None:
         self._moved = moved
-        self.words = DEFAULT_WORDS
+        self.configure(DEFAULT_WORDS)
         self.is_open = False
         self.openings = 0
+        self.external_openings = 0
         self.opened_at = 0
         self.closed_at = 0
         self._close_at: int | None = None
         self._open_at = 0
         self._remaining = 0
+        self._started: TriggerMode | None = None
+        """The mode in which it was started; None: it is stopped."""
+        self._level = False
+        self._pulses = 0
 
-    # --- the settings, also as the registers hold them ----------------------------------------------------------------
+    # --- the settings -------------------------------------------------------------------------------------------------
     @property
-    def mode(self) -> int:
-        """Code of the TriggerMode."""
-        return self.words[0]
-
-    @property
-    def length_counts(self) -> int:
-        """How long an opening lasts; 0: until stopped."""
-        return self.words[1] * COUNTS_PER_US
-
-    @property
-    def period_counts(self) -> int:
-        """From opening to opening."""
-        return SHUTTER_CLOCK_HZ // self.words[2]
-
-    @property
-    def count(self) -> int:
-        """Number of openings."""
-        return self.words[3]
-
-    @property
-    def delay_counts(self) -> int:
-        """From the start to the first opening."""
-        return self.words[4] // NS_PER_COUNT
+    def words(self) -> tuple[int, int, int, int, int]:
+        """Mode, length (us), frequency (Hz), count, delay (ns): as GET_TRIGCONFIG says them."""
+        return self.mode.code, self._length_us, self._frequency_hz, self.count, self._delay_ns
 
     def configure(self, words: tuple[int, ...]) -> None:
         """The words of SET_TRIGCONFIG, four or five. Raises ValueError for a mode or frequency that cannot be."""
         mode, length_us, frequency_hz, count, *delay = words
-        if mode not in {known.code for known in TriggerMode}:
+        if mode not in _MODES:
             raise ValueError(f"there is no shutter mode {mode}")
         if not 0 < frequency_hz <= SHUTTER_CLOCK_HZ:
             raise ValueError(f"the shutter frequency is 1 to {SHUTTER_CLOCK_HZ} Hz, not {frequency_hz}")
-        self.words = (mode, length_us, frequency_hz, count, delay[0] if delay else 0)
+        self.mode = _MODES[mode]
+        self.count = count
+        self.set_length(length_us * COUNTS_PER_US)
+        self.set_period(SHUTTER_CLOCK_HZ // frequency_hz)
+        self.set_delay((delay[0] if delay else 0) // NS_PER_COUNT)
+        # As they were said: their registers hold them in other units, rounded.
+        self._length_us, self._frequency_hz, self._delay_ns = length_us, frequency_hz, delay[0] if delay else 0
+
+    def set_mode(self, code: int) -> None:
+        """Raises ValueError for a code that no mode has."""
+        if code not in _MODES:
+            raise ValueError(f"there is no shutter mode {code}")
+        self.mode = _MODES[code]
+
+    def set_length(self, counts: int) -> None:
+        """How long an opening lasts; 0: until stopped."""
+        self.length_counts, self._length_us = counts, counts // COUNTS_PER_US
+
+    def set_period(self, counts: int) -> None:
+        """From opening to opening. Raises ValueError for 0."""
+        if counts < 1:
+            raise ValueError("the shutter period is 1 count (25 ns) or more, not 0")
+        self.period_counts, self._frequency_hz = counts, SHUTTER_CLOCK_HZ // counts
+
+    def set_delay(self, counts: int) -> None:
+        """From the start, or the signal, to the opening."""
+        self.delay_counts, self._delay_ns = counts, counts * NS_PER_COUNT
 
     # --- the life -----------------------------------------------------------------------------------------------------
     def start(self, now: int) -> None:
         """AUTOTRIG_START."""
         self.stop(now)
-        if self.mode == TriggerMode.OPEN.code:
+        self._started = self.mode
+        if self.mode is TriggerMode.OPEN:
             self._open(now, None)
-        elif self.mode == TriggerMode.AUTO.code:
-            self._open_at = now + self.delay_counts
-            self._remaining = self.count if self.length_counts else 1
-            self.advance(now)
+        elif self.mode is TriggerMode.PULSE_COUNTER:
+            self._pulses = 0
+            self._open(now, None)
+        elif self.mode is TriggerMode.AUTO:
+            self._plan(now, self.count if self.length_counts else 1)
 
     def stop(self, now: int) -> None:
         """AUTOTRIG_STOP: closes, and forgets the openings to come."""
         self._remaining = 0
+        self._started = None
         if self.is_open:
             self._close(now)
+
+    def signal(self, level: bool, now: int) -> None:
+        """The external signal goes up (True) or down. The same level again is no edge."""
+        self.advance(now)
+        if level == self._level:
+            return
+        self._level = level
+        if self._started is TriggerMode.PULSE_COUNTER:
+            self._count_pulse(level, now)
+        elif self._started in _OPENS_AT:
+            self._follow(level is _OPENS_AT[self._started], now)
 
     def advance(self, now: int) -> None:
         """Do what is due by `now`."""
@@ -98,15 +137,36 @@ class Shutter:
             return self._close_at
         return self._open_at if self._remaining else None
 
-    def timers_restarted(self, before: int) -> None:
-        """The clock stood at `before` and began at 0 again."""
-        self._open_at -= before
+    def timers_restarted(self, before: int, now: int) -> None:
+        """The clock stood at `before` and went on from `now`."""
+        self._open_at += now - before
         if self._close_at is not None:
-            self._close_at -= before
+            self._close_at += now - before
 
     def reset_counters(self) -> None:
         """RESET_COUNTERS."""
-        self.openings = 0
+        self.openings = self.external_openings = 0
+
+    def _follow(self, opens: bool, now: int) -> None:
+        if self._started in _TIMED:
+            if opens and not self.is_open and not self._remaining:
+                self.external_openings += 1
+                self._plan(now, 1)
+        elif opens:
+            self.external_openings += 1
+            self._open(now, None)
+        elif self.is_open:
+            self._close(now)
+
+    def _count_pulse(self, level: bool, now: int) -> None:
+        self._pulses += level
+        if self.is_open and self._pulses >= max(self.count, 1):
+            self._close(now)
+
+    def _plan(self, now: int, openings: int) -> None:
+        self._open_at = now + self.delay_counts
+        self._remaining = openings
+        self.advance(now)
 
     def _open_next(self, at: int) -> None:
         self._remaining -= 1

@@ -1,5 +1,7 @@
 """The simulated board as a state machine: requests in, replies out, time given."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from ophyd_timepix.protocol import (
     Command,
     Dac,
     ErrorId,
+    FlashError,
     LinkStatus,
     PixelMatrix,
     Register,
@@ -15,11 +18,12 @@ from ophyd_timepix.protocol import (
     Request,
     Scope,
     Tpx3Error,
-    TriggerMode,
     pack_dac,
 )
 from ophyd_timepix.protocol.pixel_matrix import matrix_from_columns
 from spidr_sim.board import Board
+from spidr_sim.flash import Flash
+from spidr_sim.settings import Readout
 from spidr_sim.streams import StreamCounters
 from tests.sim.board_doubles import COUNTS_PER_MS, RecordingStreams, StandingClock
 
@@ -29,10 +33,10 @@ CLIENT = "192.168.100.1"
 class Bench:
     """A board with its doubles, and short ways to ask it."""
 
-    def __init__(self, n_chips: int = 1) -> None:
+    def __init__(self, n_chips: int = 1, flash: Flash | None = None) -> None:
         self.clock = StandingClock()
         self.streams = RecordingStreams()
-        self.board = Board(n_chips, self.streams, self.clock)
+        self.board = Board(n_chips, self.streams, self.clock, flash)
         self.board.client_connected(CLIENT)
 
     def ask(self, command: Command, *ints: int, device: int = 0, data: bytes = b"") -> Reply:
@@ -65,7 +69,6 @@ def test_every_command_is_answered_in_its_form(bench: Bench, command: Command):
     form = command.request
     reply = bench.ask(command, *(0,) * form.max_ints, data=bytes(form.min_bytes))
     expected = {
-        Command.SET_TIMER: ErrorId.NOT_IMPLEMENTED,
         Command.GET_DAC: ErrorId.ILLEGAL_PARAMETER,  # no DAC has the code 0
         Command.SET_DAC: ErrorId.ILLEGAL_PARAMETER,
         Command.SET_TRIGCONFIG: ErrorId.ILLEGAL_PARAMETER,  # no shutter opens at 0 Hz
@@ -107,7 +110,7 @@ def test_what_is_set_is_read_back(two_chips: Bench, setter: Command, getter: Com
 
 @pytest.mark.parametrize("dac", Dac, ids=lambda dac: dac.name)
 def test_each_dac_is_stored_up_to_its_maximum(bench: Bench, dac: Dac):
-    assert bench.get(Command.GET_DAC, dac.code) == pack_dac(dac.code, dac.reset)
+    assert bench.get(Command.GET_DAC, dac.code) == pack_dac(dac.code, dac.default)
     assert not bench.ask(Command.SET_DAC, pack_dac(dac.code, dac.max)).error
     assert bench.get(Command.GET_DAC, dac.code) == pack_dac(dac.code, dac.max)
     assert bench.ask(Command.SET_DAC, pack_dac(dac.code, dac.max + 1)).error.id is ErrorId.ILLEGAL_PARAMETER
@@ -182,12 +185,56 @@ def test_column_test_pulse_register_is_read_back_and_set_bit_by_bit(bench: Bench
     assert bench.ask(Command.GET_CTPR).data == b"\x80" + bytes(range(1, 32))
 
 
-def test_reset_of_a_chip_brings_reset_values_and_tells_the_phases(bench: Bench):
+def test_reset_of_a_chip_brings_its_own_reset_values(bench: Bench):
     bench.ask(Command.SET_GENCONFIG, 0)
     bench.ask(Command.SET_PLLCONFIG, 0x01E)
     bench.ask(Command.RESET_DEVICE)
     assert bench.get(Command.GET_GENCONFIG) == 0x048
-    assert bench.streams.named("pll") == [(0, 0x11E), (0, 0x01E), (0, 0x11E)]
+    assert bench.get(Command.GET_PLLCONFIG) == 0x11E
+    assert bench.get(Command.GET_DAC, 6) == pack_dac(6, Dac.VTHRESHOLD_FINE.reset)
+
+
+def test_data_side_hears_of_a_chip_when_the_shutter_opens_and_at_once_while_it_is_open(two_chips: Bench):
+    """So 86 uploads to a closed shutter copy the matrix once."""
+    for column in range(0, 255, 3):
+        two_chips.ask(Command.SET_PIXCONF, column, data=b"\xff" * 576, device=1)
+    assert two_chips.streams.named("chip") == []
+    two_chips.ask(Command.AUTOTRIG_START)
+    told = dict(two_chips.streams.named("chip"))
+    assert (told[0].codes.count(0), told[1].codes.count(0)) == (65_536, 256)
+    assert [call[0] for call in two_chips.streams.calls][-3:] == ["chip", "chip", "shutter"]
+    two_chips.ask(Command.SET_DAC, pack_dac(6, 77))
+    index, settings = two_chips.streams.named("chip")[-1]
+    assert (index, settings.dacs[Dac.VTHRESHOLD_FINE]) == (0, 77)
+    assert len(two_chips.streams.named("chip")) == 3
+
+
+def test_data_side_hears_of_everything_that_the_data_depend_on(bench: Bench):
+    for command, word in (
+        (Command.SET_DAC, pack_dac(4, 20)),
+        (Command.SET_GENCONFIG, 0x068),
+        (Command.SET_PLLCONFIG, 0x01E),
+        (Command.SET_TPPERIODPHASE, 3 << 16 | 20),
+        (Command.SET_TPNUMBER, 500),
+    ):
+        bench.ask(command, word)
+    bench.ask(Command.SET_CTPR, 0, data=bytes(range(32)))
+    bench.ask(Command.AUTOTRIG_START)
+    (_, told), *_ = bench.streams.named("chip")
+    assert (told.dacs[Dac.IBIAS_IKRUM], told.general, told.pll, told.test_pulse_period, told.test_pulses) == (
+        20,
+        0x068,
+        0x01E,
+        3 << 16 | 20,
+        500,
+    )
+    assert (told.test_columns, told.alive) == (bytes(range(32)), True)
+
+
+def test_header_filter_is_told_without_the_cpu_half(two_chips: Bench):
+    two_chips.ask(Command.SET_HEADERFILTER, 0xF39F_0C70, device=1)
+    two_chips.ask(Command.SET_HEADERFILTER, 0xFFFF_0001, device=3)
+    assert two_chips.streams.named("header_filter") == [(1, 0x0C70)]
 
 
 # --- network ----------------------------------------------------------------------------------------------------------
@@ -257,15 +304,6 @@ def test_timer_restart_within_an_opening_keeps_its_length(bench: Bench):
     assert bench.board.seconds_until_due() == pytest.approx(1e-3)
 
 
-@pytest.mark.parametrize("mode", [mode for mode in TriggerMode if mode not in (TriggerMode.AUTO, TriggerMode.OPEN)])
-def test_external_modes_wait_for_a_signal_that_does_not_come(bench: Bench, mode: TriggerMode):
-    bench.ask(Command.SET_TRIGCONFIG, mode.code, 0, 10, 1)
-    bench.ask(Command.AUTOTRIG_START)
-    bench.at_ms(100)
-    assert bench.streams.named("shutter") == []
-    assert bench.ask(Command.GET_TRIGCONFIG).ints == (mode.code, 0, 10, 1, 0)
-
-
 def test_shutter_registers_and_trigger_command_are_two_ways_to_the_same(bench: Bench):
     bench.ask(Command.SET_TRIGCONFIG, 4, 500, 20, 7, 250)
     registers = [bench.register(address) for address in (0x290, 0x294, 0x298, 0x29C, 0x2AC)]
@@ -278,13 +316,13 @@ def test_shutter_registers_and_trigger_command_are_two_ways_to_the_same(bench: B
 def test_read_out_is_told_when_it_changes(bench: Bench):
     for command in (Command.DDRIVEN_READOUT, Command.DDRIVEN_READOUT, Command.PAUSE_READOUT, Command.PAUSE_READOUT):
         bench.ask(command)
-    assert bench.streams.named("readout") == [(True,), (False,)]
+    assert bench.streams.named("readout") == [(Readout.DATA_DRIVEN,), (Readout.OFF,)]
 
 
 def test_busy_receiver_holds_the_data(bench: Bench):
     for command in (Command.DDRIVEN_READOUT, Command.SET_BUSY, Command.CLEAR_BUSY):
         bench.ask(command)
-    assert bench.streams.named("readout") == [(True,), (False,), (True,)]
+    assert bench.streams.named("readout") == [(Readout.DATA_DRIVEN,), (Readout.OFF,), (Readout.DATA_DRIVEN,)]
 
 
 def test_reset_of_the_module_closes_and_forgets_everything(bench: Bench):
@@ -295,9 +333,9 @@ def test_reset_of_the_module_closes_and_forgets_everything(bench: Bench):
     bench.ask(Command.AUTOTRIG_START)
     assert bench.get(Command.RESET_MODULE) == 0
     assert bench.streams.named("shutter")[-1] == (False, 0)
-    assert bench.streams.named("readout")[-1] == (False,)
+    assert bench.streams.named("readout")[-1] == (Readout.OFF,)
     assert bench.streams.named("destination")[-1] == (0, CLIENT, 8192)
-    assert bench.get(Command.GET_DAC, 6) == pack_dac(6, Dac.VTHRESHOLD_FINE.reset)
+    assert bench.get(Command.GET_DAC, 6) == pack_dac(6, Dac.VTHRESHOLD_FINE.default)
 
 
 # --- timers and counters ----------------------------------------------------------------------------------------------
@@ -311,7 +349,15 @@ def test_timer_restart_begins_at_0_and_tells_where_it_stood(bench: Bench):
     bench.clock.now = 77
     bench.ask(Command.RESTART_TIMERS)
     assert bench.ask(Command.GET_TIMER).ints == (0, 0)
-    assert bench.streams.named("timers_restarted") == [(77,)]
+    assert bench.streams.named("timers_restarted") == [(77, 0)]
+
+
+def test_timer_can_be_set(bench: Bench):
+    bench.clock.now = 77
+    assert not bench.ask(Command.SET_TIMER, 0x89AB_CDEF, 0x1234).error
+    assert bench.ask(Command.GET_TIMER).ints == (0x89AB_CDEF, 0x1234)
+    assert bench.streams.named("timers_restarted") == [(77, 0x1234_89AB_CDEF)]
+    assert bench.ask(Command.SET_TIMER, 0, 0x1_0000).error.id is ErrorId.ILLEGAL_PARAMETER
 
 
 def test_counters_are_those_of_the_data_side_in_32_bits(two_chips: Bench):
@@ -348,15 +394,37 @@ def test_link_status_cannot_be_written(bench: Bench):
 
 
 # --- bias, monitoring, flash ------------------------------------------------------------------------------------------
-def test_bias_is_measured_while_it_is_on(bench: Bench):
-    def measured() -> float:
-        adc = bench.get(Command.GET_SPIDR_ADC, 1 << 16 | 1)
-        return ((adc & 0xFFF) * 1500 + 4095) / 4096 / 10
+def measured_bias_v(bench: Bench) -> float:
+    adc = bench.get(Command.GET_SPIDR_ADC, 1 << 16 | 1)
+    return ((adc & 0xFFF) * 1500 + 4095) / 4096 / 10
 
-    bench.ask(Command.SET_BIAS_ADJUST, 1691)
-    assert measured() < 0.2
+
+def test_bias_follows_its_setting_with_a_time_constant(bench: Bench):
+    assert measured_bias_v(bench) == pytest.approx(50, abs=0.1)
+    bench.ask(Command.SET_BIAS_ADJUST, 4095)
+    volts = []
+    for ms in (0, 300, 600, 3000):
+        bench.at_ms(ms)
+        volts.append(measured_bias_v(bench))
+    assert volts == pytest.approx([50, 104 - 54 / np.e, 104 - 54 / np.e**2, 104], abs=0.2)
+    assert bench.streams.named("bias")[-1][0].target_v == 104
+
+
+def test_bias_that_is_off_falls_to_0_and_comes_back_to_where_it_was_set(bench: Bench):
+    bench.ask(Command.BIAS_SUPPLY_ENA, 0)
+    bench.at_ms(5000)
+    assert measured_bias_v(bench) < 0.2
     bench.ask(Command.BIAS_SUPPLY_ENA, 1)
-    assert measured() == pytest.approx(50, abs=0.2)
+    bench.at_ms(10_000)
+    assert measured_bias_v(bench) == pytest.approx(50, abs=0.1)
+
+
+def test_virtual_time_of_the_sensors_goes_on_through_restarts_of_the_timers(bench: Bench):
+    bench.ask(Command.SET_BIAS_ADJUST, 0)
+    bench.at_ms(300)
+    before = measured_bias_v(bench), bench.get(Command.GET_REMOTETEMP)
+    bench.ask(Command.RESTART_TIMERS)
+    assert (measured_bias_v(bench), bench.get(Command.GET_REMOTETEMP)) == before
 
 
 def test_chip_temperature_by_band_gap_agrees_with_the_sensor(bench: Bench):
@@ -380,7 +448,8 @@ def test_fan_turns_as_fast_as_set(bench: Bench):
 
 
 @pytest.mark.parametrize("kind", ["ADDRPORTS", "DACS", "REGISTERS", "PIXCONF"])
-def test_flash_holds_what_was_stored_until_it_is_erased(bench: Bench, kind: str):
+def test_flash_is_valid_from_store_to_erase(kind: str):
+    bench = Bench(flash=Flash())
     store, erase, valid = (Command[f"{verb}_{kind}"] for verb in ("STORE", "ERASE", "VALID"))
     assert bench.get(valid) == 0
     bench.ask(store, *(0,) * store.request.max_ints)
@@ -389,11 +458,141 @@ def test_flash_holds_what_was_stored_until_it_is_erased(bench: Bench, kind: str)
     assert bench.get(valid) == 0
 
 
+def reset_module(bench: Bench) -> None:
+    bench.ask(Command.RESET_MODULE)
+
+
+def power_cycle(bench: Bench) -> None:
+    bench.board.power_cycle()
+    bench.board.client_connected(CLIENT)
+
+
+ways_to_start_again = pytest.mark.parametrize("start_again", [reset_module, power_cycle])
+
+
+def configure_chip_1(bench: Bench) -> None:
+    bench.ask(Command.SET_DAC, pack_dac(6, 77), device=1)
+    bench.ask(Command.SET_GENCONFIG, 0x0A8, device=1)
+    bench.ask(Command.SET_CTPR, 0, data=bytes(range(32)), device=1)
+    bench.ask(Command.SET_PIXCONF, 255, data=b"\xff" * 192, device=1)
+    bench.ask(Command.SET_IPADDR_DEST, 0x0A00_0001, device=1)
+    bench.ask(Command.SET_SERVERPORT, 9000, device=1)
+
+
+def state_of_chip_1(bench: Bench) -> tuple[object, ...]:
+    return (
+        bench.get(Command.GET_DAC, 6, device=1),
+        bench.get(Command.GET_GENCONFIG, device=1),
+        bench.ask(Command.GET_CTPR, device=1).data[:4],
+        bench.ask(Command.GET_PIXCONF, 255, device=1).data[0],
+        bench.get(Command.GET_IPADDR_DEST, device=1),
+        bench.get(Command.GET_SERVERPORT, device=1),
+    )
+
+
+STORED = (6 << 16 | 77, 0x0A8, b"\0\1\2\3", 0x3F, 0x0A00_0001, 9000)
+FRESH = (6 << 16 | Dac.VTHRESHOLD_FINE.reset, 0x048, bytes(4), 0, 0xC0A8_6401, 8193)
+
+
+@ways_to_start_again
+def test_what_the_flash_holds_is_there_after_power_up_and_nothing_else(start_again: Callable[[Bench], None]):
+    bench = Bench(2, flash=Flash())
+    configure_chip_1(bench)
+    start_again(bench)
+    assert state_of_chip_1(bench) == FRESH
+    configure_chip_1(bench)
+    for kind, ints in (("DACS", (0,)), ("REGISTERS", (0,)), ("PIXCONF", (0,)), ("ADDRPORTS", (0, 0))):
+        assert not bench.ask(Command[f"STORE_{kind}"], *ints, device=1).error
+    bench.ask(Command.SET_DAC, pack_dac(6, 99), device=1)
+    start_again(bench)
+    assert state_of_chip_1(bench) == STORED
+    bench.ask(Command.ERASE_DACS, device=1)
+    start_again(bench)
+    assert state_of_chip_1(bench) == (FRESH[0], *STORED[1:])
+
+
+@ways_to_start_again
+def test_start_options_give_power_links_and_bias(start_again: Callable[[Bench], None]):
+    bench = Bench(flash=Flash())
+    bench.ask(Command.STORE_STARTOPTS, 1 << 30 | 60 << 8 | 0x81)
+    start_again(bench)
+    bench.at_ms(5000)
+    assert measured_bias_v(bench) == pytest.approx(60, abs=0.1)
+    assert bench.get(Command.GET_READOUTSPEED) == 320
+    bench.ask(Command.STORE_STARTOPTS, 1 << 30)
+    start_again(bench)
+    bench.at_ms(10_000)
+    assert measured_bias_v(bench) < 0.2
+    assert bench.ask(Command.GET_GENCONFIG).error.sub_code is Tpx3Error.LINKS_UNLOCKED
+
+
+def test_start_options_that_do_not_count_change_nothing_and_are_kept(bench: Bench):
+    bench.ask(Command.STORE_STARTOPTS, 2 << 30 | 5 << 8 | 0x80)
+    bench.ask(Command.RESET_MODULE)
+    assert bench.get(Command.GET_STARTOPTS) == 2 << 30 | 5 << 8 | 0x80
+    assert bench.get(Command.GET_READOUTSPEED) == 640
+    assert bench.ask(Command.STORE_STARTOPTS, 1 << 30 | 5 << 8 | 0x80).error.id is ErrorId.ILLEGAL_PARAMETER
+
+
+def test_new_board_runs_as_a_camera_in_use_and_a_blank_one_does_not():
+    used, blank = Bench(), Bench(flash=Flash())
+    assert [used.get(Command.GET_DAC, dac.code) & 0xFFFF for dac in Dac] == [dac.default for dac in Dac]
+    assert [blank.get(Command.GET_DAC, dac.code) & 0xFFFF for dac in Dac] == [dac.reset for dac in Dac]
+    assert (used.get(Command.GET_STARTOPTS), blank.get(Command.GET_STARTOPTS)) == (0x4000_3283, 0)
+    assert measured_bias_v(used) == pytest.approx(50, abs=0.1)
+    assert measured_bias_v(blank) < 0.2
+
+
+def test_settings_of_an_absent_chip_cannot_be_stored(bench: Bench):
+    error = bench.ask(Command.STORE_DACS, device=2).error
+    assert (error.id, error.sub_code) == (ErrorId.FLASH_STORAGE, FlashError.TPX)
+
+
+def test_power_cycle_starts_the_timers_anew_and_ramps_the_bias_up(bench: Bench):
+    bench.ask(Command.DDRIVEN_READOUT)
+    bench.ask(Command.AUTOTRIG_START)
+    bench.at_ms(10)
+    bench.board.power_cycle()
+    assert bench.ask(Command.GET_TIMER).ints == (0, 0)
+    assert bench.streams.named("shutter")[-1] == (False, 10 * COUNTS_PER_MS)
+    assert bench.streams.named("readout")[-1] == (Readout.OFF,)
+    assert bench.get(Command.GET_SHUTTERCNTR) == 0
+    assert measured_bias_v(bench) < 0.2
+    bench.at_ms(5000)
+    assert measured_bias_v(bench) == pytest.approx(50, abs=0.1)
+
+
 def test_flash_page_round_trip(bench: Bench):
     page = bytes(range(256)) * 4
     bench.ask(Command.WRITE_FLASH, 0x0100_0400, data=page)
     assert bench.ask(Command.READ_FLASH, 0x0100_0400).data == page
     assert bench.ask(Command.READ_FLASH, 0).data == b"\xff" * 1024
+    power_cycle(bench)
+    assert bench.ask(Command.READ_FLASH, 0x0100_0400).data == page
+
+
+# --- chips that go, links that unlock ---------------------------------------------------------------------------------
+def test_chip_that_is_gone_looks_absent_and_comes_back_as_it_was(two_chips: Bench):
+    two_chips.ask(Command.SET_DAC, pack_dac(6, 77), device=1)
+    two_chips.board.lose_chip(1)
+    assert ChipId(two_chips.get(Command.GET_DEVICEID, device=1)).absent
+    assert not LinkStatus.from_word(two_chips.register(0x304)).ready
+    two_chips.ask(Command.AUTOTRIG_START)
+    assert [settings.alive for _, settings in two_chips.streams.named("chip")] == [True, False]
+    two_chips.board.restore_chips()
+    assert two_chips.get(Command.GET_DAC, 6, device=1) == 6 << 16 | 77
+    assert two_chips.streams.named("chip")[-1][1].alive
+
+
+@pytest.mark.parametrize("heal", [Command.REINIT_DEVICE, Command.REINIT_DEVICES, Command.RESET_MODULE])
+def test_unlocked_link_is_told_by_its_register_and_healed_by_a_new_start_of_the_links(bench: Bench, heal: Command):
+    bench.board.unlock_link(0)
+    assert not LinkStatus.from_word(bench.register(0x300)).ready
+    assert bench.register(0x300) == 0x00FE_0000
+    assert bench.ask(Command.GET_DAC, 6).error.sub_code is Tpx3Error.LINKS_UNLOCKED
+    bench.ask(heal)
+    assert LinkStatus.from_word(bench.register(0x300)).ready
+    assert bench.get(Command.GET_DAC, 6) == 6 << 16 | 420
 
 
 @pytest.mark.parametrize("n_chips", [0, 5])
