@@ -39,6 +39,7 @@ from .errors import (
 )
 from .fields import NamedField
 from .pixel_matrix import PixelMatrix
+from .quantities import Quantity, Setting
 from .registers import LinkStatus, Register, StartOptions
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "Polarity",
     "ProtocolError",
     "PulseTiming",
+    "Quantity",
     "Register",
     "RemoteProtocolError",
     "Reply",
@@ -74,6 +76,7 @@ __all__ = [
     "Scope",
     "SenseCode",
     "ServerConnection",
+    "Setting",
     "StartOptions",
     "State",
     "Tpx3Error",

@@ -6,9 +6,9 @@ locked, their ids are those of absent chips, and what needs a chip is answered w
 
 Power-up and RESET_MODULE load what the flash holds; RESET_DEVICE gives a chip its own reset values.
 
-Simplified: one clock is the timer of the board and of all chips. ADC channels 1 and 2 are bias and VDDA, or the output
-of chips 1 and 2 while one of their DACs is routed to the ADC. Decoders off, single-pixel filters, power pulsing, link
-speeds and external clocks are stored and change no data.
+Simplified: one clock is the timer of the board and of all chips. ADC channels 1 and 2 are bias and VDDA, so chips 1 and
+2 cannot be sensed (how a real board tells them apart stands in no source). Decoders off, single-pixel filters, power
+pulsing, link speeds and external clocks are stored and change no data.
 """
 
 from collections.abc import Callable
@@ -29,6 +29,7 @@ from ophyd_timepix.protocol import (
     Reply,
     Request,
     Scope,
+    Setting,
     StartOptions,
     Tpx3Error,
     column_phase,
@@ -44,7 +45,7 @@ from ophyd_timepix.protocol.commands import (
     RESET_LOW_SPEED,
     SEQ_READOUT_NOW,
 )
-from ophyd_timepix.protocol.dacs import SENSE_CODES, SENSE_OFF
+from ophyd_timepix.protocol.dacs import SENSE_CODES
 from ophyd_timepix.protocol.registers import (
     ADC_BIAS_CHANNEL,
     ADC_MV_PER_BIAS_V,
@@ -679,15 +680,14 @@ class Board:
         return _value(request, adc_sample(self._adc_mv(channel)) * max(samples, 1) & _WORD)
 
     def _adc_mv(self, channel: int) -> float:
-        sensed = self._is_alive(channel) and self.chips[channel].sense != SENSE_OFF
-        if channel == ADC_BIAS_CHANNEL and not sensed:
+        if channel == ADC_BIAS_CHANNEL:
             return self._bias.ramp.at(self._clock.seconds()) * ADC_MV_PER_BIAS_V
-        if channel == ADC_VDDA_CHANNEL and not sensed:
+        if channel == ADC_VDDA_CHANNEL:
             return sensors.VDDA_MV / VDDA_DIVIDER if self._powered else 0.0
-        if not sensed:
+        if not self._is_alive(channel):
             return 0.0
         chip = self.chips[channel]
-        chip_mdegc = self._temperature(sensors.CHIP_MDEGC + channel * sensors.CHIP_STEP_MDEGC)
+        chip_mdegc = self._temperature(sensors.CHIP_MDEGC)
         return sensors.sensed_mv(chip.sense, chip.dacs | chip.external, chip_mdegc)
 
     def _get_fan(self, request: Request) -> Reply:
@@ -696,7 +696,7 @@ class Board:
 
     def _set_fan(self, request: Request) -> Reply:
         index, percent = request.ints[0] >> 16, request.ints[0] & 0xFFFF
-        self._fan_percent[_at_most(index, 1)] = _at_most(percent, 100)
+        self._fan_percent[_at_most(index, 1)] = _at_most(percent, int(Setting.FAN.high))
         return _ack(request)
 
     # --- flash --------------------------------------------------------------------------------------------------------

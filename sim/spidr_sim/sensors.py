@@ -14,8 +14,6 @@ from spidr_sim.settings import BiasRamp
 _DRIFT_PERIOD_S: Final = 300.0
 _DRIFT_MDEGC: Final = 400
 CHIP_MDEGC: Final = 41_500
-CHIP_STEP_MDEGC: Final = 250
-"""Each further chip is so much warmer at its own band gap."""
 BOARD_MDEGC: Final = 36_200
 FPGA_MDEGC: Final = 52_800
 HUMIDITY_PERCENT: Final = 35

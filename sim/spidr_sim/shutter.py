@@ -12,7 +12,7 @@ closes the shutter.
 from collections.abc import Callable
 from typing import Final
 
-from ophyd_timepix.protocol import TriggerMode
+from ophyd_timepix.protocol import Setting, TriggerMode
 from ophyd_timepix.protocol.registers import SHUTTER_CLOCK_HZ
 
 COUNTS_PER_US: Final = 40
@@ -29,6 +29,12 @@ _OPENS_AT: Final = {
 }
 """The level of the external signal that opens."""
 _TIMED: Final = (TriggerMode.EXTERNAL_RISING_TIMER, TriggerMode.EXTERNAL_FALLING_TIMER)
+
+
+def _check(setting: Setting, value: int) -> None:
+    low, high = setting.limits
+    if not low <= value <= high:
+        raise ValueError(f"{setting.name} is {low:g} to {high:g} {setting.unit}, not {value}")
 
 
 class Shutter:
@@ -61,8 +67,8 @@ class Shutter:
         mode, length_us, frequency_hz, count, *delay = words
         if mode not in _MODES:
             raise ValueError(f"there is no shutter mode {mode}")
-        if not 0 < frequency_hz <= SHUTTER_CLOCK_HZ:
-            raise ValueError(f"the shutter frequency is 1 to {SHUTTER_CLOCK_HZ} Hz, not {frequency_hz}")
+        _check(Setting.SHUTTER_FREQUENCY, frequency_hz)
+        _check(Setting.SHUTTER_LENGTH, length_us)
         self.mode = _MODES[mode]
         self.count = count
         self.set_length(length_us * COUNTS_PER_US)
