@@ -3,6 +3,7 @@
 from .dac_values import DacValues
 from .difference import Difference, diff
 from .errors import ConfigError
+from .gates import Gate, MassCalibration, Peak
 from .geometry import Geometry
 from .model import (
     BIAS_TOLERANCE_V,
@@ -25,8 +26,11 @@ __all__ = [
     "DetectorConfig",
     "Difference",
     "Edge",
+    "Gate",
     "Geometry",
+    "MassCalibration",
     "Metric",
+    "Peak",
     "Processing",
     "PulseSettings",
     "TriggerSettings",

@@ -6,6 +6,7 @@ as it is when the configuration is applied, and passed over when it is compared.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
@@ -68,7 +69,9 @@ def _of_table(name: str, word: type[ConfigWord]) -> Any:
 
 
 def _frozen_matrix(value: object) -> PixelMatrix:
-    """A copy whose arrays cannot be written to."""
+    """A copy whose arrays cannot be written to. Also from the three arrays, as `model_dump` gives them."""
+    if isinstance(value, Mapping) and set(value) == {"mask", "threshold_adjust", "test"}:
+        value = PixelMatrix(**value)
     if not isinstance(value, PixelMatrix):
         raise ValueError(f"a PixelMatrix is needed, not {type(value).__name__}")
     matrix = PixelMatrix(value.mask, value.threshold_adjust, value.test)
@@ -93,6 +96,7 @@ def _column_numbers(value: object) -> object:
     return value
 
 
+# In JSON, and so in documents, the digest stands for the pixels.
 Matrix = Annotated[
     PixelMatrix, PlainValidator(_frozen_matrix), PlainSerializer(lambda matrix: matrix.digest(), when_used="json")
 ]
