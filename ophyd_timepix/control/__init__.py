@@ -35,6 +35,7 @@ from .info import (
     TriggerConfig,
 )
 from .poller import Poller, Watch
+from .restore import RestoreReport
 from .timer_service import Anchor, Drift, TimerJumped, TimerService
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Poller",
     "ReadBackError",
     "RestoreFailed",
+    "RestoreReport",
     "SentCounters",
     "ShutterTimes",
     "SpidrClient",

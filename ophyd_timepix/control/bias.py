@@ -28,6 +28,8 @@ STEP_S: Final = 0.1
 SETTLE_S: Final = 10.0
 """How long the measured bias may take after the last step: cables and sensor charge up."""
 _SETTLE_STEP_S: Final = 0.05
+_OFF_BELOW_V: Final = BIAS_MIN_V / 2
+"""A supply that is on gives at least BIAS_MIN_V."""
 
 
 class BiasSupply(Monitoring):
@@ -95,6 +97,29 @@ class BiasSupply(Monitoring):
             self.ramp_bias(BIAS_MIN_V, rate_v_per_s, stop=stop)
         if not stop.is_set():
             self.bias_enable(False)
+
+    def restore_bias(self) -> list[str]:
+        """After the board lost its settings: bring the bias to what was set, in steps. Returns what was lost.
+
+        Within the line's lock, as all restoring. The last step is not waited for: a supply that gives less than it
+        should is seen by whoever reads `bias_v`, and must not make the board unusable.
+        """
+        enabled, setting = self.bias_enabled, self.bias_setting
+        if enabled is None and setting is None:
+            return []
+        measured = self.bias_v()
+        is_on = measured >= _OFF_BELOW_V
+        lost = [] if enabled is None or enabled == is_on else [f"bias supply {'on' if enabled else 'off'}"]
+        if setting is not None and (enabled or (enabled is None and is_on)):
+            if abs(measured - setting) > TOLERANCE_V:
+                self._climb(setting, RAMP_V_PER_S, threading.Event(), self._bias_turn)
+                lost.append(f"bias {setting:.1f} V")
+            return lost
+        if lost:
+            self._request(Command.BIAS_SUPPLY_ENA, int(bool(enabled)))
+        if setting is not None:
+            self._request(Command.SET_BIAS_ADJUST, self._bias_word(setting))
+        return lost
 
     # --- within -------------------------------------------------------------------------------------------------------
     def _bias_word(self, volts: float) -> int:

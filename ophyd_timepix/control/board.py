@@ -33,6 +33,7 @@ from .counters import UnwrappedCounter
 from .errors import ChipMissing, ConnectionLost, ControlError, LimitError, ReadBackError, SpidrClosed
 from .info import BoardInfo, ChipInfo, SentCounters, ShutterTimes, TriggerConfig
 from .poller import Poller, Watch
+from .restore import Restoration, RestoreReport
 from .wire import Clock, Wait
 
 log = logging.getLogger(__name__)
@@ -65,9 +66,15 @@ class Board(BiasSupply):
 
         self.poller = Poller(client.address, clock=clock)
         """For whatever is to be asked every now and then; its thread ends with its last job, or with `close`."""
+        self.last_restore: RestoreReport | None = None
+        """What the last comparison after a loss found."""
+        self.losses = 0
+        """How often the board was found to have lost its state. A run that saw it grow is over: its timers, counters
+        and read-out began anew."""
         # Weakly: a board that nobody holds any more is to let go of its connection at once.
         board = weakref.ref(self)
         client.subscribe(lambda connected: _call(board, Board._line_changed, connected))
+        client.on_reconnect = lambda: _call(board, Board.restore)
 
     def __repr__(self) -> str:
         return f"Board({self.client.address!r})"
@@ -279,7 +286,7 @@ class Board(BiasSupply):
         except SpidrClosed as closed:
             log.info(f"{self.client.address}: the board hung up at the reset ({closed}); waiting until it is back")
             self._wait_until_back()
-        self._forget_counters()
+        self._rebase_counters()
         if status == RESET_HARMLESS_STATUS:
             log.info(f"{self.client.address}: reset with status 0x{status:X}, which is known to be harmless")
         elif status:
@@ -289,6 +296,23 @@ class Board(BiasSupply):
             )
         self.identify()
         return status
+
+    def restore(self) -> RestoreReport:
+        """Compare what the board holds with what this program set, and set again what was lost; see `restore.py`.
+
+        Comes by itself with the first request after a lost connection. Starts nothing. Raises ControlError when the
+        board refuses; what is wanted stays remembered. Takes a few ms a chip, 30 ms more where a matrix is compared,
+        and the time of a ramp where the bias was lost.
+        """
+        with self.client.exclusive(), self.client.memory.frozen():
+            report = Restoration(self).run()
+            self.last_restore = report
+            if report.restarted:
+                self.losses += 1
+                self._info = None
+                self._rebase_counters()
+        log.log(logging.WARNING if report.lost or report.undone or report.restarted else logging.INFO, f"{report}")
+        return report
 
     def _wait_until_back(self) -> None:
         deadline_s = self._clock() + RESET_RETURN_S
@@ -302,7 +326,7 @@ class Board(BiasSupply):
                     raise type(error)(f"{error}; it hung up at a reset {RESET_RETURN_S:g} s ago") from error
             self._wait(never, _RESET_RETRY_S)
 
-    def _forget_counters(self) -> None:
+    def _rebase_counters(self) -> None:
         """The board's counters began at 0 again; ours go on from where they are."""
         for counter in (self._datagrams, self._tdc_triggers, *self._pixel_words):
             counter.rebase()
@@ -322,7 +346,7 @@ class Board(BiasSupply):
         self.client.close()
 
 
-def _call(board: "weakref.ref[Board]", verb: Callable[..., None], *arguments: object) -> None:
+def _call(board: "weakref.ref[Board]", verb: Callable[..., object], *arguments: object) -> None:
     """A verb of a board that is still there."""
     there = board()
     if there is not None:

@@ -170,7 +170,7 @@ class SpidrClient:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Several requests as one step: other threads wait."""
+        """Several requests as one step: other threads wait. Not around what takes its time (`Chip.sensed_mv`)."""
         with self._lock:
             yield
 
@@ -191,6 +191,7 @@ class SpidrClient:
             self.memory.sent(request)
             reply, sent_ns, received_ns = self._exchange(request, limit_s)
             if reply.error and not _is_harmless(command, reply.error):
+                self.memory.refused(request)
                 raise BoardError(self._where(request), command, device, ints, reply.error)
             self.memory.answered(request, reply.ints, sent_ns, received_ns)
         return Answer(reply.ints, reply.data, sent_ns, received_ns)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ophyd_timepix.clock import TIMER_BITS
 from ophyd_timepix.protocol import TriggerMode
 
 
@@ -65,6 +66,10 @@ class TimerReading:
     def host_ns(self) -> int:
         """The host time that belongs to it, wrong by at most half of the way there and back."""
         return (self.host_before_ns + self.host_after_ns) // 2
+
+    def went_back_since(self, before: "TimerReading") -> bool:
+        """Whether the 48-bit timer was restarted since an earlier reading, as far as the counts alone can tell."""
+        return (self.counts - before.counts) % (1 << TIMER_BITS) > 1 << TIMER_BITS - 1
 
 
 @dataclass(frozen=True)

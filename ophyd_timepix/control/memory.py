@@ -171,12 +171,16 @@ class SettingsMemory:
         self._items: dict[Key, Remembered] = {}
         self._matrices: dict[int, MatrixMemory] = {}
         self._timers: dict[int, TimerReading] = {}
+        self._in_doubt: set[Key] = set()
         self._frozen = 0
 
     # --- what it is told ----------------------------------------------------------------------------------------------
     def sent(self, request: Request) -> None:
-        """A request goes out: a reset makes forget what it resets."""
+        """A request goes out: a reset makes forget what it resets; a setting is in doubt until it is answered."""
         command = request.command
+        key = _key_of(request)
+        if key is not None and not self._frozen:
+            self._in_doubt.add(key)
         if command is Command.RESET_MODULE:
             self.clear()
         elif command is Command.RESET_DEVICE:
@@ -191,10 +195,15 @@ class SettingsMemory:
         elif command in _TIMERS:
             self._timers.clear()
 
+    def refused(self, request: Request) -> None:
+        """The board answered with an error: what was set before holds."""
+        self._in_doubt.discard(_key_of(request) or _NO_KEY)
+
     def answered(self, request: Request, ints: tuple[int, ...], sent_ns: int, received_ns: int) -> None:
         """The board took a request and answered with `ints`; times of the host's `time.monotonic_ns`."""
         if self._frozen:
             return
+        self._in_doubt.discard(_key_of(request) or _NO_KEY)
         if request.command is Command.SET_PIXCONF:
             self._matrices.setdefault(request.device, MatrixMemory()).upload(request.ints[0], request.data)
         elif request.command is Command.GET_TIMER:
@@ -207,6 +216,15 @@ class SettingsMemory:
         """Forget everything."""
         self._items.clear()
         self._matrices.clear()
+        self._timers.clear()
+        self._in_doubt.clear()
+
+    def settle_doubts(self) -> None:
+        """Every setting in doubt was compared."""
+        self._in_doubt.clear()
+
+    def forget_timers(self) -> None:
+        """What was read of the timers says nothing about them any more."""
         self._timers.clear()
 
     @contextlib.contextmanager
@@ -233,6 +251,12 @@ class SettingsMemory:
         """The last reading of each chip's timer since timers were restarted."""
         return dict(self._timers)
 
+    def in_doubt(self, *setters: Command, device: int | None = None, selector: int | None = None) -> bool:
+        """Whether a request of these commands got no answer: the board may hold the old value or the new one."""
+        return any(
+            key[0] in setters and device in (None, key[1]) and selector in (None, key[2]) for key in self._in_doubt
+        )
+
     def last(self, setter: Command, device: int = 0, selector: int = 0) -> tuple[int, ...] | None:
         """The words that were set last; None when none were, or a reset came after."""
         item = self._items.get((setter, device, selector))
@@ -243,13 +267,9 @@ class SettingsMemory:
 
     # --- within -------------------------------------------------------------------------------------------------------
     def _note(self, request: Request) -> None:
-        setting = _BY_SETTER.get(request.command)
-        if setting is None:
-            return
-        item = Remembered(setting, request.device, request.ints, request.data)
-        if request.command is Command.SET_SPIDRREG and item.selector not in SETTING_REGISTERS:
-            return
-        self._items[request.command, request.device, item.selector] = item
+        key = _key_of(request)
+        if key is not None:
+            self._items[key] = Remembered(_BY_SETTER[request.command], request.device, request.ints, request.data)
 
     def _forget_chip(self, chip: int) -> None:
         self._forget(lambda key: key[0] in _OF_CHIP and key[1] == chip)
@@ -259,3 +279,19 @@ class SettingsMemory:
     def _forget(self, of: Callable[[Key], bool]) -> None:
         for key in [key for key in self._items if of(key)]:
             del self._items[key]
+
+
+_NO_KEY: Final[Key] = (Command.NOP, 0, 0)
+
+
+def _key_of(request: Request) -> Key | None:
+    """What a request sets; None when it sets nothing that is remembered."""
+    if request.command is Command.SET_PIXCONF:
+        return request.command, request.device, request.ints[0]
+    setting = _BY_SETTER.get(request.command)
+    if setting is None:
+        return None
+    selector = setting.selector(request.ints)
+    if request.command is Command.SET_SPIDRREG and selector not in SETTING_REGISTERS:
+        return None
+    return request.command, request.device, selector

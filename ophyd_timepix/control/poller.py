@@ -194,7 +194,11 @@ class Poller:
 
     def _run(self) -> None:
         while True:
-            pause_s = self.turn()
+            try:
+                pause_s = self.turn()
+            except Exception:  # a period that cannot be had must not end the other jobs
+                log.exception(f"{self.name}: monitoring failed")
+                pause_s = _LOOK_S
             with self._changed:
                 if not self._watches:
                     self._thread = None

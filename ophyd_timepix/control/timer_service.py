@@ -29,8 +29,7 @@ from .info import TimerReading
 
 DRIFT_BOUND_PPM: Final = 100.0
 """Two quartz clocks differ by less."""
-_PERIOD: Final = 1 << TIMER_BITS
-_PERIOD_NS: Final = _PERIOD * NS_PER_COUNT
+_PERIOD_NS: Final = (1 << TIMER_BITS) * NS_PER_COUNT
 _PPM: Final = 1e-6
 
 
@@ -107,7 +106,7 @@ class TimerService:
         new = _anchor_of(reading, latest)
         if latest is not None and reading.host_before_ns < latest.reading.host_after_ns:
             return  # another thread's sample came between; this one tells nothing new
-        if latest is not None and ran_backwards(latest.reading, reading):
+        if latest is not None and reading.went_back_since(latest.reading):
             self._forget()
             self._anchor = self._latest = _anchor_of(reading, None)
             raise TimerJumped(
@@ -131,11 +130,6 @@ class TimerService:
         known_ppm = DRIFT_BOUND_PPM if self._drift is None else self._drift.uncertainty_ppm
         if uncertainty_ppm < known_ppm:
             self._drift = Drift((new.zero_ns - old.zero_ns) / board_ns / _PPM, uncertainty_ppm)
-
-
-def ran_backwards(old: TimerReading, new: TimerReading) -> bool:
-    """Whether a 48-bit timer was restarted between two readings, as far as the readings alone can tell."""
-    return (new.counts - old.counts) % _PERIOD > _PERIOD // 2
 
 
 def _anchor_of(reading: TimerReading, before: Anchor | None) -> Anchor:
