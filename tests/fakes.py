@@ -4,15 +4,18 @@ The pipeline writes real event files, because documents point into them: a whole
 cancelled one CANCELLED_ROWS; their column `shot` holds the number of the acquisition.
 """
 
+import contextlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ophyd_timepix.control import BoardInfo, ChipInfo, SentCounters, Temperatures, TimerReading
+from ophyd_timepix.control import BoardInfo, ChipInfo, SentCounters, SpidrRefused, TimerReading, TriggerConfig
+from ophyd_timepix.control.info import TestPulse
 from ophyd_timepix.events.columns import CENTROIDS
 from ophyd_timepix.files.event_file import EventFile
 from ophyd_timepix.pipeline.errors import PipelineError, StageDied
@@ -26,7 +29,7 @@ from ophyd_timepix.pipeline.messages import (
     Sent,
     StageDeath,
 )
-from ophyd_timepix.protocol import Dac, PllConfig
+from ophyd_timepix.protocol import Dac, GeneralConfig, OutputBlockConfig, PixelMatrix, PllConfig
 
 ROWS = 100
 CANCELLED_ROWS = 7
@@ -34,13 +37,21 @@ SHOTS_PER_LOOK = 50
 
 
 class FakeChip:
-    """A chip that keeps what it is told. `stuck` names a DAC that does not take values."""
+    """A chip that keeps what it is told."""
 
     def __init__(self, board: "FakeBoard", index: int) -> None:
         self._board = board
         self.index = index
         self.dacs = {dac: dac.default for dac in Dac}
         self.destination_port = 0
+        self.general = GeneralConfig()
+        self.pll = PllConfig()
+        self.output_block = OutputBlockConfig()
+        self.matrix = PixelMatrix()
+        self.pulse = TestPulse()
+        self.columns = np.zeros(256, np.bool_)
+        self.filter = 0xFFFF
+        self.read_backs = 0
 
     def dac(self, dac: Dac) -> int:
         self._board.contact()
@@ -50,9 +61,58 @@ class FakeChip:
         self._board.contact(f"set_dac {dac.name} {value}")
         self.dacs[dac] = value
 
+    def general_config(self) -> GeneralConfig:
+        self._board.contact()
+        return self.general
+
+    def set_general_config(self, word: GeneralConfig) -> None:
+        self._board.contact(f"set_general_config 0x{word.word:X}")
+        self.general = word
+
     def pll_config(self) -> PllConfig:
         self._board.contact()
-        return PllConfig()
+        return self.pll
+
+    def set_pll_config(self, word: PllConfig) -> None:
+        self._board.contact(f"set_pll_config 0x{word.word:X}")
+        self.pll = word
+
+    def output_block_config(self) -> OutputBlockConfig:
+        self._board.contact()
+        return self.output_block
+
+    def read_matrix(self) -> PixelMatrix:
+        self._board.contact()
+        self.read_backs += 1
+        return self.matrix
+
+    def upload_matrix(self, matrix: PixelMatrix) -> None:
+        self._board.contact(f"upload_matrix {matrix.digest()[:8]}")
+        self.matrix = matrix
+
+    def test_pulse(self) -> TestPulse:
+        self._board.contact()
+        return self.pulse
+
+    def set_test_pulse(self, pulse: TestPulse) -> None:
+        self._board.contact(f"set_test_pulse {pulse.period} {pulse.phase} {pulse.count}")
+        self.pulse = pulse
+
+    def test_columns(self) -> npt.NDArray[np.bool_]:
+        self._board.contact()
+        return self.columns
+
+    def set_test_columns(self, columns: npt.NDArray[np.bool_]) -> None:
+        self._board.contact("set_test_columns")
+        self.columns = columns
+
+    def header_filter(self) -> tuple[int, int]:
+        self._board.contact()
+        return self.filter, 0
+
+    def temperature(self) -> float:
+        self._board.contact()
+        return 44.0
 
     def timer(self) -> TimerReading:
         self._board.contact()
@@ -64,6 +124,48 @@ class FakeChip:
 
     def set_header_filter(self, eth: int = 0xFFFF) -> None:
         self._board.contact()
+        self.filter = eth
+
+
+class FakeClient:
+    """A line that is there once it was used, until it is closed."""
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.connections = 0
+
+    def exclusive(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def close(self) -> None:
+        self.connected = False
+
+
+class FakeWatch:
+    """A job that a test polls by hand."""
+
+    def __init__(self, poller: "FakePoller", period: Callable[[], float], job: Callable[[], None]) -> None:
+        self.period = period
+        self.job = job
+        self._poller = poller
+
+    def cancel(self) -> None:
+        self._poller.watches.remove(self)
+
+
+class FakePoller:
+    """Polls when it is told to."""
+
+    def __init__(self) -> None:
+        self.watches: list[FakeWatch] = []
+
+    def every(self, period: Callable[[], float], job: Callable[[], None]) -> FakeWatch:
+        self.watches.append(FakeWatch(self, period, job))
+        return self.watches[-1]
+
+    def poll(self) -> None:
+        for watch in tuple(self.watches):
+            watch.job()
 
 
 class FakeBoard:
@@ -72,6 +174,20 @@ class FakeBoard:
     local_address = "127.0.0.1"
 
     def __init__(self, present: int = 1) -> None:
+        self.client = FakeClient()
+        self.poller = FakePoller()
+        self.bias_setting: float | None = None
+        self.bias_enabled: bool | None = None
+        self.config = TriggerConfig()
+        self.celsius = 41.5
+        self.external = False
+        self.fast = False
+        self.tdc = 0
+        self.may_arrive = threading.Event()
+        """A ramp of the bias arrives when it is set."""
+        self.may_arrive.set()
+        self.ramps = threading.Event()
+        """Set while a ramp goes."""
         self.calls: list[str] = []
         self.failing: dict[str, Exception] = {}
         self.off = False
@@ -79,9 +195,15 @@ class FakeBoard:
         self._present = present
         self._chips = [FakeChip(self, index) for index in range(4)]
 
+    def close(self) -> None:
+        self.client.close()
+
     def contact(self, call: str | None = None) -> None:
         if self.off:
-            raise ConnectionRefusedError("the board is off")
+            self.client.connected = False
+            raise SpidrRefused("the board is off")
+        self.client.connections += not self.client.connected
+        self.client.connected = True
         if call is not None:
             self.calls.append(call)
             error = self.failing.get(call)
@@ -96,13 +218,70 @@ class FakeBoard:
     def chip(self, index: int) -> FakeChip:
         return self._chips[index]
 
-    def temperatures(self) -> Temperatures:
+    def chip_temperature(self) -> float:
         self.contact()
-        return Temperatures(41.5, 35.0, 60.25)
+        return self.celsius
+
+    def board_temperature(self) -> float:
+        self.contact()
+        return 35.0
+
+    def fpga_temperature(self) -> float:
+        self.contact()
+        return 60.25
 
     def bias_v(self) -> float:
         self.contact()
-        return 50.0
+        return self.bias_setting or 50.0
+
+    def set_bias(self, volts: float) -> None:
+        self.contact(f"set_bias {volts:g}")
+        self.bias_setting = volts
+
+    def bias_enable(self, enabled: bool) -> None:
+        self.contact(f"bias_enable {enabled}")
+        self.bias_enabled = enabled
+
+    def ramp_bias(self, volts: float, rate_v_per_s: float, tolerance_v: float, stop: threading.Event) -> float:
+        self.contact(f"ramp_bias {volts:g}")
+        self.ramps.set()
+        while not (stop.is_set() or self.may_arrive.wait(0.005)):
+            pass
+        self.ramps.clear()
+        if not stop.is_set():
+            self.bias_setting, self.bias_enabled = volts, True
+        return self.bias_v()
+
+    def trigger(self) -> TriggerConfig:
+        self.contact()
+        return self.config
+
+    def set_trigger(self, config: TriggerConfig) -> None:
+        self.contact()
+        self.config = config
+
+    def start_trigger(self) -> None:
+        self.contact("start_trigger")
+
+    def external_clock(self) -> bool:
+        self.contact()
+        return self.external
+
+    def set_external_clock(self, external: bool) -> None:
+        self.contact(f"set_external_clock {external}")
+        self.external = external
+
+    def clock_80_mhz(self) -> bool:
+        self.contact()
+        return self.fast
+
+    def tdc_control(self) -> int:
+        self.contact()
+        return self.tdc
+
+    def set_tdc_control(self, word: int) -> None:
+        self.contact(f"set_tdc_control {word}")
+        self.tdc = word
 
     def prepare_readout(self) -> None:
         self.contact("prepare_readout")

@@ -1,6 +1,6 @@
-"""A Timepix3 chip as an ophyd device: its DACs, one line per DAC of the protocol's table.
+"""A Timepix3 chip as an ophyd device: DACs, configuration words, pixel matrix, test pulses; one line per quantity.
 
-Codes, widths and meanings stand in `protocol.dacs`; nothing of the wire is repeated here.
+Codes, widths, values and meanings stand in `protocol`; nothing of the wire is repeated here.
 """
 
 from typing import Any
@@ -9,8 +9,13 @@ from ophyd import Component as Cpt
 from ophyd import Device, Kind
 
 from ..control import Chip
+from ..protocol.commands import ALL_HEADERS
 from ..protocol.dacs import Dac
-from .signals import Hardware
+from .matrix import Matrix
+from .pulses import TestPulse
+from .signals import Hardware, Verb, measured
+from .text import Text, table
+from .words import ChipWords
 
 
 class DacSignal(Hardware):
@@ -19,35 +24,35 @@ class DacSignal(Hardware):
     Of kind normal, so that a DAC that is scanned stands in every event.
     """
 
+    recorded = True
+
     def __init__(self, *, dac: Dac, **kwargs: Any) -> None:
         self.dac = dac
         kwargs.setdefault("kind", Kind.normal)
-        super().__init__(value=dac.default, units="DAC step", limits=(0, dac.max), **kwargs)
+        super().__init__(value=dac.default, units="DAC step", limits=(0, dac.max), meaning=dac.meaning, **kwargs)
 
     def ask(self) -> int:
-        return self._chip.dac(self.dac)
+        value: int = self.control.dac(self.dac)
+        return value
 
-    def tell(self, value: float) -> None:
-        self._chip.set_dac(self.dac, round(value))
+    def tell(self, value: int) -> None:
+        self.control.set_dac(self.dac, value)
+
+    def _whole(self, value: Any) -> int:
+        return round(value)
+
+    @property
+    def range(self) -> str:
+        return f"{super().range}, default {self.dac.default}"
 
     @property
     def source(self) -> str:
-        return f"SPIDR:chip{self._chip_index}:DAC{self.dac.code}:{self.dac.wire_name}"
+        return f"SPIDR:chip{self.parent.parent.index}:DAC{self.dac.code}:{self.dac.wire_name}"
 
     @property
     def hints(self) -> dict[str, list[str]]:
         """A DAC that is scanned is its own axis, whatever its kind."""
         return {"fields": [self.name]}
-
-    @property
-    def _chip_index(self) -> int:
-        index: int = self.parent.parent.index
-        return index
-
-    @property
-    def _chip(self) -> Chip:
-        chip: Chip = self.parent.parent.control
-        return chip
 
 
 class Dacs(Device):
@@ -75,39 +80,80 @@ class Dacs(Device):
     @property
     def hints(self) -> dict[str, list[str]]:
         """Only DACs that a user made hinted: 18 columns in every table help nobody."""
-        dacs = (getattr(self, name) for name in self.component_names)
-        return {"fields": [dac.name for dac in dacs if Kind.hinted in Kind(dac.kind)]}
+        return {"fields": [signal.name for signal in self._signals_of() if Kind.hinted in Kind(signal.kind)]}
 
     def last(self) -> dict[str, int]:
         """Name and value of each DAC as last seen, without asking the chip."""
-        return {name: getattr(self, name).last for name in self.component_names}
+        return {signal.attr_name: signal.last for signal in self._signals_of()}
 
     def refresh(self) -> None:
         """Ask the chip for all DACs."""
-        for name in self.component_names:
-            getattr(self, name).get()
+        for signal in self._signals_of():
+            signal.get()
 
-    def summary(self) -> str:
-        """All DACs with value, range, default and meaning, for a person at a prompt."""
-        lines = [f"{'DAC':<20}{'value':>6}{'range':>9}{'default':>9}  meaning"]
-        for name in self.component_names:
-            dac = getattr(self, name).dac
-            value = getattr(self, name).get()
-            lines.append(f"{name:<20}{value:>6}{f'0-{dac.max}':>9}{dac.default:>9}  {dac.meaning}")
-        return "\n".join(lines)
+    def summary(self) -> Text:
+        """All DACs with value, range, default and meaning, for a person at a prompt. Asks the chip."""
+        self.refresh()
+        return self._table()
+
+    def __repr__(self) -> str:
+        return self._table()
+
+    def _table(self) -> Text:
+        rows = [("DAC", "value", "range", "default", "meaning")]
+        for signal in self._signals_of():
+            dac = signal.dac
+            rows.append((signal.attr_name, signal.shown, f"0-{dac.max}", str(dac.default), dac.meaning))
+        return table(rows, right=(1, 2, 3))
+
+    def _signals_of(self) -> list[DacSignal]:
+        return [getattr(self, name) for name in self.component_names]
 
 
 class Timepix3Chip(Device):
     """One chip behind a board. A root of its own towards bluesky only through its board: scan its DACs, not itself."""
 
     dacs = Cpt(Dacs, "", kind=Kind.normal)
+    config = Cpt(ChipWords, "", kind=Kind.config)
+    matrix = Cpt(Matrix, "", kind=Kind.config)
+    test_pulse = Cpt(TestPulse, "", kind=Kind.config)
+    header_filter = Cpt(
+        Verb, ask=lambda chip: chip.header_filter()[0], tell=lambda chip, mask: chip.set_header_filter(mask),
+        value=ALL_HEADERS, limits=(0, ALL_HEADERS), entry="SET_HEADERFILTER", recorded=True, kind=Kind.config,
+        meaning="which header nibbles go to Ethernet, a mask",
+    )  # fmt: skip
+    temperature = measured(lambda chip: chip.temperature(), "degC", "SET_SENSEDAC", "of the chip, by its bandgap")
 
     def __init__(self, prefix: str = "", *, index: int, **kwargs: Any) -> None:
         self.index = index
+        self.column_phase: tuple[int, ...] | None = None
+        """What to add to the time of each of the 128 double columns (fToA bins); None: what the PLL word says."""
         super().__init__(prefix, **kwargs)
+        self.temperature.kind = Kind.omitted  # it moves the chip's sense line: only who asks for it gets it
 
     @property
     def control(self) -> Chip:
         """The chip's verbs (`ophyd_timepix.control.Chip`); connects when there is no connection yet."""
         chip: Chip = self.parent.control.chip(self.index)
         return chip
+
+    def summary(self) -> Text:
+        """All settings of the chip, for a person at a prompt. Asks the chip."""
+        self.refresh()
+        parts = (self._title(), self.dacs._table(), str(self.config), repr(self.matrix), repr(self.test_pulse))
+        return Text("\n\n".join(parts))
+
+    def refresh(self) -> None:
+        """Ask the chip for all its settings."""
+        self.dacs.refresh()
+        self.config.refresh()
+        self.matrix.refresh()
+        self.test_pulse.refresh()
+        self.header_filter.get()
+
+    def __repr__(self) -> str:
+        return f"Timepix3Chip({self.name}: {self._title()})"
+
+    def _title(self) -> str:
+        info = self.parent.info
+        return str(info.chips[self.index]) if info is not None else f"chip {self.index}, not read yet"

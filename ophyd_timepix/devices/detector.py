@@ -8,7 +8,7 @@ stage is taken for a run, and the centroids are in the file but not in the docum
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from ophyd import Component as Cpt
 from ophyd import Device, Kind
 from ophyd.status import Status
 
-from ..config import Geometry, Processing
+from ..config import BoardConfig, DetectorConfig, Geometry, Processing, diff
+from ..control.configuration import Applied
 from ..pipeline.client import Pipeline
 from ..pipeline.messages import Acquired, Progress, RunSummary
 from .board import SpidrBoard
+from .chip import Timepix3Chip
+from .configuration import as_text, keep_matrix, last_seen
 from .exposure import AcquisitionError, AcquisitionStopped, Exposure, Goal, Outcome
 from .paths import DatedPaths, PathProvider
 from .processing import ProcessingSettings
@@ -27,6 +30,7 @@ from .recording import PipelineClient, Recording, RunFile
 from .signals import DataKey, result, scalar_key, setting
 from .status import PlainStatus, ProgressStatus
 from .streams import CentroidStream, LedgerRow
+from .text import Text
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +94,12 @@ class TimepixDetector(Device):
         self.keep_raw = keep_raw
         self._geometry = geometry or Geometry.for_chips(board.n_chips)
         make_pipeline: Callable[[], PipelineClient] = pipeline or (lambda: Pipeline(workers=workers))
-        self._recording = Recording(lambda: board.control, board.n_chips, make_pipeline)
+        self._recording = Recording(
+            lambda: board.control,
+            board.n_chips,
+            make_pipeline,
+            column_phases=lambda: [chip.column_phase for chip in board.chips],
+        )
         self._lock = threading.RLock()
         self._closing = threading.Lock()
         self._announced: dict[str, dict[str, Any]] = {}
@@ -106,6 +115,7 @@ class TimepixDetector(Device):
         self._since_checkpoint: list[int] = []
         self._superseded: list[int] = []
         self._warned = False
+        self._matrix_files: dict[str, Path] = {}
         super().__init__(name=name, **kwargs)
         self.exposure.put(exposure)
         self.shots.put(shots)
@@ -117,8 +127,8 @@ class TimepixDetector(Device):
     def connect(self) -> None:
         """Check the board, start the pipeline, bind its sockets. `stage` does it too; here it is out of the way."""
         self.board.connect()
-        self._recording.connect()
         self._note_configuration()
+        self._recording.connect()
 
     def close(self) -> None:
         """Close what is open and end the pipeline's processes. The next use starts them again."""
@@ -246,11 +256,10 @@ class TimepixDetector(Device):
         if run is None:
             return
         self._ended_runs.add(run)
-        configuration = {
-            "detector": {key: reading["value"] for key, reading in self.read_configuration().items()},
-        }
         try:
-            summary = self._recording.close(self._announced.get(run, {}), configuration, sorted(self._superseded))
+            summary = self._recording.close(
+                self._announced.get(run, {}), self._stored_configuration(), sorted(self._superseded)
+            )
         except Exception as error:
             self.ledger.enter(run, {**self._ledger_row(), "error": str(error)}, {})
             raise
@@ -420,20 +429,37 @@ class TimepixDetector(Device):
             self._since_checkpoint.clear()
             self._superseded.clear()
         self.file.publish(str(paths.event_file))
+        self.board.refresh()  # the read-out has its own word in some settings
         self._note_configuration()
 
     def _close_stale_run(self) -> None:
         """A run that nobody closed gives way to the next."""
         run = self._recording.run or ""
         self._ended_runs.add(run)
-        self._recording.close(self._announced.get(run, {}), {})
+        self._recording.close(self._announced.get(run, {}), self._stored_configuration())
 
     def _note_configuration(self) -> None:
-        """What the run's configuration says of the board. Asks it: call it where the board must be there."""
-        info = self.board.info or self.board.connect()
-        words = [self.board.control.chip(index).pll_config() for index in range(self.board.n_chips)]
-        self.chip_ids.publish(",".join(info.chips[index].name for index in range(self.board.n_chips)))
-        self.pll_words.publish(",".join(f"0x{int(word):04X}" for word in words))
+        """What the run's configuration says of the board, once its settings were read."""
+        info, chips = self.board.info, self.board.chips
+        if info is None:
+            return
+        self.chip_ids.publish(",".join(info.chips[chip.index].name for chip in chips))
+        self.pll_words.publish(",".join(f"0x{int(chip.config.pll.last):04X}" for chip in chips))
+        for chip in chips:
+            if chip.matrix.last is not None:
+                self._matrix_files[chip.attr_name] = keep_matrix(chip.matrix.last, self.data_dir)
+
+    def _stored_configuration(self) -> dict[str, Any]:
+        """The configuration of a run as its files keep it."""
+        stored: dict[str, Any] = {
+            "detector": {key: reading["value"] for key, reading in self.read_configuration().items()},
+            "matrices": [str(self._matrix_files.get(chip.attr_name, "")) for chip in self.board.chips],
+        }
+        try:
+            stored["settings"] = as_text(self.configuration())
+        except ValueError as error:
+            logger.warning("the settings of %s are not stored as a file of settings: %s", self.name, error)
+        return stored
 
     def _has_opened(self) -> None:
         with self._lock:
@@ -508,21 +534,70 @@ class TimepixDetector(Device):
 
     # --- configuration
 
+    def save_configuration(self, path: str | Path, *, comment: str = "", overwrite: bool = False) -> Path:
+        """Write all settings, read from the board now, with geometry and processing. Returns the path of the yaml."""
+        self.board.connect()
+        config = self._configuration(self.board.read_settings()).changed(comment=comment)
+        return config.save(path, overwrite=overwrite)
+
+    def load_configuration(self, path: str | Path, *, any_chip: bool = False) -> Applied:
+        """Apply the settings of a file to the board, all or none, then take over geometry and processing.
+
+        Refused while a run is recorded. Returns what changed on the board.
+        """
+        if self._recording.run is not None:
+            raise RuntimeError(f"{self.name} records a run; load a configuration when it has ended")
+        config = DetectorConfig.load(path)
+        applied = self.board.apply(config.board, any_chip=any_chip)
+        self.processing.adopt(config.processing)
+        self._geometry = config.geometry
+        self.geometry.publish(self._geometry.model_dump_json())
+        self._note_configuration()
+        return applied
+
+    def diff_configuration(self, path: str | Path) -> Text:
+        """What differs between the detector, its board read now, and a file; empty: nothing. A line each."""
+        now = self._configuration(self.board.read_settings())
+        return Text("\n".join(map(str, diff(now, DetectorConfig.load(path)))))
+
+    def configuration(self) -> DetectorConfig:
+        """All settings of board and detector, as last seen, as the model that is saved and compared."""
+        return self._configuration(last_seen(self.board))
+
+    def _configuration(self, board: BoardConfig) -> DetectorConfig:
+        return DetectorConfig(board=board, geometry=self._geometry, processing=self.processing.model)
+
     def describe_configuration(self) -> dict[str, DataKey]:
         keys: dict[str, DataKey] = super().describe_configuration()
-        return keys | {key: scalar_key(f"SPIDR:{key}", value, "DAC step") for key, value in self._dacs().items()}
+        keys |= {f"{self.name}_{name}": signal.describe()[signal.name] for name, signal in self.board.settings()}
+        files = {self._matrix_key(chip): scalar_key("TPX3:matrices", "") for chip in self.board.chips}
+        return keys | files
 
     def read_configuration(self) -> dict[str, dict[str, Any]]:
-        reading: dict[str, dict[str, Any]] = super().read_configuration()
-        noted = self.chip_ids.timestamp
-        return reading | {key: {"value": value, "timestamp": noted} for key, value in self._dacs().items()}
+        """Settings of the detector, and those of the board as last seen: reading them must not need the board.
 
-    def _dacs(self) -> dict[str, int]:
-        """The DACs as last seen: reading a configuration must not need the board."""
+        A pixel matrix is its digest and the file that holds it.
+        """
+        reading: dict[str, dict[str, Any]] = super().read_configuration()
+        for name, signal in self.board.settings():
+            reading[f"{self.name}_{name}"] = signal.read_configuration()[signal.name]
+        for chip in self.board.chips:
+            file = str(self._matrix_files.get(chip.attr_name, ""))
+            reading[self._matrix_key(chip)] = {"value": file, "timestamp": chip.matrix.digest.timestamp}
+        return reading
+
+    def _matrix_key(self, chip: Timepix3Chip) -> str:
+        return f"{self.name}_{chip.attr_name}_matrix_file"
+
+    def fingerprint(self, shown: Set[str] = frozenset()) -> dict[str, Any]:
+        """The values of the configuration, but for those that `shown`, the keys of an event, tell anyway."""
+        told = {
+            f"{self.name}_{name}" for name, signal in self.board.settings() if not shown.isdisjoint(signal.shown_by)
+        }
         return {
-            f"{self.name}_{chip.attr_name}_{dac}": value
-            for chip in self.board.chips
-            for dac, value in chip.dacs.last().items()
+            key: entry["value"]
+            for key, entry in self.read_configuration().items()
+            if key not in told and key not in shown
         }
 
 

@@ -19,7 +19,8 @@ from typing import Any, Protocol, TypeVar
 
 from ..clock import NS_PER_COUNT
 from ..config import Geometry, Processing
-from ..control import Board, SentCounters
+from ..control import Board, SentCounters, TimerReading, TriggerConfig
+from ..control.timer_service import TimerService
 from ..pipeline.errors import PipelineError, PipelineTimeout, StageDied
 from ..pipeline.messages import Acquired, Progress, Receiver, RunPaths, RunRequest, RunSummary, Sent
 from ..protocol.chip_config import column_phase
@@ -66,10 +67,17 @@ class RunFile:
 class Recording:
     """One run at a time, through one pipeline that lives across runs.
 
+    column_phases: what to add to the times of each chip's double columns, where it is not what the PLL word says.
     `run` is the key of the open run, None between runs; `rows_on_disk` and `paths` outlive it until the next one.
     """
 
-    def __init__(self, board: Callable[[], Board], n_chips: int, make_pipeline: Callable[[], PipelineClient]) -> None:
+    def __init__(
+        self,
+        board: Callable[[], Board],
+        n_chips: int,
+        make_pipeline: Callable[[], PipelineClient],
+        column_phases: Callable[[], Sequence[Sequence[int] | None]] = tuple,
+    ) -> None:
         self.run: str | None = None
         self.paths: RunPaths | None = None
         self.rows_on_disk = 0
@@ -77,6 +85,9 @@ class Recording:
         self.phase: tuple[tuple[int, ...], ...] = ()
         self._board = board
         self._n_chips = n_chips
+        self._column_phases = column_phases
+        self._timers: TimerService | None = None
+        self._trigger: TriggerConfig | None = None
         self._make_pipeline = make_pipeline
         self._pipeline: PipelineClient | None = None
         self._destinations: list[tuple[str, int]] = []
@@ -118,14 +129,13 @@ class Recording:
             pipeline = self.connect()
             board = self._board()
             board.close_shutter()
+            self._trigger = board.trigger()
             for index, (address, port) in enumerate(self._destinations):
                 # Each run anew: a board that was switched off in between has forgotten.
                 board.chip(index).set_destination(address, port)
             board.prepare_readout()
-            board.reset_timers()
-            timer = board.chip(0).timer()
-            zero_ns = timer.host_ns - timer.counts * NS_PER_COUNT
-            self.phase = tuple(column_phase(board.chip(index).pll_config()) for index in range(self._n_chips))
+            zero_ns = self._restart_timers(board)
+            self.phase = self._phases(board)
             self._base = self._settled_counters(board)
             request = RunRequest(
                 event_file=file.event_file,
@@ -145,6 +155,21 @@ class Recording:
             self._number = 0
             return self.paths
 
+    def _restart_timers(self, board: Board) -> int:
+        """Timers to 0; the host's `time.monotonic_ns` at which that was."""
+        self._timers = TimerService(board)
+        self._timers.restart()
+        reading = self._timers.sample()
+        anchor = self._timers.anchor
+        return anchor.zero_ns if anchor is not None else reading.host_ns - reading.counts * NS_PER_COUNT
+
+    def _phases(self, board: Board) -> tuple[tuple[int, ...], ...]:
+        """The column phase of each chip: the table that was loaded for it, else what its PLL says."""
+        chosen = dict(enumerate(self._column_phases()))
+        return tuple(
+            tuple(chosen.get(index) or column_phase(board.chip(index).pll_config())) for index in range(self._n_chips)
+        )
+
     def close(self, start: dict[str, Any], configuration: dict[str, Any], superseded: Sequence[int] = ()) -> RunSummary:
         """Close the books of the open run: event file, master, ledger. superseded: acquisitions taken again later."""
         with self._lock:
@@ -161,7 +186,11 @@ class Recording:
     def _rest(self) -> None:
         """Pause the read-out between runs. A board that does not answer now says so at the next run."""
         try:
-            self._board().pause_readout()
+            board = self._board()
+            board.pause_readout()
+            # An exposure opens the shutter in its own way; how it opens otherwise is the user's.
+            if self._trigger is not None and board.trigger() != self._trigger:
+                board.set_trigger(self._trigger)
         except Exception as error:  # noqa: BLE001 - the run is closed and good, whatever the board says now
             logger.warning("the read-out of the board could not be paused after the run: %s", error)
 
@@ -186,7 +215,7 @@ class Recording:
 
     def timer_counts(self) -> int:
         """The board's timer now (25 ns counts): a moment at which the shutter was still open."""
-        return self._board().chip(0).timer().counts
+        return self._sample_timer().counts
 
     def tend(self) -> None:
         """Look after a long exposure, every few seconds.
@@ -194,9 +223,12 @@ class Recording:
         The board's counters wrap within a minute at full rate; and the chip repeats its timer in its stream, which is
         the reference of times for whoever has nothing but the recording.
         """
-        board = self._board()
-        board.sent_counters()
-        board.chip(0).timer()
+        self._board().sent_counters()
+        self._sample_timer()
+
+    def _sample_timer(self) -> TimerReading:
+        """Raises TimerJumped when it was restarted amid the run."""
+        return self._timers.sample() if self._timers is not None else self._board().chip(0).timer()
 
     def progress(self) -> Progress:
         """A fresh look. Raises what killed a stage, if one died."""

@@ -1,13 +1,17 @@
 """The kinds of signal that the devices are declared with.
 
-A signal carries its unit and its source into `describe()`, so that a catalog, a plot or a person can read what a
-number is. Hardware signals reach their board through the root device and only when they are used: making one never
-touches the network.
+A signal carries its unit, limits, choices, meaning and source into `describe()`, so that a catalog, a plot or a person
+can read what a number is. Hardware signals reach their board through the devices above them and only when they are
+used: making one never touches the network.
 """
 
+import math
+import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 from ophyd import Component as Cpt
 from ophyd import Kind, Signal, SignalRO
 from ophyd.status import Status
@@ -17,6 +21,10 @@ from .status import PlainStatus
 DataKey = dict[str, Any]
 Scalar = float | int | str | bool
 Limits = tuple[float, float]
+
+OFF, ON = "off", "on"
+ROUNDING: Final = 1e-9
+"""How far beyond a limit a float may lie for having been computed."""
 
 
 def scalar_key(source: str, value: Scalar, units: str = "") -> DataKey:
@@ -52,7 +60,7 @@ class Quantity(SignalRO):
 
 
 class _Bounded(Signal):
-    """A signal with a unit, limits and a type, set at once: its Status is done when `set` returns."""
+    """A signal with a type, a unit, limits or choices, set at once: its Status is done when `set` returns."""
 
     def __init__(
         self,
@@ -61,13 +69,18 @@ class _Bounded(Signal):
         units: str = "",
         limits: Limits | None = None,
         choices: tuple[str, ...] | None = None,
+        precision: int | None = None,
+        meaning: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(value=value, **kwargs)
+        self.meaning = meaning
+        """What the quantity is, in a few words."""
         self._type = type(value)
         self._units = units
         self._limits = limits
         self._choices = choices
+        self._precision = precision
 
     @property
     def limits(self) -> Limits:
@@ -78,13 +91,60 @@ class _Bounded(Signal):
     def units(self) -> str:
         return self._units
 
-    def check_value(self, value: Any) -> None:
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that it can be set to; empty: it is a number or free text."""
+        return self._choices or ()
+
+    @property
+    def precision(self) -> int | None:
+        """Decimals that mean something."""
+        return self._precision
+
+    @property
+    def range(self) -> str:
+        """Limits or choices, for a table."""
+        if self._choices is not None:
+            return " | ".join(self._choices)
+        return f"{self._limits[0]:g} to {self._limits[1]:g}" if self._limits is not None else ""
+
+    def normal(self, value: Any) -> Scalar:
+        """`value` (Python's or numpy's) as this signal holds it. Raises ValueError unless it may be set."""
+        if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+            value = value.item()
+        if self._choices is not None:
+            return self._choice(value)
+        if self._type is str:
+            return str(value)
+        return self._number(value)
+
+    def check_value(self, value: Any, **kwargs: Any) -> None:
         """Raise ValueError unless `value` may be set."""
-        if self._choices is not None and value not in self._choices:
-            raise ValueError(f"{self.name} is one of {', '.join(self._choices)}, not {value!r}")
-        if self._limits is not None and not self._limits[0] <= value <= self._limits[1]:
+        self.normal(value)
+
+    def _choice(self, value: Any) -> Scalar:
+        if value not in self.choices:
+            raise ValueError(f"{self.name} is one of {', '.join(self.choices)}, not {value!r}")
+        return str(value)
+
+    def _number(self, value: Any) -> Scalar:
+        unit = f" {self._units}" if self._units else ""
+        if not isinstance(value, int | float):
+            raise ValueError(f"{self.name} is a number{f' ({self._units})' if unit else ''}, not {value!r}")
+        if not math.isfinite(value):
+            raise ValueError(f"{self.name} is a finite number, not {value!r}")
+        if self._limits is not None and not self._limits[0] - ROUNDING <= value <= self._limits[1] + ROUNDING:
             low, high = self._limits
-            raise ValueError(f"{self.name} goes from {low:g} to {high:g} {self._units}".rstrip() + f", not {value!r}")
+            raise ValueError(f"{self.name} goes from {low:g} to {high:g}{unit}, not {value!r}")
+        if self._type is float:
+            return float(value)
+        return self._type(self._whole(value))
+
+    def _whole(self, value: Any) -> int:
+        whole = round(value)
+        if whole != value:
+            raise ValueError(f"{self.name} is a whole number, not {value!r}")
+        return whole
 
     def set(self, value: Any, **kwargs: Any) -> Status:
         """Refuse a wrong value here and now; whatever fails after that is the answer of the Status."""
@@ -104,21 +164,17 @@ class _Bounded(Signal):
             key["choices"] = list(self._choices)
         if self._limits is not None:
             key["limits"] = {"control": {"low": float(self._limits[0]), "high": float(self._limits[1])}}
+        if self._precision is not None:
+            key["precision"] = self._precision
         return {self.name: key}
 
 
 class Setting(_Bounded):
     """A value that a user chooses: checked when it is set, kept by the device, no hardware behind it."""
 
-    def check_value(self, value: Any) -> None:
-        super().check_value(value)
-        if self._type is int and value != int(value):
-            raise ValueError(f"{self.name} is a whole number, not {value!r}")
-
     def put(self, value: Any, **kwargs: Any) -> None:
         """Check and keep `value` in the type of the setting."""
-        self.check_value(value)
-        super().put(self._type(value), **kwargs)
+        super().put(self.normal(value), force=True, **kwargs)
 
     def describe(self) -> dict[str, DataKey]:
         return self._key(f"TPX3:setting:{self.attr_name}")
@@ -135,11 +191,30 @@ def result(value: Scalar, units: str = "", kind: Kind = Kind.normal) -> Any:
 
 
 class Hardware(_Bounded):
-    """A quantity of the board: `get` asks it, `put` sets it and keeps what the board reads back.
+    """A quantity of the hardware: `get` asks it, `put` sets it and keeps what the hardware reads back.
 
-    Subclasses say how to `ask` and `tell`; both find the control verbs at the root device when they are called.
-    `last` is the value of the last contact: it asks nobody, so it serves where the board may be off.
+    Subclasses say how to `ask` and `tell`; both find the verbs in `control` when they are called. `last` is the value
+    of the last contact: it asks nobody, so it serves where the board may be off, and in the configuration of a run.
     """
+
+    recorded = False
+    """Whether it belongs to the configuration of the camera: read at `connect`, recorded with every run."""
+    settable = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seen = False
+        """Whether the hardware has told its value yet."""
+        self.shown_by: tuple[str, ...] = (self.name,)
+        """Keys of events that tell this value."""
+
+    @property
+    def control(self) -> Any:
+        """The verbs of the device that this is a quantity of: those of a `Chip` or of the `Board`."""
+        device = self.parent
+        while not hasattr(type(device), "control"):
+            device = device.parent
+        return device.control
 
     def ask(self) -> Scalar:
         """The value from the hardware."""
@@ -152,35 +227,209 @@ class Hardware(_Bounded):
     @property
     def source(self) -> str:
         """Where the value lives, for `describe()`."""
-        return f"SPIDR:{self.attr_name}"
+        return f"SPIDR:{self.dotted_name}"
 
     @property
     def last(self) -> Any:
         """The value of the last contact with the board."""
         return self._readback
 
+    @property
+    def connected(self) -> bool:
+        """Whether the board can be asked, as far as this end knows."""
+        return bool(getattr(self.root, "online", False))
+
     def get(self, **kwargs: Any) -> Any:
-        value = self._type(self.ask())
-        Signal.put(self, value, force=True)
-        return value
+        self.note(self._type(self.ask()))
+        return self._readback
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """The value, asked now: a line that is closed is opened for it."""
+        value = self.get()
+        return {self.name: {"value": value, "timestamp": self.timestamp}}
 
     def put(self, value: Any, **kwargs: Any) -> None:
         """Check against the limits, set the hardware, keep what it reads back."""
-        self.check_value(value)
-        self.tell(value)
+        self.tell(self.normal(value))
         self.get()
+
+    def note(self, value: Scalar, *, always: bool = False) -> None:
+        """Keep what the hardware said. Subscribers are told of a change, or `always`."""
+        if always or value != self._readback or not self.seen:
+            self.seen = True
+            Signal.put(self, value, force=True)
+        else:
+            self._metadata["timestamp"] = time.time()
 
     def describe(self) -> dict[str, DataKey]:
         return self._key(self.source)
 
+    def read_configuration(self) -> dict[str, dict[str, Any]]:
+        """As last seen: a configuration is read in the midst of plans, and by whoever looks at a camera that is off."""
+        return {self.name: {"value": self.last, "timestamp": self.timestamp}}
 
-class Monitored(Hardware):
-    """A read-only quantity of the board, by the question that asks for it."""
+    def describe_configuration(self) -> dict[str, DataKey]:
+        return self.describe()
 
-    def __init__(self, *, question: Callable[[Any], float], **kwargs: Any) -> None:
-        self._question = question
-        kwargs.setdefault("value", 0.0)
+    @property
+    def shown(self) -> str:
+        """The last value for a table; `?` before the hardware was asked."""
+        if not self.seen:
+            return "?"
+        decimals = self._precision
+        return f"{self.last:.{decimals}f}" if decimals is not None and isinstance(self.last, float) else str(self.last)
+
+    def __repr__(self) -> str:
+        parts = [self.shown, self._units, f"({self.range})" if self.range else "", self.meaning and f": {self.meaning}"]
+        return f"<{self.name} = {' '.join(filter(None, parts))}>".replace(" :", ":")
+
+
+class Verb(Hardware):
+    """A quantity that is read, and perhaps set, by verbs of the control room."""
+
+    def __init__(
+        self,
+        *,
+        ask: Callable[[Any], Scalar],
+        tell: Callable[[Any, Any], None] | None = None,
+        entry: str = "",
+        recorded: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self._ask = ask
+        self._tell = tell
+        self._entry = entry
+        self.recorded = recorded
+        self.settable = tell is not None
         super().__init__(**kwargs)
 
-    def ask(self) -> float:
-        return self._question(self.root.control)
+    def ask(self) -> Scalar:
+        return self._ask(self.control)
+
+    def tell(self, value: Any) -> None:
+        if self._tell is None:
+            super().tell(value)
+        else:
+            self._tell(self.control, value)
+
+    def put(self, value: Any, **kwargs: Any) -> None:
+        if self._tell is None:
+            self.tell(value)
+        super().put(value, **kwargs)
+
+    def set(self, value: Any, **kwargs: Any) -> Status:
+        if self._tell is None:
+            self.tell(value)
+        return super().set(value, **kwargs)
+
+    @property
+    def source(self) -> str:
+        return f"SPIDR:{self._entry}" if self._entry else super().source
+
+
+class Monitored(Verb):
+    """A measured quantity. While somebody subscribes to it, it is asked every `period` of the board's monitor.
+
+    In between `get` gives what was asked last, unless that is older than two periods: then the board is asked, so that
+    a board that is gone is an error and not an old number.
+    """
+
+    def __init__(self, *, question: Callable[[Any], Scalar] | None = None, **kwargs: Any) -> None:
+        kwargs.setdefault("value", 0.0)
+        if question is not None:
+            kwargs["ask"] = question
+        self._watch: Any = None
+        self._watch_lock = threading.RLock()
+        self._polled_at = -math.inf
+        super().__init__(**kwargs)
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody subscribes to its value."""
+        return bool(self._callbacks[self.SUB_VALUE])
+
+    def get(self, **kwargs: Any) -> Any:
+        if time.monotonic() - self._polled_at < 2 * self.root.poll_period():
+            return self._readback
+        return super().get(**kwargs)
+
+    def subscribe(self, callback: Callable[..., Any], event_type: str | None = None, run: bool = True) -> int:
+        """Call `callback` at each poll."""
+        number: int = super().subscribe(callback, event_type=event_type, run=run)
+        self.mind_watch()
+        return number
+
+    def unsubscribe(self, cid: int) -> None:
+        super().unsubscribe(cid)
+        self.mind_watch()
+
+    def unsubscribe_all(self) -> None:
+        super().unsubscribe_all()
+        self.mind_watch()
+
+    def destroy(self) -> None:
+        self.rest()
+        super().destroy()
+
+    def mind_watch(self) -> None:
+        """Poll while there are subscribers, and not otherwise."""
+        with self._watch_lock:
+            if not self.watched:
+                self.rest()
+            elif self._watch is None:
+                self._watch = self.root.watch(self._poll)
+
+    def rest(self) -> None:
+        """Poll no more, until `mind_watch`."""
+        with self._watch_lock:
+            watch, self._watch = self._watch, None
+            self._polled_at = -math.inf
+        if watch is not None:
+            watch.cancel()
+
+    def _poll(self) -> None:
+        value = self._type(self.ask())
+        self._polled_at = time.monotonic()
+        self.note(value, always=True)
+
+
+def measured(
+    question: Callable[[Any], Scalar], units: str, entry: str, meaning: str, precision: int = 1, value: Scalar = 0.0
+) -> Any:
+    """Declare a Monitored quantity: the verb that asks, unit, entry of the protocol's table, meaning, decimals."""
+    decimals = precision if isinstance(value, float) else None
+    return Cpt(
+        Monitored, question=question, units=units, entry=entry, meaning=meaning, precision=decimals, value=value,
+        kind=Kind.normal,
+    )  # fmt: skip
+
+
+def counted(question: Callable[[Any], int], units: str, entry: str, meaning: str) -> Any:
+    """Declare a Monitored counter."""
+    return measured(question, units, entry, meaning, value=0)
+
+
+def settable(
+    ask: Callable[[Any], Scalar],
+    tell: Callable[[Any, Any], None],
+    value: Scalar,
+    entry: str,
+    meaning: str,
+    **kwargs: Any,
+) -> Any:
+    """Declare a setting of the hardware: the verbs that read and set it; kind config, recorded with every run."""
+    return Cpt(
+        Verb, ask=ask, tell=tell, value=value, entry=entry, meaning=meaning, recorded=True, kind=Kind.config, **kwargs
+    )
+
+
+def switch(ask: Callable[[Any], bool], tell: Callable[[Any, bool], None], entry: str, meaning: str) -> Any:
+    """Declare a setting that is off or on."""
+    return settable(
+        lambda control: ON if ask(control) else OFF,
+        lambda control, value: tell(control, value == ON),
+        OFF,
+        entry,
+        meaning,
+        choices=(OFF, ON),
+    )

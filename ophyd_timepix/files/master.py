@@ -13,9 +13,12 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
+from ..config import Geometry
 from .event_file import TABLES
 from .reader import open_event_file
 
+MASKED_BY_USER: Final = 1 << 8
+"""NXdetector, pixel_mask: bit 8."""
 PIXEL_PITCH_M: Final = 55e-6
 """Timepix3 manual: 55 µm square pixels."""
 
@@ -40,7 +43,9 @@ def write_master(
         _write_texts(entry, start, configuration, ledger)
         with open_event_file(event_file) as source:
             _write_spectrum(entry, source)
-            _write_detector(entry, source)
+            detector = _write_detector(entry, source)
+        _write_settings(entry, configuration)
+        _write_mask(detector, configuration)
         target = os.path.relpath(event_file, path.parent)
         for table in TABLES:
             entry[table] = h5py.ExternalLink(target, f"/entry/{table}")
@@ -82,7 +87,30 @@ def _write_spectrum(entry: h5py.Group, source: h5py.File) -> None:
     spectrum["time_of_flight_edges"].attrs["units"] = "ns"
 
 
-def _write_detector(entry: h5py.Group, source: h5py.File) -> None:
+def _write_settings(entry: h5py.Group, configuration: Mapping[str, Any]) -> None:
+    """The settings of the camera, in the form that `ophyd-timepix config` reads."""
+    if "settings" in configuration:
+        note = _group(entry, "settings", "NXnote")
+        note["type"] = "application/yaml"
+        note["data"] = str(configuration["settings"])
+
+
+def _write_mask(detector: h5py.Group, configuration: Mapping[str, Any]) -> None:
+    """The masked pixels in the picture, as NXdetector has them: 0 is good."""
+    matrices = configuration.get("matrices") or []
+    geometry = Geometry(**configuration.get("request", {}).get("geometry", {}))
+    mask = np.zeros(detector["data"].shape, np.uint32)
+    for path, (a, b, c, d, e, f) in zip(matrices, geometry.placements, strict=False):
+        if not Path(path).is_file():
+            continue
+        with np.load(path) as matrix:
+            columns, rows = np.nonzero(matrix["mask"])
+        mask[d * columns + e * rows + f, a * columns + b * rows + c] = MASKED_BY_USER
+    if any(matrices):
+        detector["pixel_mask"] = mask
+
+
+def _write_detector(entry: h5py.Group, source: h5py.File) -> h5py.Group:
     image = np.asarray(source["entry/preview/image"])
     rows, columns = image.shape
     detector = _group(_group(entry, "instrument", "NXinstrument"), "timepix", "NXdetector")
@@ -94,3 +122,4 @@ def _write_detector(entry: h5py.Group, source: h5py.File) -> None:
     for name, n in (("y_pixel_offset", rows), ("x_pixel_offset", columns)):
         detector[name] = (np.arange(n) - (n - 1) / 2) * PIXEL_PITCH_M
         detector[name].attrs["units"] = "m"
+    return detector

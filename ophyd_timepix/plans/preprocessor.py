@@ -1,8 +1,8 @@
 """The preprocessor that makes any plan record centroids and the ledger of a run.
 
 It tells each detector which run an exposure belongs to, registers the centroids as a stream of that run while it goes,
-and closes the books before the run does: `RE.preprocessors.append(records)` and `RE.subscribe(records.document)`;
-`ophyd_timepix.install` does both.
+records a changed configuration anew, and closes the books before the run does:
+`RE.preprocessors.append(records)` and `RE.subscribe(records.document)`; `ophyd_timepix.install` does both.
 
 Where centroids are collected matters. bluesky replays what came after the last checkpoint when a paused plan resumes,
 and sets the sequence numbers of all streams back to there. So rows are collected right before a checkpoint, in a
@@ -20,6 +20,7 @@ import bluesky.preprocessors as bpp
 from bluesky.utils import Msg, short_uid
 
 from ..devices import TimepixDetector
+from .configurations import Configurations
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class _OpenRun:
     closed: set[str] = field(default_factory=set)
     bundling: bool = False
     collected_at: float = 0.0
+    configurations: Configurations = field(default_factory=Configurations)
 
 
 class TimepixStreams:
@@ -90,6 +92,8 @@ class TimepixStreams:
             return self._at_checkpoint(msg, runs), None
         if msg.run in runs:
             self._follow(msg, runs[msg.run])
+            if msg.command == "read" and runs[msg.run].bundling:
+                return self._reading(msg, runs[msg.run]), None
         if msg.command in ("trigger", "kickoff") and msg.obj in self.detectors and msg.run in runs:
             return self._entering(msg, runs[msg.run]), None
         return None, None
@@ -99,6 +103,7 @@ class TimepixStreams:
             run.declared.add(msg.kwargs["name"])
         elif msg.command in ("create", "save", "drop"):
             run.bundling = msg.command == "create"
+            run.configurations.follow(msg)
 
     def _opening(self, msg: Msg, runs: dict[Any, _OpenRun]) -> Plan:
         uid = yield msg
@@ -110,7 +115,14 @@ class TimepixStreams:
 
     def _entering(self, msg: Msg, run: _OpenRun) -> Plan:
         msg.obj.enter_run(run.uid)
+        if msg.command == "trigger":
+            yield from _in(run.key, run.configurations.recorded_anew(msg.obj))
         return (yield msg)
+
+    def _reading(self, msg: Msg, run: _OpenRun) -> Plan:
+        answer = yield msg
+        run.configurations.has_read(msg.obj, answer or {})
+        return answer
 
     def _at_checkpoint(self, msg: Msg, runs: dict[Any, _OpenRun]) -> Plan:
         for run in runs.values():

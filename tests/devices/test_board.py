@@ -71,7 +71,7 @@ def test_a_board_that_refuses_a_dac_fails_the_status(spidr, fake_board):
 
 def test_a_scanned_dac_is_its_own_axis_but_18_of_them_are_no_table(spidr):
     assert spidr.chip0.dacs.vfbk.hints == {"fields": ["spidr_chip0_dacs_vfbk"]}
-    assert spidr.hints == {"fields": []}
+    assert spidr.hints == {"fields": ["spidr_bias"]}
 
 
 def test_reading_a_board_reads_its_dacs(spidr):
@@ -96,7 +96,7 @@ def test_monitors_are_read_when_asked(spidr):
 def test_the_shutter_opens_and_closes_and_knows_two_words(spidr, fake_board):
     spidr.shutter.set("open").wait(1)
     assert fake_board.shutter_open.is_set()
-    assert spidr.shutter.get() == "open"
+    assert spidr.shutter.state.get() == "open"
     spidr.shutter.set("closed").wait(1)
     assert fake_board.calls == ["open_shutter", "close_shutter"]
     with pytest.raises(ValueError, match="one of open, closed"):

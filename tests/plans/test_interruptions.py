@@ -11,7 +11,7 @@ import pytest
 from bluesky.utils import FailedStatus, RunEngineInterrupted
 from ophyd.sim import SynAxis
 
-from ophyd_timepix.control import ControlError
+from ophyd_timepix.control import ControlError, SpidrRefused
 from ophyd_timepix.devices import AcquisitionError
 from ophyd_timepix.pipeline.errors import StageDied
 from ophyd_timepix.plans import tpx_fly
@@ -272,7 +272,7 @@ def test_a_failing_motor_leaves_points_and_books(RE, checker, tpx, pipelines):
 
 def test_a_board_that_is_off_fails_the_plan_before_a_run_opens(RE, checker, tpx, fake_board):
     fake_board.off = True
-    with pytest.raises(ConnectionRefusedError):
+    with pytest.raises(SpidrRefused):
         RE(bp.count([tpx]))
     assert not checker.runs
 
