@@ -83,14 +83,38 @@ def tdc_word(top_byte: int, counter: int, tick: int) -> np.uint64:
     return np.uint64(fields)
 
 
+@kernel
+def count_word(x: int, y: int, events: int, itot: int, counts: int) -> np.uint64:
+    """The word of a pixel that counted: it leaves at `counts`, with the board's stamp of that time."""
+    fields = (
+        ((x >> 1) << _DCOL)
+        | ((y >> 2) << _SUPER_PIXEL)
+        | ((((x & 1) << 2) | (y & 3)) << _PIXEL)
+        | (itot << _TOA)
+        | (events << _TOT)
+        | (board_stamp(itot, counts) & _SPIDR_MASK)
+    )
+    return np.uint64(fields) | _PIXEL_HEADER
+
+
+@kernel
+def board_stamp(toa_field: int, counts: int) -> int:
+    """The SPIDR time that the FPGA writes into a word that comes at `counts`.
+
+    It takes bits 43:30 for a ToA, and stamps one less when they are larger than the low 14 bits of its own counter.
+    """
+    stamp = counts >> _TOA_BITS
+    return stamp - 1 if toa_field > counts & _TOA_MASK else stamp
+
+
 def timer_words(counts: int, chip_id: int) -> tuple[int, int, int, int]:
     """What GET_TIMER leaves in the stream of its chip: timer low, its echo, timer high, its echo."""
     low = w.TOP_BYTE.put(w.TIMER_LOW_BYTE) | w.TIMER_LOW.put(counts & w.TIMER_LOW.mask)
     high = w.TOP_BYTE.put(w.TIMER_HIGH_BYTE) | w.TIMER_HIGH.put((counts >> w.TIMER_LOW.width) & w.TIMER_HIGH.mask)
     return (
-        low | _board_stamp(low, counts),
+        low | _stamped(low, counts),
         control_word(w.TIMER_LOW_BYTE, counts, chip_id),
-        high | _board_stamp(high, counts),
+        high | _stamped(high, counts),
         control_word(w.TIMER_HIGH_BYTE, counts, chip_id),
     )
 
@@ -101,18 +125,12 @@ def control_word(code: int, counts: int, chip_id: int) -> int:
     return word | w.SPIDR_TIME.put((counts >> _TOA_BITS) & _SPIDR_MASK)
 
 
-def end_of_readout_word(counts: int, chip_id: int) -> int:
-    """0x71B0: the chip's matrix is empty after a data-driven read-out."""
-    return control_word(w.END_OF_READOUT_DATA_DRIVEN, counts, chip_id)
+def end_of_readout_word(counts: int, chip_id: int, *, sequential: bool = False) -> int:
+    """0x71B0 or 0x71A0: the chip's matrix is empty after a data-driven or a sequential read-out."""
+    code = w.END_OF_READOUT_SEQUENTIAL if sequential else w.END_OF_READOUT_DATA_DRIVEN
+    return control_word(code, counts, chip_id)
 
 
-def _board_stamp(word: int, counts: int) -> int:
-    """The SPIDR time that the FPGA writes into a timer word.
-
-    It takes the bits where a pixel word has its ToA for a ToA, and stamps one less when they are larger than the low
-    14 bits of its own counter. For timer words those are timer bits: their SPIDR time may be 1 too small.
-    """
-    stamp = counts >> _TOA_BITS
-    if w.TOA.get(word) > counts & _TOA_MASK:
-        stamp -= 1
-    return stamp & _SPIDR_MASK
+def _stamped(word: int, counts: int) -> int:
+    """The board's stamp in a timer word. Where it looks for a ToA are timer bits: the stamp may be 1 too small."""
+    return int(board_stamp(w.TOA.get(word), counts)) & _SPIDR_MASK

@@ -261,11 +261,12 @@ def uniform_particles(
 ) -> int:
     """A Poisson process in [start, stop), even over the chips. Returns the rows filled, or minus the rows needed."""
     n = 0
-    now = start_tick - mean_gap_ticks * np.log(1.0 - uniform(key, 0))
-    while now < stop_tick:
+    # From 0, so that a timer of 48 bits does not cost the times their last bits.
+    now = -mean_gap_ticks * np.log(1.0 - uniform(key, 0))
+    while now < stop_tick - start_tick:
         if n < tick.size:
             place = draw(key, 2 * n + 1)
-            tick[n] = int(now)
+            tick[n] = start_tick + int(now)
             x[n] = float(place >> np.uint64(40)) * (_SIDE / 2.0**24) - 0.5
             y[n] = float((place >> np.uint64(16)) & np.uint64(0xFFFFFF)) * (_SIDE / 2.0**24) - 0.5
             chip[n] = ((place & np.uint64(0xFFFF)) * np.uint64(n_chips)) >> np.uint64(16)

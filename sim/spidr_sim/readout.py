@@ -4,6 +4,9 @@ A pixel that has fired is dead for 475 ns plus its ToT. Its word waits for the e
 mostly a few microseconds, now and then up to 0.3 ms, always below the 0.4096 ms at which the 14-bit ToA would wrap.
 So words leave out of time order. Trigger edges leave half a microsecond after they came, in the stream of every chip.
 
+Words of a sequential read-out wait until the gate has closed; each pixel has one, of its first hit. Pixels that count
+have one word each too, when the gate has closed.
+
 All kernels are pure. `pool` is what waits to leave: (word, 4 * departure count + chip). This module knows no clock.
 """
 
@@ -14,7 +17,8 @@ import numpy.typing as npt
 
 from ophyd_timepix.clock import TICK_NS, TICKS_PER_COUNT, TICKS_PER_FTOA
 from ophyd_timepix.protocol import words as w
-from spidr_sim.encode import BINS_PER_COUNT, TDC_BYTES, coarse_of, pixel_word, tdc_word
+from spidr_sim.encode import BINS_PER_COUNT, TDC_BYTES, coarse_of, count_word, pixel_word, tdc_word
+from spidr_sim.frontend import COUNTING, HITS_PER_COUNT, ONE_HIT, TOA_ONLY, TOT_ONE, WITHOUT_FTOA
 from spidr_sim.jit import kernel
 from spidr_sim.particles import IntArray
 from spidr_sim.rng import draw
@@ -25,6 +29,10 @@ DEAD_COUNTS: Final = 19
 """475 ns after the end of the ToT."""
 PIXEL_LATENCY_COUNTS: Final = 16
 TDC_LATENCY_COUNTS: Final = 20
+NEVER: Final = np.iinfo(np.int64).max
+EVENTS_SATURATED: Final = w.TOT_SATURATED
+ITOT_SATURATED: Final = (1 << w.TOA.width) - 2
+"""Both counters are shift registers: 10 and 14 bits have 2**n - 1 states, from 0."""
 MAX_LATENESS_COUNTS: Final = 12_000
 """0.3 ms: the longest wait of a word after the end of its ToT."""
 _LATENESS_STEPS: Final = 4096
@@ -33,9 +41,12 @@ _TAIL_SHARE: Final = 0.04
 BUCKET_BITS: Final = 5
 BUCKET_COUNTS: Final = 1 << BUCKET_BITS
 """Words that leave within 0.8 us of each other keep the order in which they came."""
+_TOT_SHIFT: Final = TOT_ONE.bit_length() - 1
 _CHIP_BITS: Final = 2
 _CHIP_MASK: Final = (1 << _CHIP_BITS) - 1
 _PIXEL_NIBBLE: Final = np.uint64(w.PIXEL_DATA_DRIVEN)
+_EITHER_NIBBLE: Final = np.uint64(w.PIXEL_DATA_DRIVEN ^ w.PIXEL_SEQUENTIAL)
+"""`| _EITHER_NIBBLE` makes both headers of pixel words the same."""
 _NIBBLE_SHIFT: Final = np.uint64(w.HEADER.shift)
 
 
@@ -175,53 +186,124 @@ def read_pixels(
     open_tick: int,
     close_tick: int,
     phase: IntArray,
+    tot_factor: IntArray,
+    style: IntArray,
+    plain: bool,
     lateness: npt.NDArray[np.int32],
     busy_until: IntArray,
+    events: IntArray,
+    itot: IntArray,
     word: WordArray,
     departure: IntArray,
     n_pool: int,
-) -> int:
-    """Deposits that become hits: inside the gate, of a live pixel. Their words join the pool.
+) -> tuple[int, int]:
+    """Deposits that become hits: inside the gate, of a live pixel. Their words join the pool, or they are counted.
 
-    `busy_until` (fToA bins, [chip << 16 | y << 8 | x]) is the memory of the dead time. The hits are moved to the
-    front of the deposit columns; returns their number.
+    `busy_until` (fToA bins, [chip << 16 | y << 8 | x]) is the memory of the dead time, `events` and `itot` (the same
+    index) that of pixels that count. The hits, as their words state them, are moved to the front of the deposit
+    columns; returns (hits, words).
     """
     n = 0
+    n_words = n_pool
     for i in range(n_deposits):
         time = bins[i]
         tick = time * TICKS_PER_FTOA
         address = pixel[i]
         if tick < open_tick or tick >= close_tick or time < busy_until[address]:
             continue
-        counts = tot[i]
-        busy_until[address] = time + (DEAD_COUNTS + counts) * BINS_PER_COUNT
-        x = address & 0xFF
         chip = address >> 16
-        column_phase = phase[chip, x >> 1]
-        wait = lateness[int(draw(key, i) >> np.uint64(52))]
-        leaves = coarse_of(time, column_phase) + counts + PIXEL_LATENCY_COUNTS + wait
-        word[n_pool + n] = pixel_word(x, (address >> 8) & 0xFF, time, counts, column_phase)
-        departure[n_pool + n] = (leaves << _CHIP_BITS) | chip
+        counts = min(tot[i], w.TOT_SATURATED) if plain else scaled_tot(tot[i], tot_factor[chip])
+        busy_until[address] = time + (DEAD_COUNTS + counts) * BINS_PER_COUNT
+        how = 0 if plain else style[chip]
+        if how & COUNTING:
+            events[address] += 1
+            itot[address] += counts
+        else:
+            x = address & 0xFF
+            column_phase = phase[chip, x >> 1]
+            coarse = coarse_of(time, column_phase)
+            wait = lateness[int(draw(key, i) >> np.uint64(52))]
+            departure[n_words] = ((coarse + counts + PIXEL_LATENCY_COUNTS + wait) << _CHIP_BITS) | chip
+            if how & WITHOUT_FTOA:
+                time = coarse * BINS_PER_COUNT + column_phase
+            if how & TOA_ONLY:
+                counts = 0
+            if how & ONE_HIT:
+                busy_until[address] = NEVER
+            word[n_words] = pixel_word(x, (address >> 8) & 0xFF, time, counts, column_phase)
+            n_words += 1
         pixel[n] = address
         tot[n] = counts
         bins[n] = time
         particle[n] = particle[i]
         n += 1
-    return n
+    return n, n_words - n_pool
 
 
 @kernel
-def read_edges(edge: IntArray, n_chips: int, word: WordArray, departure: IntArray, n_pool: int) -> int:
-    """Words of TDC edges, one per chip, join the pool. Returns the number of words."""
+def scaled_tot(nominal: int, factor: int) -> int:
+    """ToT at another discharge current; a pixel that fired has at least one count."""
+    return min(max((nominal * factor) >> _TOT_SHIFT, 1), w.TOT_SATURATED)
+
+
+@kernel
+def read_counters(
+    chip: int,
+    events: IntArray,
+    itot: IntArray,
+    at_counts: int,
+    word: WordArray,
+    departure: IntArray,
+    n_pool: int,
+) -> int:
+    """Words of the pixels of a chip that counted something join the pool, in the order of addresses.
+
+    `events` and `itot` are those of this chip. Counters stop at the last state of their shift registers. Returns the
+    number of words.
+    """
+    n = n_pool
+    for address in range(events.size):
+        if events[address]:
+            leaves = at_counts + PIXEL_LATENCY_COUNTS + (n - n_pool) // HITS_PER_COUNT
+            counted = min(events[address], EVENTS_SATURATED)
+            sum_of_tot = min(itot[address], ITOT_SATURATED)
+            word[n] = count_word(address & 0xFF, address >> 8, counted, sum_of_tot, leaves)
+            departure[n] = (leaves << _CHIP_BITS) | chip
+            n += 1
+    return n - n_pool
+
+
+def release(held: Pool, at_counts: int, into: Pool) -> None:
+    """Pixel words leave `held` with the header of a sequential read-out, each chip at the rate of its links, from
+    `at_counts` on."""
+    into.reserve(held.n)
+    word, departure = held.word[: held.n], held.departure[: held.n]
+    order = np.argsort(departure, kind="stable")
+    chips = departure[order] & _CHIP_MASK
+    place = np.empty(held.n, np.int64)
+    for chip in range(w.MAX_CHIPS):
+        mine = chips == chip
+        place[mine] = np.arange(np.count_nonzero(mine))
+    leaves = at_counts + PIXEL_LATENCY_COUNTS + place // HITS_PER_COUNT
+    into.word[into.n : into.n + held.n] = word[order] & ~(_EITHER_NIBBLE << _NIBBLE_SHIFT)
+    into.departure[into.n : into.n + held.n] = leaves << _CHIP_BITS | chips
+    into.n += held.n
+    held.n = 0
+
+
+@kernel
+def read_edges(edge: IntArray, sends: npt.NDArray[np.bool_], word: WordArray, departure: IntArray, n_pool: int) -> int:
+    """Words of TDC edges, one for each chip that sends them, join the pool. Returns the number of words."""
     n = n_pool
     for i in range(edge.shape[0]):
         tick = edge[i, 3]
         value = tdc_word(TDC_BYTES[edge[i, 0] - 1, edge[i, 1]], edge[i, 2], tick)
         leaves = tick // TICKS_PER_COUNT + TDC_LATENCY_COUNTS
-        for chip in range(n_chips):
-            word[n] = value
-            departure[n] = (leaves << _CHIP_BITS) | chip
-            n += 1
+        for chip in range(sends.size):
+            if sends[chip]:
+                word[n] = value
+                departure[n] = (leaves << _CHIP_BITS) | chip
+                n += 1
     return n - n_pool
 
 
@@ -260,7 +342,7 @@ def depart(
             slot = chip * n_buckets + bucket
             out[fill[slot]] = word[i]
             fill[slot] += 1
-            pixel_words[chip] += (word[i] >> _NIBBLE_SHIFT) == _PIXEL_NIBBLE
+            pixel_words[chip] += ((word[i] >> _NIBBLE_SHIFT) | _EITHER_NIBBLE) == _PIXEL_NIBBLE
         else:
             word[stay] = word[i]
             departure[stay] = departure[i]

@@ -3,14 +3,19 @@
 It starts anew whenever the gate opens. Its first word then comes at the opening, and all words that state a time
 (pixels, TDC edges, timer words, echoes of the chips) state it on the board's timer, the distances between them
 unchanged. Words of one chip keep their order. It knows no scene, no clock and no socket.
+
+A recording has been measured: of the settings of a chip only its power, its PLL word (for the truth) and the header
+filter act on it.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from ophyd_timepix.clock import TICKS_PER_COUNT, TICKS_PER_FTOA
+from ophyd_timepix.protocol import column_phase
 from ophyd_timepix.protocol import words as w
 from spidr_sim.encode import BINS_PER_COUNT
 from spidr_sim.jit import kernel
@@ -18,7 +23,8 @@ from spidr_sim.particles import IntArray
 from spidr_sim.readout import WordArray
 from spidr_sim.recording import OTHER, PIXEL, TDC, TIMER_HIGH, TIMER_LOW, ChipRecording, Recording, RecordingError
 from spidr_sim.scenes import LATENCY_COUNTS, SLICE_COUNTS
-from spidr_sim.source import COLUMNS, DepartureQueue, Departures, SliceTruth
+from spidr_sim.settings import ALL_PASS, BiasRamp, ChipSettings
+from spidr_sim.source import COLUMNS, Changes, DepartureQueue, Departures, SliceTruth
 
 _TOA, _TOA_BITS, _TOA_MASK = w.TOA.shift, w.TOA.width, w.TOA.mask
 _SPIDR, _SPIDR_MASK = w.SPIDR_TIME.shift, w.SPIDR_TIME.mask
@@ -26,6 +32,8 @@ _TDC_COUNTS, _TDC_COUNTS_MASK = w.TDC_TIME.shift + 3, w.TDC_TIME.mask >> 3
 """The 25 ns part of a TDC time."""
 _LOW, _LOW_BITS, _LOW_MASK = w.TIMER_LOW.shift, w.TIMER_LOW.width, w.TIMER_LOW.mask
 _HIGH, _HIGH_MASK = w.TIMER_HIGH.shift, w.TIMER_HIGH.mask
+
+_AN_EDGE = np.array([w.TOP_BYTE.put(w.TdcByte.TDC1_RISING)], np.uint64)
 
 
 class RecordingSource:
@@ -44,18 +52,38 @@ class RecordingSource:
         """Every chip repeats every edge; this one has them all."""
         self._keep_truth = keep_truth
         self._phase = np.zeros((n_chips, COLUMNS), np.int64)
+        self._masks = [ALL_PASS] * n_chips
+        self._alive = [True] * n_chips
+        self._changes = Changes()
         self._queue = DepartureQueue(n_chips)
         self._position = [0] * len(self._chips)
         self._open_counts = 0
         self._shots = 0
         self._index = 0
 
-    def set_phase(self, chip: int, phase_bins: IntArray) -> None:
-        """Column phases of `chip`: words stay as recorded, what a decoder must find changes."""
-        self._phase[chip] = phase_bins
+    def set_chip(self, chip: int, settings: ChipSettings, at_counts: int = 0) -> None:
+        """Words stay as recorded: another PLL word changes what a decoder must find."""
+        phase = np.array(column_phase(settings.pll), np.int64)
+        self._changes.add(at_counts, partial(self._set_chip, chip, phase, settings.alive))
 
-    def open(self, epoch: int, at_counts: int) -> None:
+    def set_filter(self, chip: int, eth_mask: int, at_counts: int = 0) -> None:
+        """Other words of `chip` leave."""
+        self._changes.add(at_counts, partial(self._masks.__setitem__, chip, eth_mask))
+
+    def set_bias(self, ramp: BiasRamp) -> None:
+        """Nothing: the recording has been measured."""
+
+    def open(
+        self,
+        epoch: int,
+        at_counts: int,
+        *,
+        sequential: bool = False,
+        shutter_counts: int | None = None,
+        zero_s: float = 0.0,
+    ) -> None:
         """The recording begins."""
+        self._changes.act()
         self._open_counts = at_counts
         self._position = [0] * len(self._chips)
         self._shots = 0
@@ -84,7 +112,18 @@ class RecordingSource:
         self.final_counts = index * SLICE_COUNTS
         self.next_counts = self.final_counts + SLICE_COUNTS + LATENCY_COUNTS
 
+    def _set_chip(self, chip: int, phase_bins: IntArray, alive: bool) -> None:
+        self._phase[chip] = phase_bins
+        self._alive[chip] = alive
+
+    def _passes(self, chip: int, words: WordArray) -> npt.NDArray[np.bool_]:
+        """Which words of a chip leave, by their header nibbles."""
+        mask = self._masks[chip] if self._alive[chip] else 0
+        passing = (mask >> np.arange(16) & 1).astype(np.bool_)
+        return np.asarray(passing[(words >> np.uint64(w.HEADER.shift)).astype(np.int64)])
+
     def _slice(self, until_counts: int) -> Departures:
+        self._changes.act(self._index * SLICE_COUNTS)
         rows = [self._rows_until(chip, until_counts) for chip in range(len(self._chips))]
         for chip, (start, stop) in enumerate(rows):
             if start < stop:
@@ -112,13 +151,21 @@ class RecordingSource:
             recorded.counts[start:stop], recorded.due[start:stop],
             self._open_counts, chip, pool.word[pool.n :], pool.departure[pool.n :],
         )  # fmt: skip
-        pool.n += stop - start
+        new = slice(pool.n, pool.n + stop - start)
+        leaves = self._passes(chip, pool.word[new])
+        n = int(np.count_nonzero(leaves))
+        if n < stop - start:
+            pool.word[pool.n : pool.n + n] = pool.word[new][leaves]
+            pool.departure[pool.n : pool.n + n] = pool.departure[new][leaves]
+        pool.n += n
 
     def _edges(self, start: int, stop: int) -> IntArray:
         """Edges among rows of the chip that has them all, on the board's timer."""
         recorded = self._chips[self._edge_chip].edges
         first, last = np.searchsorted(recorded.row, (start, stop))
         edges = recorded.table[first:last].copy()
+        if not any(self._passes(chip, _AN_EDGE)[0] for chip in range(len(self._chips))):
+            return edges[:0]
         edges[:, 3] += self._open_counts * TICKS_PER_COUNT
         return edges
 
@@ -151,9 +198,10 @@ class RecordingSource:
         """(pixel, ToT, tick) of the hits among rows of a chip, on the board's timer, with its column phase."""
         recorded = self._chips[chip].hits
         first, last = np.searchsorted(recorded.row, (start, stop))
-        pixel = recorded.pixel[first:last]
-        bins = recorded.bins[first:last] + self._open_counts * BINS_PER_COUNT + self._phase[chip][(pixel & 0xFF) >> 1]
-        return pixel, recorded.tot[first:last], bins * TICKS_PER_FTOA
+        left = np.arange(first, last)[self._passes(chip, self._chips[chip].words[recorded.row[first:last]])]
+        pixel = recorded.pixel[left]
+        bins = recorded.bins[left] + self._open_counts * BINS_PER_COUNT + self._phase[chip][(pixel & 0xFF) >> 1]
+        return pixel, recorded.tot[left], bins * TICKS_PER_FTOA
 
 
 @kernel

@@ -4,7 +4,8 @@
 `uniform`  particles anywhere at any time, triggers beside them
 `dark`     noise pixels
 
-A scene turns a slice of time into particles and particles into deposits. It knows no gate, no dead time and no word.
+A scene turns a slice of time into particles and particles into deposits, with the thresholds of a front end. It knows
+no gate, no dead time and no word.
 """
 
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from ophyd_timepix.clock import TICKS_PER_COUNT, TICKS_PER_SECOND
 from ophyd_timepix.protocol.words import MAX_CHIPS
 from spidr_sim import deposits as d
 from spidr_sim import particles as p
+from spidr_sim.frontend import FrontEnd
 from spidr_sim.readout import TriggerPlan
 from spidr_sim.rng import key_of
 
@@ -28,8 +30,8 @@ SPILL_COUNTS: Final = 800
 LATENCY_COUNTS: Final = 160_000
 """4 ms: how far the stream stays behind the timer, so that what the board says of the present is never too late."""
 
-_PARTICLES, _DEPOSITS, _READOUT = 1, 2, 3
-"""Purposes of random keys."""
+_PARTICLES, _DEPOSITS, _READOUT, _NOISE, _PULSES = 1, 2, 3, 16, 32
+"""Purposes of random keys; those of single chips leave room for their number."""
 
 MAX_SHOT_RATE_HZ: Final = 100_000.0
 MAX_RATE_HZ: Final = 1e9
@@ -101,18 +103,31 @@ class Scene(Protocol):
     """A source of particles and deposits."""
 
     settings: SceneSettings
+    least_tot: float
+    """The smallest amplitude that fires a pixel at the operating threshold, in counts of ToT."""
 
     def particles(self, epoch: int, index: int, into: p.Particles) -> int:
         """Particles of slice `index`; returns their number."""
         ...
 
-    def deposits(self, epoch: int, index: int, particles: p.Particles, n: int, into: d.Deposits) -> int:
+    def deposits(self, at: "Moment", particles: p.Particles, n: int, front: FrontEnd, into: d.Deposits) -> int:
         """Pixels that the first `n` particles fire; returns their number."""
         ...
 
 
+@dataclass(frozen=True)
+class Moment:
+    """Which slice, and what the sensor collects in it."""
+
+    epoch: int
+    index: int
+    gain: float
+
+
 class VmiScene:
     """Laser shots on a molecular beam in a velocity-map imaging spectrometer."""
+
+    least_tot = d.CLOUD_LEAST_TOT
 
     def __init__(self, settings: SceneSettings, ions_per_hit: float) -> None:
         self.settings = settings
@@ -141,18 +156,21 @@ class VmiScene:
             )
         )  # fmt: skip
 
-    def deposits(self, epoch: int, index: int, particles: p.Particles, n: int, into: d.Deposits) -> int:
+    def deposits(self, at: Moment, particles: p.Particles, n: int, front: FrontEnd, into: d.Deposits) -> int:
         """Charge clouds of the ions."""
         into.reserve(n * d.MAX_PIXELS)
-        key = _key(self.settings, epoch, index, _DEPOSITS)
+        key = _key(self.settings, at.epoch, at.index, _DEPOSITS)
         return d.charge_clouds(
             key, n, particles.tick, particles.x, particles.y, particles.chip, *self._clouds,
+            front.least, front.lowest, at.gain,
             into.pixel, into.tot, into.bins, into.particle,
         )  # fmt: skip
 
 
 class UniformScene:
     """Particles uniform in space and time."""
+
+    least_tot = d.CLUSTER_LEAST_TOT
 
     def __init__(self, settings: SceneSettings, particles_per_hit: float) -> None:
         self.settings = settings
@@ -170,12 +188,13 @@ class UniformScene:
             )
         )  # fmt: skip
 
-    def deposits(self, epoch: int, index: int, particles: p.Particles, n: int, into: d.Deposits) -> int:
+    def deposits(self, at: Moment, particles: p.Particles, n: int, front: FrontEnd, into: d.Deposits) -> int:
         """Random clusters."""
         into.reserve(n * d.MAX_PIXELS)
-        key = _key(self.settings, epoch, index, _DEPOSITS)
+        key = _key(self.settings, at.epoch, at.index, _DEPOSITS)
         return d.random_clusters(
             key, n, particles.tick, particles.x, particles.y, particles.chip, *self._clusters,
+            front.least, at.gain,
             into.pixel, into.tot, into.bins, into.particle,
         )  # fmt: skip
 
@@ -185,6 +204,8 @@ class DarkScene:
 
     NOISY_PIXELS_PER_CHIP: Final = 20
     NOISY_SHARE: Final = 0.6
+
+    least_tot = d.CLUSTER_LEAST_TOT
 
     def __init__(self, settings: SceneSettings, particles_per_hit: float) -> None:
         self.settings = settings
@@ -204,12 +225,12 @@ class DarkScene:
             )
         )  # fmt: skip
 
-    def deposits(self, epoch: int, index: int, particles: p.Particles, n: int, into: d.Deposits) -> int:
+    def deposits(self, at: Moment, particles: p.Particles, n: int, front: FrontEnd, into: d.Deposits) -> int:
         """One pixel each."""
         into.reserve(n)
-        key = _key(self.settings, epoch, index, _DEPOSITS)
+        key = _key(self.settings, at.epoch, at.index, _DEPOSITS)
         return d.single_pixels(
-            key, n, particles.tick, particles.x, particles.y, particles.chip,
+            key, n, particles.tick, particles.x, particles.y, particles.chip, front.least, at.gain,
             into.pixel, into.tot, into.bins, into.particle,
         )  # fmt: skip
 
@@ -225,6 +246,14 @@ def _key(settings: SceneSettings, epoch: int, index: int, purpose: int) -> np.ui
 def readout_key(settings: SceneSettings, epoch: int, index: int) -> np.uint64:
     """The random key of the read-out of slice `index`."""
     return _key(settings, epoch, index, _READOUT)
+
+
+def chip_keys(settings: SceneSettings, at: Moment, chip: int) -> tuple[np.uint64, np.uint64]:
+    """The random keys of noise and of test pulses of a chip in a slice."""
+    return (
+        _key(settings, at.epoch, at.index, _NOISE + chip),
+        _key(settings, at.epoch, at.index, _PULSES + chip),
+    )
 
 
 def build_scene(settings: SceneSettings, particles_per_hit: float) -> Scene:

@@ -17,6 +17,8 @@ PIXELS: Final = MATRIX_SIDE * MATRIX_SIDE
 BIAS_SETTLED_V: Final = 0.05
 """A ramp that is so near to its target has arrived."""
 OPERATING_BIAS_V: Final = 50.0
+ONE_PHASE_PLL: Final = 0x01E
+"""PLL word without column phases."""
 ALL_PASS: Final = ALL_HEADERS
 """The header filter that lets every word leave."""
 

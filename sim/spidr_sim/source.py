@@ -3,19 +3,27 @@
 Between `open` and `finish` a source is asked for one slice (1 ms) after the other, each only when the present is
 past its end plus `SPILL_COUNTS`: then no later closing of the gate can touch its hits, and what it tells as truth is
 final. `finish` closes the gate and hands over what is left.
+
+Other settings act from the first slice that begins after they were told, so that they too are a function of virtual
+time; those told while the gate is closed act when it opens. The bias has a time of its own.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ophyd_timepix.clock import TICKS_PER_COUNT, TICKS_PER_FTOA
+from ophyd_timepix.clock import TICKS_PER_COUNT, TICKS_PER_FTOA, TICKS_PER_SECOND
 from ophyd_timepix.protocol.words import MATRIX_SIDE
+from spidr_sim import deposits as d
 from spidr_sim import readout
 from spidr_sim.deposits import Deposits
+from spidr_sim.encode import BINS_PER_COUNT
+from spidr_sim.frontend import NOISE_SIGMA_STEPS, FrontEnd, NoiseTable, PulseTable, bias_gain
 from spidr_sim.particles import FloatArray, IntArray, Particles
 from spidr_sim.readout import Pool, TriggerPlan, WordArray
 from spidr_sim.scenes import (
@@ -23,17 +31,21 @@ from spidr_sim.scenes import (
     SLICE_COUNTS,
     SLICE_TICKS,
     SPILL_COUNTS,
+    Moment,
     Scene,
     SceneSettings,
     build_scene,
+    chip_keys,
     probing,
     readout_key,
 )
+from spidr_sim.settings import OPERATING_BIAS_V, PIXELS, BiasRamp, ChipSettings
 
 AnyIntArray = npt.NDArray[np.integer[Any]]
 
 COLUMNS: Final = MATRIX_SIDE // 2
-_FOREVER: Final = np.iinfo(np.int64).max
+_FOREVER: Final = readout.NEVER
+_COUNTS_PER_SECOND: Final = TICKS_PER_SECOND // TICKS_PER_COUNT
 _BUCKETS: Final = SLICE_COUNTS // readout.BUCKET_COUNTS
 
 
@@ -85,12 +97,32 @@ class Source(Protocol):
     final_counts: int
     """Up to here everything is decided: a later closing of the gate changes nothing before."""
 
-    def set_phase(self, chip: int, phase_bins: IntArray) -> None:
-        """Column phases of `chip` (fToA bins, 128 double columns) from now on."""
+    def set_chip(self, chip: int, settings: ChipSettings, at_counts: int = 0) -> None:
+        """Other settings of `chip`, told at `at_counts`. Raises ValueError for a PLL word with unknown phases."""
         ...
 
-    def open(self, epoch: int, at_counts: int) -> None:
-        """The gate opens in timer epoch `epoch`."""
+    def set_filter(self, chip: int, eth_mask: int, at_counts: int = 0) -> None:
+        """Other words of `chip` leave: those whose header nibble is a bit of the mask. Told at `at_counts`."""
+        ...
+
+    def set_bias(self, ramp: BiasRamp) -> None:
+        """The bias of the sensor."""
+        ...
+
+    def open(
+        self,
+        epoch: int,
+        at_counts: int,
+        *,
+        sequential: bool = False,
+        shutter_counts: int | None = None,
+        zero_s: float = 0.0,
+    ) -> None:
+        """The gate opens in timer epoch `epoch`, `at_counts`.
+
+        The shutter opened at `shutter_counts` (with the gate unless told); the timer stood at 0 at the virtual
+        second `zero_s`.
+        """
         ...
 
     def advance(self) -> Departures:
@@ -104,6 +136,22 @@ class Source(Protocol):
     def inject(self, chip: int, at_counts: int, words: tuple[int, ...]) -> None:
         """Let the chip's own words (timer, control) leave at `at_counts`, while the gate is open."""
         ...
+
+
+class Changes:
+    """What was told and has not acted yet."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+
+    def add(self, at_counts: int, change: Callable[[], None]) -> None:
+        """`change` was told at `at_counts`."""
+        self._waiting.append((at_counts, change))
+
+    def act(self, until_counts: int = _FOREVER) -> None:
+        """Let all act that was told up to `until_counts`, in its order."""
+        while self._waiting and self._waiting[0][0] <= until_counts:
+            self._waiting.popleft()[1]()
 
 
 class DepartureQueue:
@@ -133,7 +181,7 @@ class DepartureQueue:
 
 
 class SceneSource:
-    """Words of a simulated scene: particles, deposits, dead time, read-out."""
+    """Words of a simulated scene: particles, deposits, thresholds, dead time, read-out."""
 
     def __init__(self, scene: Scene, *, keep_truth: bool = False) -> None:
         self.settings: SceneSettings = scene.settings
@@ -142,27 +190,59 @@ class SceneSource:
         self.final_counts = 0
         self._scene = scene
         self._keep_truth = keep_truth
+        self._front = FrontEnd(self.n_chips, self.settings.seed, scene.least_tot)
+        self._changes = Changes()
+        self._bias = BiasRamp.settled(OPERATING_BIAS_V)
         self._triggers = TriggerPlan(self.settings.shot_rate_hz, self.settings.seed)
         self._particles = Particles()
         self._deposits = Deposits()
         self._queue = DepartureQueue(self.n_chips)
+        self._held = Pool()
+        """Words of a sequential read-out."""
         self._lateness = readout.lateness_table()
-        self._phase = np.zeros((self.n_chips, COLUMNS), np.int64)
-        self._busy_until = np.empty(self.n_chips * MATRIX_SIDE * MATRIX_SIDE, np.int64)
+        self._walk_ticks = d.time_walk_ticks()
+        self._busy_until = np.empty(self.n_chips * PIXELS, np.int64)
+        self._events = _NOTHING_COUNTED
+        self._itot = _NOTHING_COUNTED
+        self._sequential = False
         self._epoch = 0
         self._index = 0
         self._open_counts = 0
+        self._shutter_counts = 0
+        self._zero_s = 0.0
 
-    def set_phase(self, chip: int, phase_bins: IntArray) -> None:
-        """Column phases of `chip` from now on."""
-        self._phase[chip] = phase_bins
+    def set_chip(self, chip: int, settings: ChipSettings, at_counts: int = 0) -> None:
+        """Other settings of `chip`."""
+        self._changes.add(at_counts, partial(self._front.set_chip, chip, settings))
 
-    def open(self, epoch: int, at_counts: int) -> None:
-        """The gate opens: all pixels are alive."""
+    def set_filter(self, chip: int, eth_mask: int, at_counts: int = 0) -> None:
+        """Other words of `chip` leave."""
+        self._changes.add(at_counts, partial(self._front.set_filter, chip, eth_mask))
+
+    def set_bias(self, ramp: BiasRamp) -> None:
+        """The bias of the sensor."""
+        self._bias = ramp
+
+    def open(
+        self,
+        epoch: int,
+        at_counts: int,
+        *,
+        sequential: bool = False,
+        shutter_counts: int | None = None,
+        zero_s: float = 0.0,
+    ) -> None:
+        """The gate opens: all pixels are alive and have counted nothing."""
         self._epoch = epoch
         self._open_counts = at_counts
+        self._shutter_counts = at_counts if shutter_counts is None else shutter_counts
+        self._zero_s = zero_s
+        self._sequential = sequential
+        self._front.set_sequential(sequential)
+        self._changes.act()
         self._busy_until[:] = -1
-        self._queue.pool.n = 0
+        self._events = self._itot = _NOTHING_COUNTED
+        self._queue.pool.n = self._held.n = 0
         self._go_to(max(0, at_counts - SPILL_COUNTS) // SLICE_COUNTS)
 
     def advance(self) -> Departures:
@@ -170,9 +250,10 @@ class SceneSource:
         return self._slice(_FOREVER)
 
     def finish(self, at_counts: int) -> Iterator[Departures]:
-        """The slices up to the closing of the gate, then the late words."""
+        """The slices up to the closing of the gate, then what waited for it, then the late words."""
         while self._index * SLICE_COUNTS < at_counts:
             yield self._slice(at_counts * TICKS_PER_COUNT)
+        self._read_matrix(at_counts)
         while self._queue.pool.n:
             yield self._queue.leave(self._index)
             self._go_to(self._index + 1)
@@ -189,41 +270,98 @@ class SceneSource:
 
     def _slice(self, close_tick: int) -> Departures:
         index = self._index
+        self._changes.act(index * SLICE_COUNTS)
         n_particles = self._scene.particles(self._epoch, index, self._particles)
-        n_hits = self._read_pixels(n_particles, close_tick)
+        n_hits = self._read_pixels(self._make_deposits(n_particles), close_tick)
         edges = self._read_edges(close_tick)
         truth = self._truth(n_particles, n_hits, edges, close_tick) if self._keep_truth else None
         self._go_to(index + 1)
         return self._queue.leave(index, len(edges), truth)
 
-    def _read_pixels(self, n_particles: int, close_tick: int) -> int:
-        if not n_particles:
+    # --- what fires ---------------------------------------------------------------------------------------------------
+    def _make_deposits(self, n_particles: int) -> int:
+        """What the pixels of this slice get; returns the number of deposits."""
+        middle_s = self._zero_s + (self._index + 0.5) * SLICE_COUNTS / _COUNTS_PER_SECOND
+        at = Moment(self._epoch, self._index, bias_gain(self._bias.at(middle_s)))
+        n = 0
+        if n_particles and at.gain > 0:
+            n = self._scene.deposits(at, self._particles, n_particles, self._front, self._deposits)
+        n_particle_deposits = n
+        for chip in range(self.n_chips):
+            noise, pulses = self._front.noise[chip], self._front.pulses[chip]
+            if noise is not None:
+                n += self._add_noise(at, chip, noise, n)
+            if pulses is not None:
+                n += self._add_pulses(at, chip, pulses, n)
+        if n > n_particle_deposits:
+            # The dead time of a pixel wants its deposits in the order of time.
+            self._deposits.sort(n)
+        return n
+
+    def _add_noise(self, at: Moment, chip: int, noise: NoiseTable, n: int) -> int:
+        room = d.noise_room(noise.rate_hz, SLICE_TICKS)
+        columns = self._deposits.columns(n, room)
+        start = self._index * SLICE_TICKS
+        key, _ = chip_keys(self.settings, at, chip)
+        return d.noise_hits(key, start, start + SLICE_TICKS, chip, noise.cumulative_hz, *columns)
+
+    def _add_pulses(self, at: Moment, chip: int, pulses: PulseTable, n: int) -> int:
+        start = self._index * SLICE_COUNTS - self._shutter_counts
+        counts = pulses.between(start, start + SLICE_COUNTS) + self._shutter_counts
+        columns = self._deposits.columns(n, counts.size * pulses.pixel.size)
+        _, key = chip_keys(self.settings, at, chip)
+        return d.pulse_hits(
+            key, counts * BINS_PER_COUNT + pulses.phase_bins, chip, pulses.pixel, pulses.threshold_steps,
+            pulses.steps, NOISE_SIGMA_STEPS, pulses.tot, self._walk_ticks, *columns,
+        )  # fmt: skip
+
+    # --- what is read out ---------------------------------------------------------------------------------------------
+    def _read_pixels(self, n_deposits: int, close_tick: int) -> int:
+        if not n_deposits:
             return 0
-        deposits, pool = self._deposits, self._queue.pool
-        n_deposits = self._scene.deposits(self._epoch, self._index, self._particles, n_particles, deposits)
+        front, deposits = self._front, self._deposits
+        if front.counting and not self._events.size:
+            self._events, self._itot = np.zeros((2, self.n_chips * PIXELS), np.int64)
+        pool = self._held if self._sequential else self._queue.pool
         pool.reserve(n_deposits)
-        n_hits = readout.read_pixels(
+        n_hits, n_words = readout.read_pixels(
             readout_key(self.settings, self._epoch, self._index),
             n_deposits, deposits.pixel, deposits.tot, deposits.bins, deposits.particle,
-            self._open_counts * TICKS_PER_COUNT, close_tick, self._phase, self._lateness, self._busy_until,
+            self._open_counts * TICKS_PER_COUNT, close_tick, front.phase, front.tot_factor, front.style,
+            front.plain, self._lateness, self._busy_until, self._events, self._itot,
             pool.word, pool.departure, pool.n,
         )  # fmt: skip
-        pool.n += n_hits
+        pool.n += n_words
         return n_hits
 
     def _read_edges(self, close_tick: int) -> IntArray:
+        sends = self._front.sends_edges
         start = max(self._index * SLICE_TICKS, self._open_counts * TICKS_PER_COUNT)
         stop = min((self._index + 1) * SLICE_TICKS, close_tick)
-        edges = self._triggers.edges_in(start, stop)
+        edges = self._triggers.edges_in(start, stop if sends.any() else start)
         pool = self._queue.pool
         pool.reserve(len(edges) * self.n_chips)
-        pool.n += readout.read_edges(edges, self.n_chips, pool.word, pool.departure, pool.n)
+        pool.n += readout.read_edges(edges, sends, pool.word, pool.departure, pool.n)
         return edges
+
+    def _read_matrix(self, at_counts: int) -> None:
+        """The gate has closed: what pixels counted, and what waited for the closing, joins the queue."""
+        pool = self._held if self._sequential else self._queue.pool
+        if self._events.size:
+            for chip in range(self.n_chips):
+                pool.reserve(PIXELS)
+                mine = slice(chip * PIXELS, (chip + 1) * PIXELS)
+                pool.n += readout.read_counters(
+                    chip, self._events[mine], self._itot[mine], at_counts, pool.word, pool.departure, pool.n
+                )
+        if self._sequential:
+            readout.release(self._held, at_counts, self._queue.pool)
 
     def _truth(self, n_particles: int, n_hits: int, edges: IntArray, close_tick: int) -> SliceTruth:
         """Copies of what this slice left, with the particles that left no hit taken out."""
         p, d = self._particles, self._deposits
-        hits_of = np.bincount(d.particle[:n_hits], minlength=n_particles)[:n_particles]
+        # Hits without a particle are counted in a place of their own, before the others.
+        hits_of = np.bincount(d.particle[:n_hits] + 1, minlength=n_particles + 1)[1:]
         seen = np.flatnonzero(hits_of)
         new_row = np.full(n_particles + 1, -1, np.int64)
         new_row[seen] = np.arange(seen.size)
@@ -247,6 +385,7 @@ class SceneSource:
         )
 
 
+_NOTHING_COUNTED: Final = np.empty(0, np.int64)
 _FIRST_GUESS: Final = 1 / 8
 _PROBED_HITS: Final = 200_000
 _PROBED_SLICES: Final = (4, 2000)
@@ -256,7 +395,7 @@ def scene_source(settings: SceneSettings, *, keep_truth: bool = False) -> SceneS
     """A source whose mean hit rate is the one in the settings.
 
     How many hits a particle makes depends on the clusters, the borders and, at high rates, the dead time: it is
-    measured on a few slices, with the same random keys for the same settings.
+    measured on a few slices at the operating settings of the chips, with the same random keys for the same settings.
     """
     settings.check()
     if settings.rate_hz == 0:

@@ -1,8 +1,8 @@
 """Words without a board: `synthesize` is a pure function of its arguments, `write_recording` makes a `.tpx3` file.
 
-For tests of readers, for benchmarks, and for recordings to try things on. The gate is open from timer count 0 on.
-Unless a PLL word is given there is no column phase, as in `.tpx3` files of SERVAL. This module knows no clock and no
-socket.
+For tests of readers, for benchmarks, and for recordings to try things on. The gate is open from timer count 0 on, the
+chips run with operating defaults, the sensor at 50 V. Unless a PLL word is given there is no column phase, as in
+`.tpx3` files of SERVAL. This module knows no clock and no socket.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -11,16 +11,14 @@ from typing import Final
 
 import numpy as np
 
-from ophyd_timepix.protocol.chip_config import column_phase
 from ophyd_timepix.protocol.words import CHUNK_MAX_BYTES, chunk_header
 from spidr_sim.readout import WordArray
 from spidr_sim.scenes import SceneSettings
+from spidr_sim.settings import ONE_PHASE_PLL, ChipSettings
 from spidr_sim.source import SceneSource, SliceTruth, Source, scene_source
 from spidr_sim.truth import Truth
 
 COUNTS_PER_SECOND: Final = 40_000_000
-ONE_PHASE_PLL: Final = 0x01E
-"""PLL word without column phases."""
 _CHUNK_WORDS: Final = CHUNK_MAX_BYTES // 8
 
 
@@ -60,7 +58,7 @@ def opened_source(settings: SceneSettings, pll_word: int = ONE_PHASE_PLL, *, kee
     """A source of the scene with the gate open at 0."""
     source = scene_source(settings, keep_truth=keep_truth)
     for chip in range(settings.n_chips):
-        source.set_phase(chip, np.array(column_phase(pll_word), dtype=np.int64))
+        source.set_chip(chip, ChipSettings(pll=pll_word))
     source.open(0, 0)
     return source
 

@@ -2,8 +2,8 @@
 
 States: *gate open* while the shutter is open and the read-out runs, else *silent*. What the board tells (`Streams`)
 is done by the sending thread in the order told, each at its own count of the clock. When the shutter closes, what is
-late still leaves, the truth is on disk, and then each chip says 0x71B0. A sender that cannot keep up holds the clock
-back; it never skips.
+late still leaves, the truth is on disk, and then each chip says 0x71B0 (0x71A0 when its matrix was read sequentially).
+A sender that cannot keep up holds the clock back; it never skips.
 
 It knows no command and no scene.
 """
@@ -17,11 +17,12 @@ from typing import Final
 
 import numpy as np
 
-from ophyd_timepix.protocol.chip_config import column_phase
+from ophyd_timepix.protocol import column_phase
+from ophyd_timepix.protocol.words import HEADER
 from spidr_sim.clock import VirtualClock
 from spidr_sim.datagrams import DEFAULT_DATAGRAM_BYTES, DatagramSender
 from spidr_sim.encode import end_of_readout_word, timer_words
-from spidr_sim.settings import BiasRamp, ChipSettings, Readout
+from spidr_sim.settings import ALL_PASS, BiasRamp, ChipSettings, Readout
 from spidr_sim.source import Departures, Source
 from spidr_sim.streams import StreamCounters
 from spidr_sim.truth import Truth, TruthError
@@ -85,9 +86,13 @@ class UdpStreams:
         self._thread = threading.Thread(target=self._run, name="udp-sender", daemon=True)
         # Only the sending thread touches what follows.
         self._shutter = False
-        self._readout = False
+        self._shutter_counts = 0
+        self._readout = Readout.OFF
+        self._masks = [ALL_PASS] * len(self._chip_ids)
+        self._alive = [True] * len(self._chip_ids)
         self._gate = False
         self._epoch = 0
+        self._zero_s = 0.0
         self._sent_counts = 0
         self._slip_at_warning = 0.0
 
@@ -99,7 +104,7 @@ class UdpStreams:
     def readout(self, mode: Readout) -> None:
         """A read-out was started, or paused."""
         with self._clock.lock:
-            self._post(partial(self._set_readout, mode is Readout.DATA_DRIVEN, self._clock.counts()))
+            self._post(partial(self._set_readout, mode, self._clock.counts()))
 
     def timer_request(self, chip: int, at_counts: int) -> None:
         """The chip answers GET_TIMER in its stream too."""
@@ -107,21 +112,27 @@ class UdpStreams:
 
     def timers_restarted(self, at_counts_before: int, at_counts_now: int = 0) -> None:
         """A new timer epoch begins."""
-        self._post(partial(self._restart_epoch, at_counts_before, at_counts_now))
+        zero_s = self._clock.seconds_at_zero()
+        self._post(partial(self._restart_epoch, at_counts_before, at_counts_now, zero_s))
 
     def destination(self, chip: int, address: str, port: int) -> None:
         """Datagrams of `chip` go to `address`:`port` from now on."""
         self._post(partial(self._senders[chip].set_destination, address, port))
 
     def chip(self, chip: int, settings: ChipSettings) -> None:
-        """The PLL word sets the column phases of the words."""
-        self._post(partial(self._source.set_phase, chip, np.array(column_phase(settings.pll), dtype=np.int64)))
+        """All settings of `chip`. Raises ValueError for a PLL word whose column phases are not known."""
+        column_phase(settings.pll)
+        with self._clock.lock:
+            self._post(partial(self._set_chip, chip, settings, self._clock.counts()))
 
     def bias(self, ramp: BiasRamp) -> None:
-        """The bias of the sensor."""
+        """The bias of the sensor is on its way to another voltage."""
+        self._post(partial(self._source.set_bias, ramp))
 
     def header_filter(self, chip: int, eth_mask: int) -> None:
-        """Which words leave."""
+        """Which words of `chip` leave by UDP."""
+        with self._clock.lock:
+            self._post(partial(self._set_filter, chip, eth_mask, self._clock.counts()))
 
     def counters(self) -> StreamCounters:
         """Totals since the start or the last reset, with all that was told before: a board answers in order."""
@@ -200,45 +211,73 @@ class UdpStreams:
         if self._truth:
             self._truth.departed(self._epoch, departures, datagrams)
 
-    def _send_own(self, chip: int, words: Sequence[int]) -> None:
-        """Words of the chip itself, in a datagram of their own."""
-        datagrams = self._senders[chip].send(np.array(words, dtype=np.uint64))
-        self._totals.add(datagrams, (0,) * len(self._senders), 0)
+    def _send_own(self, words_of_chips: Sequence[tuple[int, tuple[int, ...]]]) -> None:
+        """Words of the chips themselves, (chip, words) of each, in datagrams of their own."""
+        for chip, words in words_of_chips:
+            datagrams = self._senders[chip].send(np.array(words, dtype=np.uint64))
+            self._totals.add(datagrams, (0,) * len(self._senders), 0)
+
+    def _tell_truth(self, words_of_chips: Sequence[tuple[int, tuple[int, ...]]]) -> None:
+        """Such words are about to leave."""
+        if self._truth:
+            self._truth.own_words(sum(len(words) for _, words in words_of_chips), len(words_of_chips))
+
+    def _ends_of_readout(self, at_counts: int) -> list[tuple[int, tuple[int, ...]]]:
+        sequential = self._readout is Readout.SEQUENTIAL
+        ends = [
+            (chip, self._own_words(chip, (end_of_readout_word(at_counts, chip_id, sequential=sequential),)))
+            for chip, chip_id in enumerate(self._chip_ids)
+        ]
+        return [(chip, words) for chip, words in ends if words]
+
+    def _own_words(self, chip: int, words: tuple[int, ...]) -> tuple[int, ...]:
+        """Those that leave."""
+        mask = self._masks[chip] if self._alive[chip] else 0
+        return tuple(word for word in words if mask >> HEADER.get(word) & 1)
 
     # --- tasks --------------------------------------------------------------------------------------------------------
-    def _set_shutter(self, is_open: bool, at_counts: int) -> None:
-        was_streaming = self._gate
-        self._shutter = is_open
-        if was_streaming and not is_open:
-            self._tell_truth(words=len(self._chip_ids), datagrams=len(self._chip_ids))
-            self._move_gate(False, at_counts)
-            for chip, chip_id in enumerate(self._chip_ids):
-                self._send_own(chip, (end_of_readout_word(at_counts, chip_id),))
-        else:
-            self._move_gate(is_open and self._readout, at_counts)
+    def _set_chip(self, chip: int, settings: ChipSettings, at_counts: int) -> None:
+        self._alive[chip] = settings.alive
+        self._source.set_chip(chip, settings, at_counts)
 
-    def _set_readout(self, enabled: bool, at_counts: int) -> None:
-        self._readout = enabled
-        self._move_gate(enabled and self._shutter, at_counts)
+    def _set_filter(self, chip: int, eth_mask: int, at_counts: int) -> None:
+        self._masks[chip] = eth_mask
+        self._source.set_filter(chip, eth_mask, at_counts)
+
+    def _set_shutter(self, is_open: bool, at_counts: int) -> None:
+        ends = [] if is_open or not self._gate else self._ends_of_readout(at_counts)
+        self._shutter = is_open
+        self._shutter_counts = at_counts
+        # The truth on disk at the end of read-out counts these words too.
+        self._tell_truth(ends)
+        self._move_gate(self._gate_wanted, at_counts)
+        self._send_own(ends)
+
+    def _set_readout(self, mode: Readout, at_counts: int) -> None:
+        if mode is not self._readout:
+            # What came in one mode leaves in that mode.
+            self._move_gate(False, at_counts)
+            self._readout = mode
+            self._move_gate(self._gate_wanted, at_counts)
 
     def _answer_timer(self, chip: int, at_counts: int) -> None:
-        words = timer_words(at_counts, self._chip_ids[chip])
+        words = self._own_words(chip, timer_words(at_counts, self._chip_ids[chip]))
         if self._gate:
             self._source.inject(chip, at_counts, words)
-        else:
-            self._tell_truth(words=len(words), datagrams=1)
-            self._send_own(chip, words)
+        elif words:
+            self._tell_truth([(chip, words)])
+            self._send_own([(chip, words)])
 
-    def _tell_truth(self, words: int, datagrams: int) -> None:
-        """Words of the chips themselves are about to leave in datagrams of their own."""
-        if self._truth:
-            self._truth.own_words(words, datagrams)
-
-    def _restart_epoch(self, at_counts_before: int, at_counts_now: int) -> None:
-        streaming = self._gate
+    def _restart_epoch(self, at_counts_before: int, at_counts_now: int, zero_s: float) -> None:
         self._move_gate(False, at_counts_before)
         self._epoch += 1
-        self._move_gate(streaming, at_counts_now)
+        self._zero_s = zero_s
+        self._shutter_counts += at_counts_now - at_counts_before
+        self._move_gate(self._gate_wanted, at_counts_now)
+
+    @property
+    def _gate_wanted(self) -> bool:
+        return self._shutter and self._readout is not Readout.OFF
 
     def _move_gate(self, is_open: bool, at_counts: int) -> None:
         if is_open == self._gate:
@@ -251,7 +290,13 @@ class UdpStreams:
 
     def _open_gate(self, at_counts: int) -> None:
         self._sent_counts = at_counts
-        self._source.open(self._epoch, at_counts)
+        self._source.open(
+            self._epoch,
+            at_counts,
+            sequential=self._readout is Readout.SEQUENTIAL,
+            shutter_counts=self._shutter_counts,
+            zero_s=self._zero_s,
+        )
         self._clock.hold_at(max(self._source.next_counts, at_counts) + LAG_ALLOWED_COUNTS)
         self._slip_at_warning = self._clock.slipped_seconds
         if self._truth:

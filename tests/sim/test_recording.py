@@ -12,6 +12,7 @@ from spidr_sim.encode import end_of_readout_word, pixel_word, tdc_word, timer_wo
 from spidr_sim.recording import Recording, RecordingError, read_recording
 from spidr_sim.replay import RecordingSource
 from spidr_sim.scenes import SceneSettings
+from spidr_sim.settings import ChipSettings
 from spidr_sim.source import SliceTruth
 from spidr_sim.synth import COUNTS_PER_SECOND, joined, opened_source, write_recording
 from tests.sim import slow_decoder as slow
@@ -29,7 +30,7 @@ def replayed(
 ) -> tuple[list[Words], SliceTruth]:
     source = RecordingSource(recording, n_chips, keep_truth=True)
     for chip in range(n_chips):
-        source.set_phase(chip, np.array(column_phase(pll_word)))
+        source.set_chip(chip, ChipSettings(pll=pll_word))
     source.open(0, at_counts)
     words: list[list[Words]] = [[] for _ in range(n_chips)]
     truths = []

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from ophyd_timepix.protocol import column_phase
 from spidr_sim.particles import PEAKS, time_of_flight_ns
 from spidr_sim.scenes import SLICE_COUNTS, SPILL_COUNTS, SceneSettings
+from spidr_sim.settings import ONE_PHASE_PLL
 from spidr_sim.source import Departures, SceneSource, scene_source
-from spidr_sim.synth import ONE_PHASE_PLL, Synthesis, synthesize
+from spidr_sim.synth import Synthesis, synthesize
 from tests.sim import slow_decoder as slow
 
 SCENES = ["vmi", "uniform", "dark"]

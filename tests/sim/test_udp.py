@@ -109,7 +109,7 @@ def rig(n_chips: int = 1, truth: Path | None = None, datagram_bytes: int = 8960,
             stack.callback(listener.socket.close)
         for chip, listener in enumerate(listeners):
             streams.destination(chip, "127.0.0.1", listener.port)
-            streams.chip(chip, ChipSettings(pll=0x11E))
+            streams.chip(chip, ChipSettings())
         streams.start()
         yield Rig(streams, clock, listeners)
 
@@ -288,7 +288,7 @@ def test_a_sender_that_was_kept_from_its_work_skips_nothing_and_holds_the_clock(
         words = r.listeners[0].receive_until(ends_readout)
     assert r.clock.slipped_seconds > 4.5
     source = scene_source(SceneSettings.chosen("vmi", rate_hz=100_000, seed=6))
-    source.set_phase(0, np.array(column_phase(0x11E)))
+    source.set_chip(0, ChipSettings())
     source.open(0, opened)
     expected = np.concatenate([leaving.of_chip(0).copy() for leaving in source.finish(closed)])
     np.testing.assert_array_equal(words[:-1], expected)
