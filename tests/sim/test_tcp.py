@@ -1,6 +1,6 @@
 """The simulated board over a real TCP connection, asked with bytes that are written from the reference's tables.
 
-Nothing here uses this package's client or protocol: messages are built from code numbers, as another program would.
+Nothing here uses this package's client or protocol: see `raw_wire`. Whole sequences are in `test_sequences`.
 """
 
 import socket
@@ -11,52 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from spidr_sim.board import Board
-from spidr_sim.settings import Readout
-from spidr_sim.streams import StreamCounters
 from spidr_sim.tcp import TcpServer
 from tests.sim.board_doubles import RecordingStreams, StandingClock
-
-TIMEOUT_S = 10.0
-
-
-class Wire:
-    """A client made of struct and socket."""
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.socket = socket.create_connection(address, timeout=TIMEOUT_S)
-
-    def close(self) -> None:
-        self.socket.close()
-
-    def read(self, n: int) -> bytes:
-        data = b""
-        while len(data) < n:
-            portion = self.socket.recv(n - len(data))
-            if not portion:
-                raise ConnectionError(f"closed after {len(data)} of {n} bytes")
-            data += portion
-        return data
-
-    def reply(self) -> tuple[int, int, int, int, bytes]:
-        head = self.read(16)
-        word0, length, error, device = struct.unpack(">4I", head)
-        return word0, length, error, device, self.read(length - 16)
-
-    def ask(self, code: int, device: int, *words: int, data: bytes = b"") -> bytes:
-        """Sends, checks the header of the reply byte for byte, returns its payload."""
-        payload = struct.pack(f">{len(words)}I", *words) + data
-        self.socket.sendall(struct.pack(">4I", code, 16 + len(payload), 0, device) + payload)
-        word0, length, error, echoed, answer = self.reply()
-        assert (word0, error, echoed) == (code | 0x10000, 0, device)
-        assert length == 16 + len(answer)
-        return answer
-
-    def get(self, code: int, device: int, *words: int) -> tuple[int, ...]:
-        answer = self.ask(code, device, *(words or (0,)))
-        return struct.unpack(f">{len(answer) // 4}I", answer)
-
-    def set(self, code: int, device: int, *words: int, data: bytes = b"") -> None:
-        assert len(self.ask(code, device, *(words or (0,)), data=data)) == 4
+from tests.sim.raw_wire import TIMEOUT_S, Wire
 
 
 @pytest.fixture
@@ -85,98 +42,6 @@ def test_message_and_reply_byte_for_byte(wire: Wire):
     assert wire.read(24) == bytes.fromhex("00010783 00000018 00000000 00000000 00000300 00ff0000")
 
 
-def connect(wire: Wire, udp_port: int) -> list[int]:
-    """'Connect' of the reference. Returns the chips accepted."""
-    (count,) = wire.get(0x90D, 0)
-    for chip in range(count):
-        wire.get(0x110, chip)
-        wire.set(0x119, chip, udp_port + chip)
-    accepted = []
-    for chip in range(count):
-        address, status = wire.get(0x783, 0, 0x300 + 4 * chip)
-        assert address == 0x300 + 4 * chip
-        enabled, locked = ~status & 0xFF, status >> 16 & 0xFF
-        if enabled != 0 and locked == enabled:
-            accepted.append(chip)
-            configure(wire, chip, udp_port + chip)
-        wire.get(0x110, chip)
-    wire.set(0x55F, 0, 1)
-    wire.set(0x560, 0, int((50 - 12) * 4095 / 92))
-    return accepted
-
-
-DACS = (128, 8, 128, 5, 128, 420, 6, 84, 8, 128, 8, 192, 128, 128, 128, 256, 128, 128)
-
-
-def configure(wire: Wire, chip: int, port: int) -> None:
-    assert wire.get(0x114, chip) == (0x7F00_0001,)
-    assert wire.get(0x117, chip) == (port,)
-    wire.set(0x124, chip)
-    wire.set(0x126, chip)
-    for code, value in enumerate(DACS, start=1):
-        wire.set(0x11B, chip, code << 16 | value)
-    wire.set(0x22E, chip)
-    for first in range(0, 255, 3):
-        wire.set(0x22A, chip, first, data=bytes(576))
-    # Column 255: its pixels 0 to 3 have the values 1, 0, 0x3F, 2.
-    wire.set(0x22A, chip, 255, data=bytes([0x04, 0x0F, 0xC2]) + bytes(189))
-    for column in range(256):
-        answer = wire.ask(0x22D, chip, column)
-        assert answer[:4] == struct.pack(">I", column)
-        assert answer[4:] == (bytes([1, 0, 0x3F, 2]) + bytes(252) if column == 255 else bytes(256))
-    (word,) = wire.get(0x905, chip)
-    wire.set(0x906, chip, (word & 0xFFFF_0000) | 0xFFFF)
-    assert wire.get(0x905, chip)[0] & 0xFFFF == 0xFFFF
-
-
-def start(wire: Wire, chips: list[int]) -> None:
-    """'Start' of the reference."""
-    _, control = wire.get(0x783, 0, 0x1C8)
-    wire.set(0x784, 0, 0x1C8, control & ~(1 << 25))
-    wire.set(0x784, 0, 0x2B8, 0)
-    wire.set(0x561, 0, 1)
-    wire.set(0x446, 0)
-    wire.set(0x551, 0)
-    wire.set(0x550, 0)
-    for chip in chips:
-        wire.get(0x110, chip)
-        for word in (0x000, 0x008, 0x048, 0x048):
-            wire.get(0x334, chip)
-            wire.set(0x335, chip, word)
-            assert wire.get(0x334, chip) == (word,)
-        wire.set(0x337, chip, 0x11E)
-    wire.set(0x550, 0)
-    wire.set(0x441, 0, 4, 0, 10, 1)
-    wire.set(0x442, 0)
-
-
-def test_sequences_of_the_reference_connect_configure_start_heartbeat_stop(wire: Wire, streams: RecordingStreams):
-    chips = connect(wire, udp_port=18192)
-    assert chips == [0, 1]
-    assert [wire.get(0x11A, 1, code) for code in range(1, 19)] == [
-        (code << 16 | value,) for code, value in enumerate(DACS, start=1)
-    ]
-    streams.calls.clear()
-    start(wire, chips)
-    for _ in range(3):
-        assert wire.get(0x552, 0) == (0, 0)
-    streams.totals = StreamCounters(10, (20, 30), 5)
-    assert [wire.get(0x783, 0, address)[1] for address in (0x384, 0x340, 0x341, 0x2F8)] == [10, 20, 30, 5]
-    wire.set(0x441, 0, 0, 10000, 5, 1)
-    wire.set(0x443, 0)
-    wire.set(0x447, 0)
-    assert [call for call in streams.calls if call[0] != "chip"] == [
-        ("readout", Readout.DATA_DRIVEN),
-        ("timers_restarted", 0, 0),
-        ("timers_restarted", 0, 0),
-        ("timers_restarted", 0, 0),
-        ("shutter", True, 0),
-        *[("timer_request", 0, 0)] * 3,
-        ("shutter", False, 0),
-        ("readout", Readout.OFF),
-    ]
-
-
 def test_unknown_command_wrong_length_and_wrong_device_are_error_replies(wire: Wire):
     for request, error in (
         ("00000abc 00000014 00000000 00000000 00000000", 1),
@@ -192,7 +57,6 @@ def test_unknown_command_wrong_length_and_wrong_device_are_error_replies(wire: W
 
 
 def test_request_in_single_bytes_and_requests_in_one_piece_are_answered_alike(wire: Wire):
-    wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     request = bytes.fromhex("0000090d 00000014 00000000 00000000 00000000")
     for i in range(len(request)):
         wire.socket.sendall(request[i : i + 1])
