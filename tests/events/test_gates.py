@@ -1,0 +1,131 @@
+"""Gates on arrays against slow, obvious twins."""
+
+import math
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ophyd_timepix.config import Gate, MassCalibration
+from ophyd_timepix.events.gates import Condition, Tally, conditions, keep_valid, shot_span
+
+
+def table(n, seed=0):
+    rng = np.random.default_rng(seed)
+    tof = rng.uniform(0, 1000, n)
+    tof[rng.random(n) < 0.1] = np.nan
+    return {
+        "shot": np.sort(rng.integers(-1, max(n // 3, 1), n)),
+        "x": rng.uniform(0, 255, n).astype(np.float32),
+        "y": rng.uniform(0, 255, n).astype(np.float32),
+        "tof": tof,
+        "tot": rng.integers(0, 400, n).astype(np.uint32),
+        "size": rng.integers(1, 9, n).astype(np.uint32),
+    }
+
+
+def naive_inside(corners, x, y):
+    """Sum of the angles under which the edges are seen: a full turn inside, none outside."""
+    turn = 0.0
+    for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
+        a, b = math.atan2(y0 - y, x0 - x), math.atan2(y1 - y, x1 - x)
+        turn += (b - a + math.pi) % (2 * math.pi) - math.pi
+    return abs(turn) > math.pi
+
+
+def naive_keep(gate, columns, row, calibration=None):
+    for name, (low, high) in gate.windows(calibration).items():
+        value = float(columns[name][row])
+        if math.isnan(value) or (low is not None and value < low) or (high is not None and value >= high):
+            return False
+    x, y = float(columns["x"][row]), float(columns["y"][row])
+    if gate.circle is not None:
+        return math.hypot(x - gate.circle[0], y - gate.circle[1]) < gate.circle[2]
+    return gate.polygon is None or naive_inside(gate.polygon, x, y)
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        Gate(name="all"),
+        Gate(name="tof", tof=(100, 500)),
+        Gate(name="open", tof=(None, None)),
+        Gate(name="mass", mq=(2, 20)),
+        Gate(name="roi", roi=(10, 90.5, 100, 200)),
+        Gate(name="circle", circle=(100, 120, 40.5)),
+        Gate(name="star", polygon=((20, 20), (240, 60), (120, 100), (200, 240), (30, 200))),
+        Gate(name="many", tof=(100, 900), tot=(50, None), size=(2, 5), roi=(5, 250, 5, 250)),
+    ],
+)
+def test_a_gate_keeps_what_a_loop_over_its_definition_keeps(gate):
+    columns, calibration = table(500), MassCalibration(t0_ns=10, k_ns=100)
+    keep = np.ones(500, bool)
+    left = Condition.of(gate, calibration).narrow(keep, columns.__getitem__)
+    assert left == keep.sum()
+    assert keep.tolist() == [naive_keep(gate, columns, row, calibration) for row in range(500)]
+
+
+def test_windows_are_half_open():
+    keep = np.ones(3, bool)
+    Condition.of(Gate(name="g", tot=(1, 3))).narrow(keep, {"tot": np.array([1, 2, 3], np.uint32)}.__getitem__)
+    assert keep.tolist() == [True, True, False]
+
+
+def test_columns_are_not_asked_for_when_no_row_is_left():
+    asked = []
+
+    def read(name):
+        asked.append(name)
+        return table(10)[name]
+
+    condition = Condition.of(Gate(name="none", tof=(5000, None), roi=(0, 5, 0, 5), tot=(1, None)))
+    assert condition.narrow(np.ones(10, bool), read) == 0
+    assert asked == ["tof"]
+    assert condition.columns == ("tof", "tot", "x", "y")
+
+
+def test_only_rows_of_valid_shots_stay():
+    shot = np.array([-1, 4, 4, 5, 6, 7, 7])
+    keep = np.ones(7, bool)
+    assert keep_valid(keep, shot, np.array([1, 0, 1], np.uint8), 4) == 3  # shot 7 is not in the table yet
+    assert keep.tolist() == [False, True, True, False, True, False, False]
+    assert shot_span(shot) == (4, 8)
+    assert shot_span(np.array([-1, -1])) == (-1, -1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 200), st.integers(0, 2**32 - 1), st.lists(st.integers(0, 200), max_size=4))
+def test_a_tally_is_the_mean_and_its_error_over_shots_however_the_rows_are_cut(n, seed, cuts):
+    columns = table(n, seed)
+    keep = columns["tot"] < 200
+    tally = Tally()
+    places = [0, *sorted(min(cut, n) for cut in cuts), n]
+    for start, stop in pairwise(places):
+        tally.add(keep[start:stop], columns["shot"][start:stop])
+    shots = max(n // 3, 1) + 5
+    result = tally.result(shots)
+    found = Counter(columns["shot"][keep].tolist())
+    per_shot = [found[shot] for shot in range(shots)]
+    assert result.counts == keep.sum()
+    assert result.counts_per_shot == pytest.approx(np.mean(per_shot))
+    assert result.error == pytest.approx(np.std(per_shot, ddof=1) / math.sqrt(shots))
+    assert result.counts_error == pytest.approx(result.error * shots)
+
+
+def test_without_shots_a_count_has_a_counting_error_and_no_rate():
+    tally = Tally()
+    tally.add(np.ones(9, bool), np.full(9, -1))
+    counts, shots, per_shot, error, counts_error = tally.result(0)
+    assert (counts, shots, counts_error) == (9, 0, 3.0)
+    assert math.isnan(per_shot)
+    assert math.isnan(error)
+    tally.add(np.ones(1, bool), np.array([0]))
+    assert tally.result(1).counts_per_shot == 1
+    assert math.isnan(tally.result(1).error)
+
+
+def test_gates_by_name():
+    assert list(conditions([Gate(name="a"), Gate(name="b", tof=(0, 1))])) == ["a", "b"]
