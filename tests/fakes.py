@@ -29,7 +29,7 @@ from ophyd_timepix.pipeline.messages import (
     Sent,
     StageDeath,
 )
-from ophyd_timepix.protocol import Dac, GeneralConfig, OutputBlockConfig, PixelMatrix, PllConfig
+from ophyd_timepix.protocol import Dac, GeneralConfig, OutputBlockConfig, PixelMatrix, PllConfig, Quantity
 
 ROWS = 100
 CANCELLED_ROWS = 7
@@ -218,21 +218,13 @@ class FakeBoard:
     def chip(self, index: int) -> FakeChip:
         return self._chips[index]
 
-    def chip_temperature(self) -> float:
+    def measure(self, quantity: Quantity) -> float:
         self.contact()
-        return self.celsius
-
-    def board_temperature(self) -> float:
-        self.contact()
-        return 35.0
-
-    def fpga_temperature(self) -> float:
-        self.contact()
-        return 60.25
+        values = {Quantity.CHIP_TEMPERATURE: self.celsius, Quantity.FPGA_TEMPERATURE: 60.25}
+        return values.get(quantity, self.bias_setting or 50.0)
 
     def bias_v(self) -> float:
-        self.contact()
-        return self.bias_setting or 50.0
+        return self.measure(Quantity.BIAS)
 
     def set_bias(self, volts: float) -> None:
         self.contact(f"set_bias {volts:g}")

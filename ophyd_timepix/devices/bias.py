@@ -3,12 +3,12 @@
 import threading
 from typing import Any, Final
 
-from ophyd import Component as Cpt
 from ophyd import Device, Kind
 from ophyd.status import Status
 
+from ..protocol.quantities import Quantity, Setting
 from ..protocol.registers import BIAS_MAX_V, BIAS_MIN_V
-from .signals import Monitored, Verb, setting, switch
+from .signals import measured, settable, setting, switch
 from .status import PlainStatus
 
 RAMP_V_PER_S: Final = 20.0
@@ -74,14 +74,11 @@ class Bias(Device):
     off is switched on, at the least it gives; `off()` ramps down and switches it off.
     """
 
-    readback = Cpt(
-        Monitored, ask=lambda b: b.bias_v(), units="V", precision=2, entry="GET_SPIDR_ADC", kind=Kind.hinted,
-        meaning="bias voltage, measured",
-    )  # fmt: skip
-    setpoint = Cpt(
-        Verb, ask=lambda b: _setting_of(b), tell=lambda b, volts: b.set_bias(volts), value=float(BIAS_MIN_V), units="V",
-        limits=(BIAS_MIN_V, BIAS_MAX_V), precision=2, entry="SET_BIAS_ADJUST", recorded=True, kind=Kind.config,
-        meaning="bias voltage as it was set last; setting it here jumps",
+    readback = measured(Quantity.BIAS, Kind.hinted)
+    setpoint = settable(
+        lambda b: _setting_of(b), lambda b, volts: b.set_bias(volts), float(BIAS_MIN_V), "SET_BIAS_ADJUST",
+        f"{Setting.BIAS.meaning}, as set last; setting it here jumps", units=Setting.BIAS.unit,
+        limits=Setting.BIAS.limits, precision=Setting.BIAS.precision,
     )  # fmt: skip
     enabled = switch(lambda b: _is_on(b), lambda b, on: b.bias_enable(on), "BIAS_SUPPLY_ENA", "the bias supply")
     ramp_rate = setting(RAMP_V_PER_S, units="V/s", limits=(0.1, 1000.0), meaning="speed of `set`")

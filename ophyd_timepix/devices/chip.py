@@ -13,7 +13,7 @@ from ..protocol.commands import ALL_HEADERS
 from ..protocol.dacs import Dac
 from .matrix import Matrix
 from .pulses import TestPulse
-from .signals import Hardware, Verb, measured
+from .signals import Hardware, Monitored, Verb
 from .text import Text, table
 from .words import ChipWords
 
@@ -122,14 +122,16 @@ class Timepix3Chip(Device):
         value=ALL_HEADERS, limits=(0, ALL_HEADERS), entry="SET_HEADERFILTER", recorded=True, kind=Kind.config,
         meaning="which header nibbles go to Ethernet, a mask",
     )  # fmt: skip
-    temperature = measured(lambda chip: chip.temperature(), "degC", "SET_SENSEDAC", "of the chip, by its bandgap")
+    temperature = Cpt(
+        Monitored, ask=lambda chip: chip.temperature(), value=0.0, units="degC", precision=1, entry="SET_SENSEDAC",
+        meaning="of the chip, by its bandgap; moves its sense line", kind=Kind.omitted,
+    )  # fmt: skip
 
     def __init__(self, prefix: str = "", *, index: int, **kwargs: Any) -> None:
         self.index = index
         self.column_phase: tuple[int, ...] | None = None
         """What to add to the time of each of the 128 double columns (fToA bins); None: what the PLL word says."""
         super().__init__(prefix, **kwargs)
-        self.temperature.kind = Kind.omitted  # it moves the chip's sense line: only who asks for it gets it
 
     @property
     def control(self) -> Chip:

@@ -5,6 +5,7 @@ from typing import Final
 from ophyd import Device
 
 from ..protocol import Register
+from ..protocol.quantities import Quantity
 from .signals import Monitored, counted, measured, settable, setting, switch
 from .text import Text, table
 
@@ -20,24 +21,26 @@ class Monitor(Device):
         spidr.monitor.chip_temperature.subscribe(lambda value, **_: print(value))
     """
 
-    chip_temperature = measured(lambda b: b.chip_temperature(), "degC", "GET_REMOTETEMP", "at the chip")
-    board_temperature = measured(lambda b: b.board_temperature(), "degC", "GET_LOCALTEMP", "of the board")
-    fpga_temperature = measured(lambda b: b.fpga_temperature(), "degC", "GET_FPGATEMP", "of the FPGA")
-    bias = measured(lambda b: b.bias_v(), "V", "GET_SPIDR_ADC", "bias voltage of the sensor", precision=2)
-    analogue_v = measured(lambda b: b.supply("analogue").volts, "V", "GET_AVDD_NOW", "analogue supply", precision=3)
-    analogue_a = measured(lambda b: b.supply("analogue").amperes, "A", "GET_AVDD_NOW", "analogue supply", precision=3)
-    analogue_w = measured(lambda b: b.supply("analogue").watts, "W", "GET_AVDD_NOW", "analogue supply", precision=3)
-    digital_v = measured(lambda b: b.supply("digital").volts, "V", "GET_DVDD_NOW", "digital supply", precision=3)
-    digital_a = measured(lambda b: b.supply("digital").amperes, "A", "GET_DVDD_NOW", "digital supply", precision=3)
-    digital_w = measured(lambda b: b.supply("digital").watts, "W", "GET_DVDD_NOW", "digital supply", precision=3)
-    vdd_v = measured(lambda b: b.supply("vdd").volts, "V", "GET_VDD_NOW", "third supply", precision=3)
-    vdd_a = measured(lambda b: b.supply("vdd").amperes, "A", "GET_VDD_NOW", "third supply", precision=3)
-    vdd_w = measured(lambda b: b.supply("vdd").watts, "W", "GET_VDD_NOW", "third supply", precision=3)
-    vdda = measured(lambda b: b.vdda_v(), "V", "GET_SPIDR_ADC", "analogue supply at the board's ADC", precision=3)
-    humidity = counted(lambda b: b.humidity_percent(), "%", "GET_HUMIDITY", "relative humidity")
-    pressure = counted(lambda b: b.pressure_mbar(), "mbar", "GET_PRESSURE", "air pressure")
-    chip_fan = counted(lambda b: b.fan_rpm(0), "rpm", "GET_FANSPEED", "fan of the chip board")
-    board_fan = counted(lambda b: b.fan_rpm(1), "rpm", "GET_FANSPEED", "fan of the board")
+    chip_temperature = measured(Quantity.CHIP_TEMPERATURE)
+    board_temperature = measured(Quantity.BOARD_TEMPERATURE)
+    fpga_temperature = measured(Quantity.FPGA_TEMPERATURE)
+    bias = measured(Quantity.BIAS)
+    analogue_v = measured(Quantity.ANALOGUE_V)
+    analogue_a = measured(Quantity.ANALOGUE_A)
+    analogue_w = measured(Quantity.ANALOGUE_W)
+    digital_v = measured(Quantity.DIGITAL_V)
+    digital_a = measured(Quantity.DIGITAL_A)
+    digital_w = measured(Quantity.DIGITAL_W)
+    vdd_v = measured(Quantity.VDD_V)
+    vdd_a = measured(Quantity.VDD_A)
+    vdd_w = measured(Quantity.VDD_W)
+    vdda = measured(Quantity.VDDA)
+    humidity = measured(Quantity.HUMIDITY)
+    pressure = measured(Quantity.PRESSURE)
+    chip_fan = measured(Quantity.CHIP_FAN)
+    board_fan = measured(Quantity.BOARD_FAN)
+    shutters = measured(Quantity.SHUTTERS)
+    external_shutters = measured(Quantity.EXTERNAL_SHUTTERS)
     datagrams = counted(lambda b: b.sent_counters().datagrams, "datagrams", "UDP_DATAGRAMS", "sent since the reset")
     pixel_words = counted(lambda b: sum(b.sent_counters().pixel_words), "words", "PIXEL_WORDS", "of all chips")
     tdc_triggers = counted(lambda b: b.sent_counters().tdc_triggers, "triggers", "TDC_TRIGGERS", "seen by the TDC")

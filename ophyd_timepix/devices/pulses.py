@@ -8,8 +8,9 @@ import numpy.typing as npt
 from ophyd import Component as Cpt
 from ophyd import Device, Kind
 
-from ..protocol.chip_config import TEST_PULSES_MAX, PulseTiming
+from ..protocol.chip_config import PulseTiming
 from ..protocol.pixel_matrix import encode_ctpr
+from ..protocol.quantities import Setting
 from .signals import Hardware, Verb
 from .text import table
 
@@ -43,9 +44,7 @@ class TestPulse(Device):
 
     period = _timing("period")
     phase = _timing("phase")
-    count = Cpt(
-        PulseField, limits=(0, TEST_PULSES_MAX), units="pulses", kind=Kind.config, meaning="pulses of an open shutter"
-    )
+    count = Cpt(PulseField, limits=Setting.TEST_PULSES.limits, kind=Kind.config, meaning=Setting.TEST_PULSES.meaning)
     columns = Cpt(
         Verb, ask=lambda chip: encode_ctpr(chip.test_columns()).hex(), value="00" * 32, recorded=True,
         kind=Kind.config, entry="GET_CTPR", meaning="columns that get test pulses: register of 256 bits, hex",

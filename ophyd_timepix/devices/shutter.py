@@ -1,7 +1,7 @@
 """The shutter of a board, and how it opens."""
 
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from ophyd import Component as Cpt
 from ophyd import Device, Kind
@@ -9,11 +9,11 @@ from ophyd.status import Status
 
 from ..control import TriggerConfig
 from ..protocol import TriggerMode
-from .signals import Hardware, Scalar, counted
+from ..protocol.quantities import Setting
+from .signals import Hardware, Scalar
 from .text import Text, table
 
 OPEN, CLOSED = "open", "closed"
-_WORD: Final = (0, 0xFFFF_FFFF)
 
 
 class ShutterState(Hardware):
@@ -76,6 +76,11 @@ def _plain(value: Any) -> Scalar:
     return value.name.lower() if isinstance(value, TriggerMode) else int(value)
 
 
+def _field(entry: Setting) -> Any:
+    """Declare a setting of the protocol's table."""
+    return Cpt(TriggerField, units=entry.unit, limits=entry.limits, meaning=entry.meaning, kind=Kind.config)
+
+
 class Shutter(Device):
     """`set("open")` opens until `set("closed")`; `start()` opens it as `mode`, `length_us` and the others say."""
 
@@ -84,18 +89,14 @@ class Shutter(Device):
         TriggerField, choices=tuple(mode.name.lower() for mode in TriggerMode), kind=Kind.config,
         meaning="what opens and closes it at `start`",
     )  # fmt: skip
-    length_us = Cpt(
-        TriggerField, units="us", limits=_WORD, kind=Kind.config, meaning="how long it is open; 0: until closed"
-    )
-    frequency_hz = Cpt(TriggerField, units="Hz", limits=_WORD, kind=Kind.config, meaning="openings a second, mode auto")
-    count = Cpt(TriggerField, units="openings", limits=_WORD, kind=Kind.config, meaning="how often in all, mode auto")
-    delay_ns = Cpt(TriggerField, units="ns", limits=_WORD, kind=Kind.config, meaning="delay after a trigger")
-    openings = counted(lambda b: b.shutter_count(), "openings", "GET_SHUTTERCNTR", "openings since the counters' reset")
+    length_us = _field(Setting.SHUTTER_LENGTH)
+    frequency_hz = _field(Setting.SHUTTER_FREQUENCY)
+    count = _field(Setting.SHUTTER_COUNT)
+    delay_ns = _field(Setting.SHUTTER_DELAY)
 
     def __init__(self, prefix: str = "", **kwargs: Any) -> None:
         super().__init__(prefix, **kwargs)
         self.state.name = self.name
-        self.openings.kind = Kind.omitted
 
     def set(self, value: str, **kwargs: Any) -> Status:
         """`open` or `closed`."""

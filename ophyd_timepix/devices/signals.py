@@ -16,6 +16,7 @@ from ophyd import Component as Cpt
 from ophyd import Kind, Signal, SignalRO
 from ophyd.status import Status
 
+from ..protocol.quantities import Quantity as Entry
 from .status import PlainStatus
 
 DataKey = dict[str, Any]
@@ -132,7 +133,7 @@ class _Bounded(Signal):
         if not isinstance(value, int | float):
             raise ValueError(f"{self.name} is a number{f' ({self._units})' if unit else ''}, not {value!r}")
         if not math.isfinite(value):
-            raise ValueError(f"{self.name} is a finite number, not {value!r}")
+            raise ValueError(f"{self.name} is a finite number{f' ({self.range}{unit})' if unit else ''}, not {value!r}")
         if self._limits is not None and not self._limits[0] - ROUNDING <= value <= self._limits[1] + ROUNDING:
             low, high = self._limits
             raise ValueError(f"{self.name} goes from {low:g} to {high:g}{unit}, not {value!r}")
@@ -334,10 +335,7 @@ class Monitored(Verb):
     a board that is gone is an error and not an old number.
     """
 
-    def __init__(self, *, question: Callable[[Any], Scalar] | None = None, **kwargs: Any) -> None:
-        kwargs.setdefault("value", 0.0)
-        if question is not None:
-            kwargs["ask"] = question
+    def __init__(self, **kwargs: Any) -> None:
         self._watch: Any = None
         self._watch_lock = threading.RLock()
         self._polled_at = -math.inf
@@ -393,20 +391,17 @@ class Monitored(Verb):
         self.note(value, always=True)
 
 
-def measured(
-    question: Callable[[Any], Scalar], units: str, entry: str, meaning: str, precision: int = 1, value: Scalar = 0.0
-) -> Any:
-    """Declare a Monitored quantity: the verb that asks, unit, entry of the protocol's table, meaning, decimals."""
-    decimals = precision if isinstance(value, float) else None
+def measured(entry: Entry, kind: Kind = Kind.normal) -> Any:
+    """Declare a quantity of the protocol's table of measured quantities."""
     return Cpt(
-        Monitored, question=question, units=units, entry=entry, meaning=meaning, precision=decimals, value=value,
-        kind=Kind.normal,
+        Monitored, ask=lambda board: board.measure(entry), units=entry.unit, entry=entry.command.name,
+        meaning=entry.meaning, precision=entry.precision, value=0.0, kind=kind,
     )  # fmt: skip
 
 
 def counted(question: Callable[[Any], int], units: str, entry: str, meaning: str) -> Any:
-    """Declare a Monitored counter."""
-    return measured(question, units, entry, meaning, value=0)
+    """Declare a Monitored counter, by the verb that asks for it."""
+    return Cpt(Monitored, ask=question, units=units, entry=entry, meaning=meaning, value=0, kind=Kind.normal)
 
 
 def settable(
