@@ -32,9 +32,10 @@ from ophyd_timepix.protocol import (
     TriggerMode,
     column_phase,
 )
-from ophyd_timepix.protocol.chip_config import N_DCOLS, TEST_PULSES_MAX, ConfigWord
+from ophyd_timepix.protocol.chip_config import N_DCOLS, ConfigWord
 from ophyd_timepix.protocol.commands import ALL_HEADERS, MAX_DEVICES, MAX_INT
-from ophyd_timepix.protocol.registers import BIAS_MAX_V, BIAS_MIN_V, SHUTTER_CLOCK_HZ
+from ophyd_timepix.protocol.quantities import Setting
+from ophyd_timepix.protocol.registers import BIAS_MAX_V, BIAS_MIN_V
 from ophyd_timepix.protocol.words import MATRIX_SIDE
 
 from .dac_values import DacValues
@@ -66,6 +67,13 @@ def _of_table(name: str, word: type[ConfigWord]) -> Any:
     """A number with the limits and the meaning of a field of the table."""
     field = next(field for field in word.TABLE if field.name == name)
     return Field(strict=True, ge=0, le=field.bits.mask, description=f"0 to {field.bits.mask}: {field.meaning}")
+
+
+def _setting(setting: Setting, default: Any = ...) -> Any:
+    """A whole number with the limits, the unit and the meaning of a setting of the table."""
+    low, high = map(int, setting.limits)
+    unit = f" {setting.unit}" if setting.unit else ""
+    return Field(default, strict=True, ge=low, le=high, description=f"{low} to {high}{unit}: {setting.meaning}")
 
 
 def _frozen_matrix(value: object) -> PixelMatrix:
@@ -116,7 +124,7 @@ class PulseSettings(_Frozen):
 
     period: int = _of_table("period", PulseTiming)
     phase: int = _of_table("phase", PulseTiming)
-    count: int = Field(strict=True, ge=0, le=TEST_PULSES_MAX, description=f"number of pulses, 0 to {TEST_PULSES_MAX}")
+    count: int = _setting(Setting.TEST_PULSES)
 
 
 class ChipConfig(_Frozen):
@@ -189,12 +197,10 @@ class TriggerSettings(_Frozen):
     """How the shutter opens."""
 
     mode: Mode = Field(TriggerMode.AUTO, description="shutter mode")
-    length_us: int = Field(0, strict=True, ge=0, le=MAX_INT, description="length of an opening, us; 0: until stopped")
-    frequency_hz: int = Field(
-        10, strict=True, ge=0, le=SHUTTER_CLOCK_HZ, description=f"openings a second, up to {SHUTTER_CLOCK_HZ} Hz"
-    )
-    count: int = Field(1, strict=True, ge=0, le=MAX_INT, description="number of openings, 0 to 2**32 - 1")
-    delay_ns: int = Field(0, strict=True, ge=0, le=MAX_INT, description="delay of the opening, ns; steps of 25 ns")
+    length_us: int = _setting(Setting.SHUTTER_LENGTH, 0)
+    frequency_hz: int = _setting(Setting.SHUTTER_FREQUENCY, 10)
+    count: int = _setting(Setting.SHUTTER_COUNT, 1)
+    delay_ns: int = _setting(Setting.SHUTTER_DELAY, 0)
 
 
 class _Stored(_Frozen):

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from pydantic import ValidationError
 
 from ophyd_timepix.config import BIAS_TOLERANCE_V, BiasConfig, BoardConfig, ChipConfig, PulseSettings, TriggerSettings
+from ophyd_timepix.config.text import explain
 from ophyd_timepix.protocol import Command, Dac, PixelMatrix, Register, Request, pack_dac
 from ophyd_timepix.protocol.chip_config import ConfigWord, PulseTiming
 from ophyd_timepix.protocol.pixel_matrix import encode_ctpr
@@ -103,8 +105,9 @@ def read_configuration(board: Board, chips: Sequence[int] | None = None) -> Boar
         except ControlError:
             raise
         except ValueError as error:
+            what = explain(error, BoardConfig) if isinstance(error, ValidationError) else str(error)
             raise ReadBackError(
-                f"{board.client.address}: the board holds a setting that cannot be: {error}; reset it"
+                f"{board.client.address}: the board holds a setting that cannot be: {what}; reset it"
             ) from error
 
 
@@ -123,7 +126,8 @@ def _trigger_settings(trigger: TriggerConfig) -> TriggerSettings:
     return TriggerSettings(
         mode=trigger.mode,
         length_us=trigger.length_us,
-        frequency_hz=trigger.frequency_hz,
+        # A board that waits for signals may state no frequency; none below 1 Hz can be set.
+        frequency_hz=max(trigger.frequency_hz, 1),
         count=trigger.count,
         delay_ns=trigger.delay_ns,
     )

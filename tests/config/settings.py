@@ -23,6 +23,7 @@ from ophyd_timepix.protocol import (
     TriggerMode,
 )
 from ophyd_timepix.protocol.chip_config import ConfigWord
+from ophyd_timepix.protocol.quantities import Setting
 from spidr_sim.chip import CHIP_NAMES
 
 
@@ -89,7 +90,7 @@ pulses = st.builds(
 triggers = st.builds(
     TriggerSettings,
     mode=st.sampled_from(TriggerMode),
-    length_us=words32,
+    length_us=st.integers(0, int(Setting.SHUTTER_LENGTH.high)),
     frequency_hz=st.integers(1, 40_000_000),
     count=words32,
     delay_ns=words32,

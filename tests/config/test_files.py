@@ -262,7 +262,7 @@ def test_matrices_that_are_no_archive_are_told(saved: Path):
         ("volts: 33.5", "", "a bias that is on has a voltage"),
         ("tdc: 0x5", "tdc: -1", r"board\.tdc \(TDC control word.*cannot be -1"),
         ("tdc: 0x5", "tcd: 0x5", r"board\.tcd is no setting"),
-        ("count: 100", "count: 65536", r"test_pulse\.count \(number of pulses, 0 to 65535\) cannot be 65536"),
+        ("count: 100", "count: 65536", r"test_pulse\.count \(0 to 65535: number of test pulses\) cannot be 65536"),
         ("mode: open", "mode: ajar", "the shutter mode is .*, not 'ajar'"),
         ("phases: 2 ", "phases: 3 ", r"board\.chips\.0\.pll: phases \(clock phases\) is 1 \| 2 \| 4 \| 8 \| 16, not 3"),
         ("    name:", "    nickname:", r"board\.chips\.0\.nickname is no setting"),
