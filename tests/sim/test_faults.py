@@ -12,7 +12,7 @@ from spidr_sim.board import Board
 from spidr_sim.faults import FAULT_BY_TEXT, Fault, Faults
 from spidr_sim.tcp import TcpServer
 from tests.sim.board_doubles import RecordingStreams, StandingClock
-from tests.sim.raw_wire import Wire, message, wire_when_it_listens
+from tests.sim.raw_wire import TIMEOUT_S, Wire, message, wire_when_it_listens
 
 GET_DEVICECOUNT, GET_DEVICEID, GET_DAC, SET_DAC, GET_REGISTER = 0x90D, 0x110, 0x11A, 0x11B, 0x783
 REINIT_DEVICE, DDRIVEN_READOUT, AUTOTRIG_START, GET_TIMER = 0x126, 0x446, 0x442, 0x552
@@ -125,6 +125,9 @@ def test_slow_reply_comes_late(wire: Wire, arm: Callable[[str], Fault]):
 def test_slow_reply_keeps_nobody_from_stopping_the_board(wire: Wire, server: TcpServer, arm: Callable[[str], Fault]):
     arm("slow-reply=3600")
     wire.send(GET_DEVICECOUNT)
+    end_s = time.monotonic() + TIMEOUT_S
+    while server.faults.armed and time.monotonic() < end_s:
+        pass  # until the board has taken the request
     server.stop()
     assert wire.socket.recv(100) == b""
 
