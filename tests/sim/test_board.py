@@ -313,6 +313,52 @@ def test_shutter_registers_and_trigger_command_are_two_ways_to_the_same(bench: B
     assert bench.ask(Command.GET_TRIGCONFIG).ints == (6, 500, 10, 7, 250)
 
 
+def test_shutter_registers_hold_what_was_written_to_the_count(bench: Bench):
+    values = {0x290: 0x1006, 0x294: 5, 0x298: 12_345, 0x29C: 50, 0x2AC: 3}
+    for address, value in values.items():
+        bench.ask(Command.SET_SPIDRREG, address, value)
+    assert {address: bench.register(address) for address in values} == values
+    for address, value in ((0x290, 7), (0x298, 0)):
+        assert bench.ask(Command.SET_SPIDRREG, address, value).error.id is ErrorId.ILLEGAL_PARAMETER
+    assert {address: bench.register(address) for address in values} == values
+
+
+@pytest.mark.parametrize("mode", range(7))
+def test_all_seven_modes_are_settings(bench: Bench, mode: int):
+    bench.ask(Command.SET_TRIGCONFIG, mode, 20, 1000, 3, 50)
+    assert bench.ask(Command.GET_TRIGCONFIG).ints == (mode, 20, 1000, 3, 50)
+
+
+def test_pin_0_is_the_external_shutter_input(bench: Bench):
+    bench.ask(Command.SET_TRIGCONFIG, 0, 0, 10, 1)
+    bench.ask(Command.AUTOTRIG_START)
+    bench.at_ms(1)
+    bench.ask(Command.SET_GPIO_PIN, 0 << 16 | 1)
+    bench.at_ms(3)
+    bench.ask(Command.SET_GPIO_PIN, 0 << 16 | 0)
+    bench.ask(Command.SET_GPIO_PIN, 1 << 16 | 1)
+    bench.ask(Command.SET_GPIO, 3)
+    assert bench.streams.named("shutter") == [(True, 40_000), (False, 120_000), (True, 120_000)]
+    assert bench.get(Command.GET_EXTSHUTTERCNTR) == bench.get(Command.GET_SHUTTERCNTR) == 2
+    bench.ask(Command.RESET_COUNTERS)
+    assert bench.get(Command.GET_EXTSHUTTERCNTR) == bench.get(Command.GET_SHUTTERCNTR) == 0
+    assert bench.get(Command.GET_GPIO) == 3
+
+
+def test_sequential_read_out_is_told(bench: Bench):
+    bench.ask(Command.SEQ_READOUT, 0x8000_0004)
+    bench.ask(Command.PAUSE_READOUT)
+    assert bench.streams.named("readout") == [(Readout.SEQUENTIAL,), (Readout.OFF,)]
+
+
+def test_chips_without_power_send_nothing_and_hold_nothing(bench: Bench):
+    bench.ask(Command.DDRIVEN_READOUT)
+    bench.ask(Command.AUTOTRIG_START)
+    bench.ask(Command.TPX_POWER_ENA, 0)
+    assert bench.streams.named("readout")[-1] == (Readout.OFF,)
+    assert not bench.streams.named("chip")[-1][1].alive
+
+
 def test_read_out_is_told_when_it_changes(bench: Bench):
     for command in (Command.DDRIVEN_READOUT, Command.DDRIVEN_READOUT, Command.PAUSE_READOUT, Command.PAUSE_READOUT):
         bench.ask(command)
@@ -440,6 +486,62 @@ def test_temperature_drifts_slowly(bench: Bench):
     before = bench.get(Command.GET_LOCALTEMP)
     bench.at_ms(75_000)
     assert 0 < abs(bench.get(Command.GET_LOCALTEMP) - before) <= 400
+
+
+@pytest.mark.parametrize("code", [*range(1, 19), 28, 29, 30, 31])
+def test_each_sense_code_gives_a_voltage_at_the_adc(bench: Bench, code: int):
+    bench.ask(Command.SET_SENSEDAC, code)
+    one, many = (bench.get(Command.GET_SPIDR_ADC, samples << 16) for samples in (1, 64))
+    assert 0 < one <= 0xFFF
+    assert many == 64 * one
+    bench.ask(Command.SET_SENSEDAC, 0)
+    assert bench.get(Command.GET_SPIDR_ADC, 1 << 16) == 0
+
+
+def test_sensed_voltage_follows_the_dac_or_what_drives_it_from_outside(bench: Bench):
+    bench.ask(Command.SET_SENSEDAC, 6)
+    volts = []
+    for command, value in ((Command.SET_DAC, 0), (Command.SET_DAC, 511), (Command.SET_EXTDAC, 256)):
+        bench.ask(command, pack_dac(6, value))
+        volts.append(bench.get(Command.GET_SPIDR_ADC, 1 << 16))
+    assert volts[0] == 0 < volts[2] < volts[1]
+    bench.ask(Command.SET_EXTDAC, 0)
+    assert bench.get(Command.GET_SPIDR_ADC, 1 << 16) == volts[1]
+
+
+def test_vdda_is_at_channel_2_halved(bench: Bench):
+    adc = bench.get(Command.GET_SPIDR_ADC, 1 << 16 | 2)
+    assert ((adc & 0xFFF) * 1500 + 4095) / 4096 * 2 == pytest.approx(1500, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        (Command.SET_SENSEDAC, 19),
+        (Command.SET_EXTDAC, pack_dac(19, 0)),
+        (Command.SET_EXTDAC, pack_dac(7, 16)),
+        (Command.GET_SPIDR_ADC, 4),
+        (Command.SET_GPIO_PIN, 32 << 16),
+        (Command.SET_GPIO_PIN, 2),
+        (Command.SET_FANSPEED, 2 << 16),
+        (Command.SET_READOUTSPEED, 1000),
+    ],
+)
+def test_what_nothing_answers_to_is_an_illegal_parameter(bench: Bench, command: Command, word: int):
+    assert bench.ask(command, word).error.id is ErrorId.ILLEGAL_PARAMETER
+
+
+def test_packet_longer_than_its_bytes_is_refused(bench: Bench):
+    assert bench.ask(Command.UPLOAD_PACKET, 9, data=bytes(8)).error.id is ErrorId.ILLEGAL_PARAMETER
+    assert not bench.ask(Command.UPLOAD_PACKET, 8, data=bytes(8)).error
+
+
+def test_supplies_tell_of_the_chips_that_draw_from_them():
+    one, two = Bench(1), Bench(2)
+    mv, ma, mw = two.ask(Command.GET_AVDD).ints
+    assert (mv, ma, mw) == (1500, 2 * one.ask(Command.GET_AVDD_NOW).ints[1], mv * ma // 1000)
+    two.ask(Command.TPX_POWER_ENA, 0)
+    assert two.ask(Command.GET_DVDD).ints == (0, 0, 0)
 
 
 def test_fan_turns_as_fast_as_set(bench: Bench):

@@ -15,6 +15,7 @@ from ophyd_timepix.protocol import column_phase
 from spidr_sim.cli import main
 from spidr_sim.recording import read_recording
 from tests.sim import slow_decoder as slow
+from tests.sim.raw_wire import Wire
 from tests.sim_process import running_sim
 
 
@@ -77,6 +78,28 @@ def test_a_recording_is_written_without_a_board(tmp_path: Path, capsys: pytest.C
     assert main([*arguments[:-3], str(path), "--seconds", "0.1", "--chips", "9"]) == 2
 
 
+def test_faults_and_signals_are_said_on_the_command_line_and_on_standard_input() -> None:
+    with running_sim(scene="dark", extra=["--blank", "--fault", "error-reply=0x0506:GET_BOARDID"]) as sim:
+        wire = Wire((sim.host, sim.port))
+        assert wire.get(0x11A, 0, 6) == (6 << 16 | 256,)  # a blank board has the chip's reset values
+        wire.send(0x90E)
+        assert wire.reply()[2] == 0x0506
+        sim.fault("link-unlocked=0")
+        assert wire.get(0x783, 0, 0x300) == (0x300, 0x00FE_0000)
+        sim.clear_faults()
+        assert wire.get(0x783, 0, 0x300) == (0x300, 0x00FF_0000)
+        wire.set(0x441, 0, 0, 0, 10, 1)
+        wire.set(0x442, 0)
+        sim.external_signal("pulse")
+        assert wire.get(0x556, 0) == (1,)
+        with pytest.raises(ValueError, match="there is no fault 'fire'"):
+            sim.fault("fire")
+        with pytest.raises(ValueError, match="is no order"):
+            sim.external_signal("twice a day")
+        wire.close()
+        assert sim.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -85,6 +108,7 @@ def test_a_recording_is_written_without_a_board(tmp_path: Path, capsys: pytest.C
         (["--chips", "5"], 2, "a board has 1 to 4 chips, not 5"),
         (["--rate", "-1"], 2, "the hit rate must be 0 to"),
         (["--scene", "vmi", "--shot-rate", "0"], 2, "the vmi scene needs a shot rate"),
+        (["--fault", "fire"], 2, "there is no fault 'fire'; there are: error-reply"),
         (["--speed", "0"], 2, "speed must be above 0"),
         (["--datagram-bytes", "100"], 2, "a datagram carries 1400 to 65504 bytes, not 100"),
         (["--truth", "/nowhere/truth.h5"], 1, "cannot write the truth file /nowhere/truth.h5"),
