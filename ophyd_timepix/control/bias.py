@@ -8,13 +8,10 @@ import math
 import threading
 from typing import Final
 
-from ophyd_timepix.protocol import Command
+from ophyd_timepix.protocol import Command, Quantity
 from ophyd_timepix.protocol.registers import (
-    ADC_BIAS_CHANNEL,
-    ADC_MV_PER_BIAS_V,
     BIAS_MAX_V,
     BIAS_MIN_V,
-    adc_mv,
     bias_dac,
     bias_of_dac,
 )
@@ -51,7 +48,7 @@ class BiasSupply(Monitoring):
 
     def bias_v(self) -> float:
         """Bias voltage, measured by the board's ADC (steps of 37 mV)."""
-        return adc_mv(self.adc(ADC_BIAS_CHANNEL)) / ADC_MV_PER_BIAS_V
+        return self.measure(Quantity.BIAS)
 
     def set_bias(self, volts: float) -> None:
         """Bias voltage of the sensor, 12 to 104 V, at once. Takes effect while the bias is on. Ends a ramp."""

@@ -212,6 +212,14 @@ class SettingsMemory:
         else:
             self._note(request)
 
+    def want(self, request: Request) -> None:
+        """Remember a setting that was not sent, or failed: the board may hold another value, and that is no sign of a
+        loss. It is what the next comparison sets."""
+        self.answered(request, (), 0, 0)
+        key = _key_of(request)
+        if key is not None:
+            self._in_doubt.add(key)
+
     def clear(self) -> None:
         """Forget everything."""
         self._items.clear()

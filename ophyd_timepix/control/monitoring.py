@@ -2,28 +2,30 @@
 
 from typing import Final, Literal
 
-from ophyd_timepix.protocol import Command
-from ophyd_timepix.protocol.registers import ADC_VDDA_CHANNEL, VDDA_DIVIDER, adc_mv
+from ophyd_timepix.protocol import Command, Quantity, Setting
 
 from .errors import LimitError
 from .info import Environment, Supplies, Supply, Temperatures
-from .wire import Wire, signed
+from .wire import Wire
 
 SupplyName = Literal["analogue", "digital", "vdd"]
 
-FANS: Final = ("chip board", "board")
+FANS: Final = (Quantity.CHIP_FAN, Quantity.BOARD_FAN)
 """Fans by their index."""
-FAN_MAX_PERCENT: Final = 100
 
-_SUPPLIES: Final[dict[str, Command]] = {
-    "analogue": Command.GET_AVDD_NOW,
-    "digital": Command.GET_DVDD_NOW,
-    "vdd": Command.GET_VDD_NOW,
+_SUPPLIES: Final[dict[str, tuple[Quantity, Quantity, Quantity]]] = {
+    "analogue": (Quantity.ANALOGUE_V, Quantity.ANALOGUE_A, Quantity.ANALOGUE_W),
+    "digital": (Quantity.DIGITAL_V, Quantity.DIGITAL_A, Quantity.DIGITAL_W),
+    "vdd": (Quantity.VDD_V, Quantity.VDD_A, Quantity.VDD_W),
 }
 
 
 class Monitoring(Wire):
     """The verbs that measure. Each asks the board now."""
+
+    def measure(self, quantity: Quantity) -> float:
+        """A quantity of the table, in its unit."""
+        return quantity.of(self.client.request(quantity.command, 0, (quantity.argument,)).ints)
 
     def temperatures(self) -> Temperatures:
         """Chip, board and FPGA."""
@@ -31,15 +33,15 @@ class Monitoring(Wire):
 
     def chip_temperature(self) -> float:
         """The remote sensor, beside the chips (degC). A chip's own: `Chip.temperature`."""
-        return signed(self._get(Command.GET_REMOTETEMP)) / 1000
+        return self.measure(Quantity.CHIP_TEMPERATURE)
 
     def board_temperature(self) -> float:
         """The board (degC)."""
-        return signed(self._get(Command.GET_LOCALTEMP)) / 1000
+        return self.measure(Quantity.BOARD_TEMPERATURE)
 
     def fpga_temperature(self) -> float:
         """The FPGA (degC)."""
-        return signed(self._get(Command.GET_FPGATEMP)) / 1000
+        return self.measure(Quantity.FPGA_TEMPERATURE)
 
     def supplies(self) -> Supplies:
         """Analogue and digital supply of the chips."""
@@ -47,11 +49,12 @@ class Monitoring(Wire):
 
     def supply(self, name: SupplyName) -> Supply:
         """One supply: analogue, digital or vdd (the third)."""
-        command = _SUPPLIES.get(name)
-        if command is None:
+        quantities = _SUPPLIES.get(name)
+        if quantities is None:
             raise LimitError(f"{self.client.address}: the supplies are {', '.join(_SUPPLIES)}; there is no {name!r}")
-        mv, ma, mw = self.client.request(command).ints
-        return Supply(signed(mv) / 1000, signed(ma) / 1000, signed(mw) / 1000)
+        words = self.client.request(quantities[0].command).ints
+        volts, amperes, watts = (quantity.of(words) for quantity in quantities)
+        return Supply(volts, amperes, watts)
 
     def environment(self) -> Environment:
         """Humidity, pressure, fans."""
@@ -59,23 +62,24 @@ class Monitoring(Wire):
 
     def humidity_percent(self) -> int:
         """Relative humidity (%)."""
-        return self._get(Command.GET_HUMIDITY)
+        return int(self.measure(Quantity.HUMIDITY))
 
     def pressure_mbar(self) -> int:
         """Air pressure (mbar)."""
-        return self._get(Command.GET_PRESSURE)
+        return int(self.measure(Quantity.PRESSURE))
 
     def fan_rpm(self, index: int) -> int:
         """A fan: 0 on the chip board, 1 on the board (rpm)."""
         self._check_fan(index)
-        return self._get(Command.GET_FANSPEED, index)
+        return int(self.measure(FANS[index]))
 
     def set_fan(self, index: int, percent: int) -> None:
         """Speed of a fan (%). The board reads back rpm only, and fans take their time: nothing is compared."""
         self._check_fan(index)
-        if not 0 <= percent <= FAN_MAX_PERCENT:
+        low, high = Setting.FAN.limits
+        if not low <= percent <= high:
             raise LimitError(
-                f"{self.client.address}: a fan runs at 0 to {FAN_MAX_PERCENT} %, not {percent} %; nothing was sent"
+                f"{self.client.address}: a fan runs at {low:g} to {high:g} %, not {percent} %; nothing was sent"
             )
         self._request(Command.SET_FANSPEED, index << 16 | percent)
 
@@ -87,7 +91,7 @@ class Monitoring(Wire):
 
     def vdda_v(self) -> float:
         """VDDA of the chips, measured by the ADC (V)."""
-        return adc_mv(self.adc(ADC_VDDA_CHANNEL)) * VDDA_DIVIDER / 1000
+        return self.measure(Quantity.VDDA)
 
     def adc(self, channel: int, samples: int = 1) -> int:
         """Sum of some 12-bit samples of an ADC channel."""
@@ -96,6 +100,5 @@ class Monitoring(Wire):
     def _check_fan(self, index: int) -> None:
         if not 0 <= index < len(FANS):
             raise LimitError(
-                f"{self.client.address}: fans are 0 ({FANS[0]}) and 1 ({FANS[1]}), there is no {index}; "
-                "nothing was sent"
+                f"{self.client.address}: fans are 0 (chip board) and 1 (board), there is no {index}; nothing was sent"
             )

@@ -75,8 +75,3 @@ class Wire:
                 f"{self.client.address}: {name} was set to {wanted} and reads back {got}; "
                 "set it again, else reset the board"
             )
-
-
-def signed(word: int) -> int:
-    """A 32-bit word as a signed number: it freezes, and currents flow back."""
-    return word - (1 << 32) if word >> 31 else word
