@@ -26,6 +26,7 @@ SUBCOMMANDS: Final = {
     "record": "record from a SPIDR board, without Bluesky",
     "process": "recordings (.tpx3, Pymepix .raw, SPIDR .dat) to centroids",
     "info": "what is in a recording",
+    "config": "settings in files: show, compare with another file or a board, convert from and to SoPhy",
     "catalog": "make the catalog of runs, allow directories, put back runs that it missed",
 }
 """Name, which is also the module's, and what it is for."""
