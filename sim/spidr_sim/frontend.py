@@ -219,7 +219,10 @@ def style_of(general: GeneralConfig) -> int:
 
 
 class FrontEnd:
-    """The tables of all chips of a board. Fresh: operating defaults without column phases, everything passes."""
+    """The tables of all chips of a board. Fresh: operating defaults without column phases, everything passes.
+
+    What is set shows in the tables after `refresh`.
+    """
 
     def __init__(self, n_chips: int, seed: int, least_at_operation: float) -> None:
         self.n_chips = n_chips
@@ -242,26 +245,31 @@ class FrontEnd:
         self._settings = [ChipSettings(pll=ONE_PHASE_PLL)] * n_chips
         self._masks = [ALL_PASS] * n_chips
         self._pixel_nibble = w.PIXEL_DATA_DRIVEN
-        for chip in range(n_chips):
-            self._build(chip)
+        self._outdated = set(range(n_chips))
+        self.refresh()
 
     def set_chip(self, chip: int, settings: ChipSettings) -> None:
         """Other settings of a chip."""
         self._settings[chip] = settings
-        self._build(chip)
+        self._outdated.add(chip)
 
     def set_filter(self, chip: int, eth_mask: int) -> None:
         """Other words of a chip leave: bit k passes those with header nibble k."""
         self._masks[chip] = eth_mask
-        self._build(chip)
+        self._outdated.add(chip)
 
     def set_sequential(self, sequential: bool) -> None:
         """Pixel words have another header in a sequential read-out, which the filter may hold back."""
         nibble = w.PIXEL_SEQUENTIAL if sequential else w.PIXEL_DATA_DRIVEN
         if nibble != self._pixel_nibble:
             self._pixel_nibble = nibble
-            for chip in range(self.n_chips):
-                self._build(chip)
+            self._outdated.update(range(self.n_chips))
+
+    def refresh(self) -> None:
+        """Bring the tables up to date with all that was set: a matrix comes in many steps, its tables in one."""
+        for chip in self._outdated:
+            self._build(chip)
+        self._outdated.clear()
 
     def _build(self, chip: int) -> None:
         settings = self._settings[chip]

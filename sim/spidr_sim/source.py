@@ -240,6 +240,7 @@ class SceneSource:
         self._sequential = sequential
         self._front.set_sequential(sequential)
         self._changes.act()
+        self._front.refresh()
         self._busy_until[:] = -1
         self._events = self._itot = _NOTHING_COUNTED
         self._queue.pool.n = self._held.n = 0
@@ -271,6 +272,7 @@ class SceneSource:
     def _slice(self, close_tick: int) -> Departures:
         index = self._index
         self._changes.act(index * SLICE_COUNTS)
+        self._front.refresh()
         n_particles = self._scene.particles(self._epoch, index, self._particles)
         n_hits = self._read_pixels(self._make_deposits(n_particles), close_tick)
         edges = self._read_edges(close_tick)

@@ -2,7 +2,9 @@
 with.
 
 Columns under `/particles`, `/hits`, `/triggers`, `/shots` and `/acquisitions` (one row for each time the gate was
-open), totals under `/summary`. `epoch` counts restarts of the board's timers; ticks (25/96 ns) count from the last.
+open), totals under `/summary`. `epoch` counts restarts and settings of the board's timers; ticks (25/96 ns) count from
+the last. Hits of noise and of test pulses have no particle. Of a chip in mode "event count and iToT" the hits stand
+here that its one word per pixel adds up.
 The file is in SWMR mode from its start: open it with `h5py.File(path, "r", libver="latest", swmr=True)` while the
 simulator runs. It is complete up to an acquisition before the chips say that their read-out has ended.
 
@@ -35,7 +37,7 @@ class Column(NamedTuple):
 
 TABLES: Final[Mapping[str, Mapping[str, Column]]] = {
     "particles": {
-        "epoch": Column("<i4", "1", "restarts of the timers so far"),
+        "epoch": Column("<i4", "1", "restarts and settings of the timers so far"),
         "shot": Column("<i8", "1", "number of its shot since the restart, -1: none"),
         "chip": Column("<u1", "1", "chip it hit"),
         "x": Column("<f4", "pixel", "column of its centre on the chip"),
@@ -45,28 +47,28 @@ TABLES: Final[Mapping[str, Mapping[str, Column]]] = {
         "n_hits": Column("<u2", "1", "hits it left"),
     },
     "hits": {
-        "epoch": Column("<i4", "1", "restarts of the timers so far"),
+        "epoch": Column("<i4", "1", "restarts and settings of the timers so far"),
         "chip": Column("<u1", "1", "chip"),
         "x": Column("<u2", "pixel", "column on the chip"),
         "y": Column("<u2", "pixel", "row on the chip"),
-        "tot": Column("<u2", "25 ns", "time over threshold"),
+        "tot": Column("<u2", "25 ns", "time over threshold as its word states it: 0 in mode ToA"),
         "tick": Column("<i8", "25/96 ns", "time of arrival as its word states it, column phase included"),
         "particle": Column("<i8", "1", "row of /particles, -1: none"),
     },
     "triggers": {
-        "epoch": Column("<i4", "1", "restarts of the timers so far"),
+        "epoch": Column("<i4", "1", "restarts and settings of the timers so far"),
         "input": Column("<u1", "1", "TDC input, 1 or 2"),
         "falling": Column("<u1", "1", "0: rising edge, 1: falling edge"),
         "counter": Column("<u2", "1", "counter in the word"),
         "tick": Column("<i8", "25/96 ns", "time of the edge"),
     },
     "shots": {
-        "epoch": Column("<i4", "1", "restarts of the timers so far"),
+        "epoch": Column("<i4", "1", "restarts and settings of the timers so far"),
         "number": Column("<i8", "1", "number since the restart"),
         "tick": Column("<i8", "25/96 ns", "time of the shot, the rising edge on input 1"),
     },
     "acquisitions": {
-        "epoch": Column("<i4", "1", "restarts of the timers so far"),
+        "epoch": Column("<i4", "1", "restarts and settings of the timers so far"),
         "open_counts": Column("<i8", "25 ns", "opening of the gate"),
         "close_counts": Column("<i8", "25 ns", "closing of the gate"),
         "hits": Column("<i8", "1", "hits sent"),

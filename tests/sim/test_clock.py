@@ -64,6 +64,30 @@ def test_a_restart_sets_it_free(host: Host) -> None:
     assert clock.counts() == 100
 
 
+def test_it_goes_on_from_the_count_it_is_set_to_up_to_48_bits(host: Host) -> None:
+    clock = VirtualClock(host)
+    host.ns += 25 * 1000
+    last = (1 << 48) - 1
+    assert clock.restart(last) == 1000
+    assert clock.counts() == last
+    host.ns += 25 * 10
+    assert clock.counts() == last + 10
+    assert clock.seconds_until(last + 50) == pytest.approx(1e-6)
+
+
+def test_its_seconds_go_on_through_restarts_and_stand_while_it_is_held(host: Host) -> None:
+    clock = VirtualClock(host, speed=2.0)
+    host.ns += 500_000_000
+    clock.restart(1 << 47)
+    host.ns += 250_000_000
+    assert clock.seconds() == pytest.approx(1.5)
+    clock.restart()
+    assert clock.seconds_at_zero() == pytest.approx(1.5)
+    clock.hold_at(40_000)
+    host.ns += 1_000_000_000
+    assert clock.seconds() == pytest.approx(1.501)
+
+
 @given(st.lists(st.one_of(st.integers(0, 10_000), st.just(None)), max_size=30), st.data())
 def test_it_never_runs_backwards(limits: list[int | None], data: st.DataObject) -> None:
     host = Host()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ophyd_timepix.protocol import column_phase
-from spidr_sim.encode import TDC_BYTES, end_of_readout_word, pixel_word, tdc_word, timer_words
+from spidr_sim.encode import TDC_BYTES, count_word, end_of_readout_word, pixel_word, tdc_word, timer_words
 from tests.sim import slow_decoder as slow
 
 ADDRESSES = st.integers(0, 255)
@@ -48,8 +48,27 @@ def test_the_spidr_time_of_a_timer_word_is_one_less_when_its_bits_43_30_pass_for
     assert low & 0xFFFF == ((counts >> 14) - looks_later) & 0xFFFF
 
 
-def test_the_end_of_readout_is_0x71b0() -> None:
+def test_the_end_of_readout_is_0x71b0_or_0x71a0() -> None:
     assert end_of_readout_word(5 << 14, 0x1A6B) == 0x71B0 << 48 | 0x1A6B << 16 | 5
+    assert end_of_readout_word(5 << 14, 0x1A6B, sequential=True) == 0x71A0 << 48 | 0x1A6B << 16 | 5
+
+
+@settings(deadline=None)  # the first example compiles
+@given(
+    x=ADDRESSES,
+    y=ADDRESSES,
+    events=st.integers(1, 1022),
+    itot=st.integers(1, 16_382),
+    counts=st.integers(1 << 14, (1 << 48) - 1),
+)
+def test_a_word_of_a_counting_pixel_holds_both_counters_and_the_boards_stamp(
+    x: int, y: int, events: int, itot: int, counts: int
+) -> None:
+    word = int(count_word(x, y, events, itot, counts))
+    assert slow.pixel(word, [0] * 128, near_tick=0)[:2] == (x, y)
+    assert word >> 60 == 0xB
+    assert (word >> 20 & 0x3FF, word >> 30 & 0x3FFF, word >> 16 & 0xF) == (events, itot, 0)
+    assert word & 0xFFFF == ((counts >> 14) - (itot > counts & 0x3FFF)) & 0xFFFF
 
 
 @pytest.mark.parametrize("stamp", range(1, 13))

@@ -12,7 +12,7 @@ from spidr_sim.encode import end_of_readout_word, pixel_word, tdc_word, timer_wo
 from spidr_sim.recording import Recording, RecordingError, read_recording
 from spidr_sim.replay import RecordingSource
 from spidr_sim.scenes import SceneSettings
-from spidr_sim.settings import ChipSettings
+from spidr_sim.settings import BiasRamp, ChipSettings
 from spidr_sim.source import SliceTruth
 from spidr_sim.synth import COUNTS_PER_SECOND, joined, opened_source, write_recording
 from tests.sim import slow_decoder as slow
@@ -77,6 +77,29 @@ def test_its_truth_is_what_a_decoder_must_find(tpx3: Path, pll_word: int) -> Non
         np.testing.assert_array_equal(told, slow.hits(now, column_phase(pll_word), at * 96))
     np.testing.assert_array_equal(slow.as_rows(truth.edges), slow.as_rows(slow.edges(words[0], at * 96)))
     assert np.all(truth.hit_particle == -1)
+
+
+def test_only_power_and_header_filter_act_on_a_recording(tpx3: Path) -> None:
+    recording = read_recording(tpx3)
+    whole, _ = replayed(recording, 0, n_chips=4)
+    source = RecordingSource(recording, 4, keep_truth=True)
+    source.set_bias(BiasRamp.settled(0.0))
+    source.set_chip(0, ChipSettings(codes=b"\x01" * 65_536, pll=0x01E))
+    source.set_chip(1, ChipSettings(pll=0x01E, alive=False))
+    source.set_filter(2, 1 << 0xB)
+    source.set_filter(3, 0xFFFF & ~(1 << 0xB))
+    source.open(0, 0)
+    leaving = [[departures.of_chip(chip).copy() for chip in range(4)] for departures in source.finish(3_000_000)]
+    words = [np.concatenate(parts) for parts in zip(*leaving, strict=True)]
+    np.testing.assert_array_equal(words[0], whole[0])
+    assert words[1].size == 0
+    np.testing.assert_array_equal(words[2], whole[2][slow.is_pixel(whole[2])])
+    np.testing.assert_array_equal(words[3], whole[3][~slow.is_pixel(whole[3])])
+    source.open(0, 0)
+    truth = joined([departures.truth for departures in source.finish(3_000_000) if departures.truth])
+    assert np.bincount(truth.hit_pixel >> 16, minlength=4).tolist() == [
+        np.count_nonzero(slow.is_pixel(part)) for part in words
+    ]
 
 
 def test_it_starts_anew_with_each_opening(tpx3: Path) -> None:

@@ -16,7 +16,7 @@ from ophyd_timepix.protocol import column_phase
 from spidr_sim.clock import VirtualClock
 from spidr_sim.datagrams import DatagramSender, words_per_datagram
 from spidr_sim.scenes import SceneSettings
-from spidr_sim.settings import ChipSettings, Readout
+from spidr_sim.settings import BiasRamp, ChipSettings, Readout
 from spidr_sim.source import scene_source
 from spidr_sim.truth import Truth, TruthError, _TruthFile
 from spidr_sim.udp import UdpStreams
@@ -264,6 +264,111 @@ def test_after_a_restart_of_the_timers_times_begin_at_zero(tmp_path: Path) -> No
     assert set(hits["epoch"]) == {0, 1}
     second = hits["tick"][hits["epoch"] == 1]
     assert opened * 96 <= second.min() < second.max() < closed * 96
+
+
+def test_after_the_timer_was_set_times_go_on_from_there(tmp_path: Path) -> None:
+    path = tmp_path / "truth.h5"
+    at = (1 << 47) + 5
+    with rig(rate_hz=300_000, truth=path) as r:
+        r.streams.readout(Readout.DATA_DRIVEN)
+        r.shutter(True)
+        r.listeners[0].receive_until(has_pixels)
+        with r.clock.lock:
+            r.streams.timers_restarted(r.clock.restart(at), at)
+        for _ in range(3):
+            r.listeners[0].receive_until(has_pixels)
+        closed = r.shutter(False)
+        words = r.listeners[0].receive_until(ends_readout)
+        hits, acquisitions = columns(path, "hits"), columns(path, "acquisitions")
+    second = hits["epoch"] == 1
+    assert acquisitions["open_counts"][1] == at
+    assert at * 96 <= hits["tick"][second].min() < hits["tick"][second].max() < closed * 96
+    ends = words[words >> np.uint64(48) == 0x71B0]
+    assert [int(word) & 0xFFFF for word in ends] == [closed >> 14 & 0xFFFF]
+
+
+def test_a_sequential_readout_leaves_after_the_shutter_and_ends_with_0x71a0(tmp_path: Path) -> None:
+    path = tmp_path / "truth.h5"
+    with rig(rate_hz=1e6, truth=path) as r:
+        r.streams.readout(Readout.SEQUENTIAL)
+        r.shutter(True)
+        before = r.listeners[0].receive_until(lambda words: bool((slow.top_bytes(words) == 0x6F).any()))
+        closed = r.shutter(False)
+        words = r.listeners[0].receive_until(lambda words: bool(np.any(words >> np.uint64(48) == 0x71A0)))
+        counters = r.streams.counters()
+        hits = columns(path, "hits")
+    assert not np.any(before >> np.uint64(61) == 5)
+    pixels = words[words >> np.uint64(60) == 0xA]
+    told = np.stack([hits[name] for name in ("x", "y", "tot", "tick")], axis=1).astype(np.int64)
+    decoded = slow.hits(pixels | np.uint64(0xB << 60), column_phase(0x11E), closed * 96)
+    np.testing.assert_array_equal(slow.as_rows(told), slow.as_rows(decoded))
+    assert counters.pixel_words == (pixels.size,)
+    assert not np.any(words >> np.uint64(60) == 0xB)
+    assert not ends_readout(words)
+
+
+def test_what_the_header_filter_holds_back_is_neither_sent_nor_counted(tmp_path: Path) -> None:
+    path = tmp_path / "truth.h5"
+    with rig(rate_hz=300_000, truth=path) as r:
+        r.streams.readout(Readout.DATA_DRIVEN)
+        r.streams.header_filter(0, 1 << 0x6 | 1 << 0x7)
+        r.shutter(True)
+        r.streams.timer_request(0, r.clock.counts())
+        for _ in range(3):
+            r.listeners[0].receive_until(lambda words: bool((slow.top_bytes(words) == 0x6F).any()))
+        r.shutter(False)
+        words = r.listeners[0].receive_until(ends_readout)
+        counters, totals = r.streams.counters(), summary(path)
+    assert set((words >> np.uint64(60)).tolist()) == {0x6, 0x7}
+    assert np.count_nonzero(words >> np.uint64(48) == 0x7144) == 1
+    assert counters.pixel_words == (0,)
+    assert counters.datagrams == totals["datagrams"] == len(r.listeners[0].datagrams)
+    assert totals["hits"] == 0
+    assert totals["words"] == words.size
+
+
+def test_a_chip_without_power_says_nothing_at_all() -> None:
+    with rig(2, rate_hz=300_000) as r:
+        r.streams.readout(Readout.DATA_DRIVEN)
+        r.streams.chip(0, ChipSettings(alive=False))
+        r.shutter(True)
+        r.streams.timer_request(0, r.clock.counts())
+        for _ in range(3):
+            r.listeners[1].receive_until(has_pixels)
+        r.shutter(False)
+        r.listeners[1].receive_until(ends_readout)
+        assert r.streams.counters().pixel_words[0] == 0
+        assert r.listeners[0].nothing_waits()
+
+
+def test_settings_told_while_the_shutter_is_open_act_on_what_comes_then() -> None:
+    masked = ChipSettings(codes=b"\x01" * 65_536)
+    with rig(rate_hz=300_000) as r:
+        r.streams.readout(Readout.DATA_DRIVEN)
+        r.shutter(True)
+        r.listeners[0].receive_until(has_pixels)
+        told = r.clock.counts()
+        r.streams.chip(0, masked)
+        r.listeners[0].receive_until(lambda words: words.size > 0 and not has_pixels(words))
+        r.shutter(False)
+        words = r.listeners[0].receive_until(ends_readout)
+    ticks = slow.hits(words, column_phase(0x11E), told * 96)[:, 3]
+    assert ticks.max() < (told + 2 * 40_000) * 96
+
+
+def test_a_bias_that_was_switched_off_ends_the_particles() -> None:
+    with rig(rate_hz=300_000) as r:
+        r.streams.readout(Readout.DATA_DRIVEN)
+        r.streams.bias(BiasRamp(50.0, 0.0, since_s=r.clock.seconds(), tau_s=0.02))
+        r.shutter(True)
+        r.listeners[0].receive_until(lambda words: words.size > 0 and not has_pixels(words))
+        r.shutter(False)
+        r.listeners[0].receive_until(ends_readout)
+
+
+def test_a_pll_word_without_known_phases_is_refused_where_it_is_told() -> None:
+    with rig(rate_hz=300_000) as r, pytest.raises(ValueError, match="4 clock phases"):
+        r.streams.chip(0, ChipSettings(pll=0x09E))
 
 
 def test_a_sender_that_was_kept_from_its_work_skips_nothing_and_holds_the_clock() -> None:
