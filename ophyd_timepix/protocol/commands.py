@@ -103,6 +103,8 @@ CTPR_BYTES: Final = 32
 _BOARD, _CHIP, _EITHER = Scope.BOARD, Scope.CHIP, Scope.EITHER
 _UNUSED = "no public client uses it"
 _PAYLOAD = "payload not confirmed by a public source"
+_ADDRESSES = "whose address and port these are"
+_SWAPPED = "a table of names in [N] swaps 0x332 and 0x333; these are the numbers of its definitions"
 
 
 class Command(Enum):
@@ -128,7 +130,15 @@ class Command(Enum):
     GET_FIRMWVERSION = 0x902, _BOARD, _INT, _INT, "hex YYMMDDrr", "version of the FPGA firmware"
     GET_HEADERFILTER = 0x905, _CHIP, _INT, _INT, "bits", "low 16: header nibbles passed to UDP; high 16: to the CPU"
     SET_HEADERFILTER = 0x906, _CHIP, _INT, _ACK, "bits", "header nibbles passed: eth | cpu << 16"
-    RESET_MODULE = 0x907, _BOARD, _INT, _INT, "", "reset all; argument: link speed magic; reply: status of the init"
+    RESET_MODULE = (
+        0x907,
+        _BOARD,
+        _INT,
+        _INT,
+        "bits",
+        "reset all; argument: link speed magic; reply: status of the init, 0 = good",
+        "what the bits of the status say",
+    )
     SET_BUSY = 0x908, _BOARD, _INT, _ACK, "", "hold the data: the receiver is nearly full"
     CLEAR_BUSY = 0x909, _BOARD, _INT, _ACK, "", "let the data flow again"
     SET_LOGLEVEL = 0x90A, _BOARD, _INT, _ACK, "", "verbosity of the board's own log"
@@ -165,15 +175,23 @@ class Command(Enum):
     BURN_EFUSE = 0x129, _CHIP, _INT, _ACK, "selection << 6 | width", "burns a fuse for ever; wafer probing only"
 
     # --- pixel matrix -------------------------------------------------------------------------------------------------
-    SET_PIXCONF = 0x22A, _CHIP, _int_and_bytes(192, 1024), _ACK, "", "first column and pixel configuration"
+    SET_PIXCONF = (
+        0x22A,
+        _CHIP,
+        _int_and_bytes(192, 1024),
+        _ACK,
+        "",
+        "first column and pixel configuration, packed or a byte per pixel",
+        "how the board tells the two apart; probably by length",
+    )
     GET_PIXCONF = 0x22D, _CHIP, _INT, _int_and_bytes(256), "", "column number and its 256 pixels, one byte each"
     RESET_PIXELS = 0x22E, _CHIP, _INT, _ACK, "", "reset the matrix; does not clear the pixel configuration bits"
 
     # --- test pulses and configuration words --------------------------------------------------------------------------
     GET_TPPERIODPHASE = 0x330, _CHIP, _INT, _INT, "phase << 16 | period", "test pulse period and phase"
     SET_TPPERIODPHASE = 0x331, _CHIP, _INT, _ACK, "phase << 16 | period", "test pulse period and phase"
-    SET_TPNUMBER = 0x332, _CHIP, _INT, _ACK, "pulses", "number of test pulses"
-    GET_TPNUMBER = 0x333, _CHIP, _INT, _INT, "pulses", "number of test pulses"
+    SET_TPNUMBER = 0x332, _CHIP, _INT, _ACK, "pulses", "number of test pulses", _SWAPPED
+    GET_TPNUMBER = 0x333, _CHIP, _INT, _INT, "pulses", "number of test pulses", _SWAPPED
     GET_GENCONFIG = 0x334, _CHIP, _INT, _INT, "bits", "general configuration (12 bits)"
     SET_GENCONFIG = 0x335, _CHIP, _INT, _ACK, "bits", "general configuration (12 bits)"
     GET_PLLCONFIG = 0x336, _CHIP, _INT, _INT, "bits", "PLL configuration (14 bits)"
@@ -202,7 +220,15 @@ class Command(Enum):
     GET_AVDD = 0x54B, _BOARD, _INT, _SUPPLY, "mV, mA, mW", "analogue supply"
     GET_DVDD = 0x54C, _BOARD, _INT, _SUPPLY, "mV, mA, mW", "digital supply"
     GET_AVDD_NOW = 0x54D, _BOARD, _INT, _SUPPLY, "mV, mA, mW", "analogue supply, measured now"
-    GET_SPIDR_ADC = 0x54E, _BOARD, _INT, _INT, "12 bit", "sum of samples; argument: channel | samples << 16"
+    GET_SPIDR_ADC = (
+        0x54E,
+        _BOARD,
+        _INT,
+        _INT,
+        "12 bit",
+        "sum of samples; argument: channel | samples << 16; channel n: what chip n puts out, 1: bias, 2: VDDA",
+        "how the channels 1 and 2 are shared with the chips 1 and 2",
+    )
     GET_DVDD_NOW = 0x54F, _BOARD, _INT, _SUPPLY, "mV, mA, mW", "digital supply, measured now"
 
     # --- timers and counters ------------------------------------------------------------------------------------------
@@ -240,7 +266,15 @@ class Command(Enum):
     GET_PRESSURE = 0x56F, _BOARD, _INT, _INT, "mbar", "air pressure"
 
     # --- flash --------------------------------------------------------------------------------------------------------
-    STORE_ADDRPORTS = 0x670, _EITHER, _ints(2), _ACK, "IPv4, port", "store addresses; active after a power cycle"
+    STORE_ADDRPORTS = (
+        0x670,
+        _EITHER,
+        _ints(2),
+        _ACK,
+        "IPv4, port",
+        "store addresses; active after a power cycle",
+        _ADDRESSES,
+    )
     STORE_DACS = 0x671, _EITHER, _INT, _ACK, "", "store the DACs"
     STORE_REGISTERS = 0x672, _EITHER, _INT, _ACK, "", "store the registers"
     STORE_PIXCONF = 0x673, _EITHER, _INT, _ACK, "", "store the pixel configuration"
@@ -296,7 +330,10 @@ ALL_HEADERS: Final = 0xFFFF
 
 
 class TriggerMode(Enum):
-    """Shutter modes of SET_TRIGCONFIG: wire value, meaning. Only AUTO works reliably, says [P]; LHCb runs mode 0."""
+    """Shutter modes of SET_TRIGCONFIG: wire value, meaning. Only AUTO works reliably, says [P]; LHCb runs mode 0.
+
+    Not documented: whether the external modes need AUTOTRIG_START, and what opens the shutter of PULSE_COUNTER.
+    """
 
     def __init__(self, code: int, meaning: str) -> None:
         self.code = code

@@ -37,7 +37,7 @@ class ErrorId(IntEnum):
     MONITOR_HARDWARE = 9
     FLASH_STORAGE = 10
     MONITOR = 11
-    """Newer firmware."""
+    """Newer firmware. Pymepix names its parts TEMP_DAQ and POWER_DAQ; no source states their codes."""
 
 
 class Tpx3Error(IntEnum):
@@ -138,7 +138,8 @@ class ErrorWord:
         text = f"{error.name} ({int(error)})" if error is not None else f"unknown error {self.value & 0xFF}"
         sub_code = self.sub_code
         if isinstance(sub_code, MonitorError):
-            text += f", {sub_code.name or 'no bit'} (mask 0x{self.byte_1:02X})"
+            older = OldMonitorError(self.byte_1).name
+            text += f", {sub_code.name or 'no bit'} (mask 0x{self.byte_1:02X}; older firmware: {older or 'no bit'})"
         elif sub_code is not None:
             text += f", {sub_code.name} ({self.byte_1})"
         elif self.value >> 8:

@@ -42,7 +42,7 @@ def _vdda(word: int) -> float:
 
 
 class Quantity(Enum):
-    """A measured quantity: unit, digits after the point, meaning; command, its argument, word of the reply, conversion."""
+    """A measured quantity: unit, digits after the point, meaning; command, argument, word of the reply, conversion."""
 
     def __init__(
         self,

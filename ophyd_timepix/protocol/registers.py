@@ -9,9 +9,19 @@ from enum import Enum
 from typing import Final
 
 from .chip_config import ConfigWord
+from .commands import TriggerMode
 from .fields import NamedField, bit_field
 
 _WHOLE: Final = bit_field("value", 0, 32, "the whole register")
+
+PIXEL_FILTER_FIELDS: Final = (
+    bit_field("pixel", 0, 3, "pixel in the super-pixel"),
+    bit_field("super_pixel", 3, 6, "super-pixel"),
+    bit_field("dcol", 9, 7, "double column"),
+    bit_field("enable", 16, 1, "on"),
+)
+"""Of each PIXEL_FILTER register [N]."""
+_SHUTTER_MODES: Final = {mode.code: mode.meaning for mode in TriggerMode}
 
 
 class Register(Enum):
@@ -58,7 +68,7 @@ class Register(Enum):
         "shutter control",
         "",
         (
-            bit_field("mode", 0, 3, "shutter mode, see TriggerMode"),
+            bit_field("mode", 0, 3, "shutter mode", _SHUTTER_MODES),
             bit_field("monitor_packets", 12, 1, "monitor datagrams on [V]"),
         ),
     )
@@ -120,19 +130,11 @@ class Register(Enum):
     UDP_MONITOR_DATAGRAMS = 0x0388, "UDP monitor datagrams", "datagrams"
     UDP_PAUSED_DATAGRAMS = 0x038C, "datagrams while read-out was paused", "datagrams"
     PIXEL_WORDS_OLD = 0x0390, "pixel words of all chips (2014 firmware)", "words"
-    PIXEL_FILTER_0 = 0x0394, "single-pixel filter 0"
-    PIXEL_FILTER_1 = 0x0398, "single-pixel filter 1"
-    PIXEL_FILTER_2 = 0x039C, "single-pixel filter 2"
-    PIXEL_FILTER_3 = 0x03A0, "single-pixel filter 3"
+    PIXEL_FILTER_0 = 0x0394, "single-pixel filter 0", "", PIXEL_FILTER_FIELDS
+    PIXEL_FILTER_1 = 0x0398, "single-pixel filter 1", "", PIXEL_FILTER_FIELDS
+    PIXEL_FILTER_2 = 0x039C, "single-pixel filter 2", "", PIXEL_FILTER_FIELDS
+    PIXEL_FILTER_3 = 0x03A0, "single-pixel filter 3", "", PIXEL_FILTER_FIELDS
 
-
-PIXEL_FILTER_FIELDS: Final = (
-    bit_field("pixel", 0, 3, "pixel in the super-pixel"),
-    bit_field("super_pixel", 3, 6, "super-pixel"),
-    bit_field("dcol", 9, 7, "double column"),
-    bit_field("enable", 16, 1, "on"),
-)
-"""Of each PIXEL_FILTER register [N]."""
 
 SHUTTER_CLOCK_HZ: Final = 40_000_000
 """SHUTTER_PERIOD = this / frequency."""
@@ -159,9 +161,6 @@ class StartOptions(ConfigWord):
         bit_field("bias_volts", 8, 8, "bias at power-up, 12 to 104 V"),
         bit_field("valid", 30, 2, "1: the options count"),
     )
-
-
-START_OPTION_FIELDS: Final = StartOptions.TABLE
 
 
 @dataclass(frozen=True)

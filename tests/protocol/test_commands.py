@@ -1,6 +1,10 @@
 """The command table, checked entry by entry on both ends of a connection."""
 
+import itertools
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ophyd_timepix.protocol import (
     BY_CODE,
@@ -8,6 +12,7 @@ from ophyd_timepix.protocol import (
     BadRequest,
     ClientConnection,
     Command,
+    ConnectionClosed,
     ErrorId,
     ErrorWord,
     LocalProtocolError,
@@ -188,3 +193,54 @@ def test_header_is_as_in_the_reference():
     data = ClientConnection().send(Request(Command.SET_SERVERPORT, 2, (8194,)))
     assert data == bytes.fromhex("00000119 00000014 00000000 00000002 00002002")
     assert len(data) == HEADER_BYTES + 4
+
+
+# --- damaged messages -------------------------------------------------------------------------------------------------
+@st.composite
+def damaged(draw: st.DrawFn, message: bytes) -> list[bytes]:
+    """A message with some bytes changed, cut out or put in, in any portions; other bytes may follow."""
+    data = bytearray(message)
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, max(len(data) - 1, 0)))
+        how = draw(st.sampled_from(["change", "cut", "insert"]))
+        data[at : at + (how != "insert")] = b"" if how == "cut" else draw(st.binary(min_size=1, max_size=2))
+    data += draw(st.binary(max_size=20))
+    cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=4)))
+    return [bytes(data[a:b]) for a, b in itertools.pairwise([0, *cuts, len(data)])]
+
+
+@given(st.sampled_from(Command), st.data())
+def test_damaged_reply_gives_a_reply_or_the_documented_error(command: Command, data: st.DataObject):
+    request, reply = request_of(command, longest=False), reply_of(command, longest=False)
+    client, server = ClientConnection(), ServerConnection()
+    receive(server, client.send(request))
+    try:
+        for portion in data.draw(damaged(server.reply(reply))):
+            client.receive_data(portion)
+            event = client.next_event()
+            assert event is NEED_DATA or isinstance(event, Reply | ConnectionClosed)
+    except RemoteProtocolError:
+        assert client.state is State.BROKEN
+
+
+@given(st.sampled_from(Command), st.data())
+def test_damaged_request_gives_a_request_a_bad_one_or_the_documented_error(command: Command, data: st.DataObject):
+    server = ServerConnection()
+    try:
+        for portion in data.draw(damaged(ClientConnection().send(request_of(command, longest=False)))):
+            server.receive_data(portion)
+            while (event := server.next_event()) is not NEED_DATA and not isinstance(event, ConnectionClosed):
+                if not event.no_reply:
+                    answer = server.reject(event) if isinstance(event, BadRequest) else server.reply(reply_to(event))
+                    assert len(answer) >= HEADER_BYTES
+    except RemoteProtocolError:
+        assert server.state is State.BROKEN
+
+
+def reply_to(request: Request) -> Reply:
+    return Reply(request.command, request.device, *values_of(request.command.reply))
+
+
+def test_what_no_source_confirms_is_marked():
+    uncertain = {command.name for command in Command if command.uncertain}
+    assert {"READ_FLASH", "WRITE_FLASH", "SET_TIMEOFDAY", "SET_PIXCONF", "GET_SPIDR_ADC", "RESET_MODULE"} <= uncertain

@@ -1,5 +1,7 @@
 """The pixel matrix, to and from each form on the wire."""
 
+import contextlib
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -132,3 +134,46 @@ def test_column_0_is_the_last_byte_of_the_test_pulse_register():
     columns[[0, 255]] = True
     data = encode_ctpr(columns)
     assert (data[31], data[0]) == (0x01, 0x80)
+
+
+# --- whatever comes over the wire -------------------------------------------------------------------------------------
+@given(st.integers(0, 300), st.integers(0, 4).map(lambda n: 256 * n) | st.sampled_from([192, 576]), seeds)
+def test_whole_columns_are_understood_where_they_fit_and_refused_elsewhere(first: int, n_bytes: int, seed: int):
+    data = np.random.default_rng(seed).integers(0, 256, n_bytes, dtype=np.uint8).tobytes()
+    n_columns = n_bytes // 192 if n_bytes in (192, 576) else n_bytes // 256
+    if n_columns == 0 or first + n_columns > 256:
+        with pytest.raises(ValueError, match="columns"):
+            decode_upload(first, data)
+    else:
+        codes = decode_upload(first, data)
+        assert codes.shape == (n_columns, 256)
+        assert int(codes.max()) <= 63
+
+
+@given(st.integers(-(2**40), 2**40), st.binary(max_size=1100))
+def test_no_upload_raises_anything_but_a_value_error(first: int, data: bytes):
+    with contextlib.suppress(ValueError):
+        assert decode_upload(first, data).shape[1] == 256
+
+
+@given(st.lists(st.binary(max_size=300), max_size=5) | st.just([bytes(256)] * 256) | st.just([b""] * 256))
+def test_no_read_back_raises_anything_but_a_value_error(columns: list[bytes]):
+    with contextlib.suppress(ValueError):
+        assert matrix_from_columns(columns) == PixelMatrix()
+
+
+@given(seeds)
+def test_arrays_survive_the_codes(seed: int):
+    rng = np.random.default_rng(seed)
+    mask, test = rng.integers(0, 2, (2, 256, 256), dtype=np.uint8).astype(bool)
+    adjust = rng.integers(0, 16, (256, 256), dtype=np.uint8)
+    read = PixelMatrix.from_codes(PixelMatrix(mask, adjust, test).codes())
+    assert np.array_equal(read.mask, mask)
+    assert np.array_equal(read.threshold_adjust, adjust)
+    assert np.array_equal(read.test, test)
+
+
+@given(st.integers(1, 64).map(lambda n: 4 * n), seeds)
+def test_packed_bytes_survive_unpacking(n: int, seed: int):
+    data = np.random.default_rng(seed).integers(0, 256, n * 3 // 4, dtype=np.uint8).tobytes()
+    assert pack(unpack(data)) == data

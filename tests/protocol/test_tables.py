@@ -15,11 +15,25 @@ from ophyd_timepix.protocol import (
     MonitorError,
     OutputBlockConfig,
     PllConfig,
+    PulseTiming,
+    Quantity,
     Register,
+    Setting,
+    StartOptions,
     Tpx3Error,
+    TriggerMode,
     column_phase,
 )
-from ophyd_timepix.protocol.registers import adc_mv, adc_sample, bias_dac, bias_of_dac
+from ophyd_timepix.protocol.commands import Form
+from ophyd_timepix.protocol.dacs import SENSE_CODES
+from ophyd_timepix.protocol.registers import (
+    adc_mv,
+    adc_sample,
+    adc_sum_mv,
+    bias_dac,
+    bias_of_dac,
+    chip_temperature_degc,
+)
 
 
 def test_dacs_have_the_codes_1_to_18_and_defaults_in_range():
@@ -165,3 +179,94 @@ def test_bias_of_50_v_is_the_dac_value_of_the_reference():
 
 def test_adc_reading_of_the_bias_monitor():
     assert adc_mv(adc_sample(500)) == pytest.approx(500, abs=1)
+
+
+# --- fields of board registers and options ----------------------------------------------------------------------------
+def test_start_options_of_the_reference():
+    options = StartOptions.from_word(0x4000_3283)
+    assert (options.valid, options.bias_volts, options.bias_on, options.links_fast, options.tpx_power) == (
+        1,
+        50,
+        1,
+        1,
+        1,
+    )
+    assert StartOptions(bias_on=1, bias_volts=50).word == 0x4000_3283
+
+
+def test_fields_of_a_register_do_not_overlap():
+    for fields in [register.fields for register in Register] + [StartOptions.TABLE, PulseTiming.TABLE]:
+        masks = [field.bits.mask << field.bits.shift for field in fields]
+        assert all(a & b == 0 for i, a in enumerate(masks) for b in masks[:i])
+
+
+def test_single_pixel_filter_names_one_pixel():
+    word = 0
+    for name, value in (("pixel", 5), ("super_pixel", 63), ("dcol", 127), ("enable", 1)):
+        word = Register.PIXEL_FILTER_0.field(name).put(word, value)
+    assert word == 5 | 63 << 3 | 127 << 9 | 1 << 16
+    assert [register.address for register in Register if "PIXEL_FILTER" in register.name] == [
+        0x394,
+        0x398,
+        0x39C,
+        0x3A0,
+    ]
+
+
+def test_shutter_modes_are_named_in_their_register():
+    assert (
+        sorted(Register.SHUTTER_CONTROL.field("mode").values) == [mode.code for mode in TriggerMode] == list(range(7))
+    )
+
+
+def test_test_pulse_timing_is_packed_as_phase_and_period():
+    timing = PulseTiming(period=200, phase=3)
+    assert timing.word == 3 << 16 | 200
+    assert timing.period_counts == 2 * (64 * 200 + 1)
+    assert timing.UNCERTAIN
+    with pytest.raises(ValueError, match="period is 0 to 255"):
+        _ = PulseTiming(period=256).word
+
+
+def test_sense_codes_are_off_the_dacs_and_four_references():
+    assert sorted(SENSE_CODES) == [*range(19), 28, 29, 30, 31]
+
+
+# --- measured quantities ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("quantity", Quantity, ids=lambda quantity: quantity.name)
+def test_every_quantity_is_a_word_of_a_reply(quantity: Quantity):
+    form: Form = quantity.command.reply
+    assert 0 <= quantity.word < form.max_ints
+    assert quantity.meaning
+    assert isinstance(quantity.of((1,) * form.max_ints), float)
+
+
+def test_quantities_are_in_the_units_that_they_say():
+    assert Quantity.CHIP_TEMPERATURE.of((41_500,)) == 41.5
+    assert Quantity.BOARD_TEMPERATURE.of((0xFFFF_FF38,)) == -0.2
+    assert [q.of((1500, 420, 630)) for q in (Quantity.ANALOGUE_V, Quantity.ANALOGUE_A, Quantity.ANALOGUE_W)] == [
+        1.5,
+        0.42,
+        0.63,
+    ]
+    assert Quantity.PRESSURE.of((1013,)) == 1013
+    assert Quantity.BIAS.of((adc_sample(500),)) == pytest.approx(50, abs=0.11)  # the formula of the sources rounds up
+    assert Quantity.VDDA.of((adc_sample(750),)) == pytest.approx(1.5, abs=0.003)
+    assert (Quantity.BIAS.argument, Quantity.VDDA.argument) == (0x1_0001, 0x1_0002)
+
+
+@pytest.mark.parametrize("setting", Setting, ids=lambda setting: setting.name)
+def test_every_setting_has_limits_and_a_meaning(setting: Setting):
+    low, high = setting.limits
+    assert low < high
+    assert setting.meaning
+
+
+def test_chip_temperature_is_the_formula_of_the_reference():
+    assert chip_temperature_degc(adc_sum_mv(64 * 1_800, 64), adc_sum_mv(64 * 1_600, 64)) == pytest.approx(
+        88.75 - 607.3 * 1.5 * 200 / 4096
+    )
+
+
+def test_monitor_error_is_named_for_older_firmware_too():
+    assert "older firmware: INA219_0_DAQ" in str(ErrorWord.of(ErrorId.MONITOR_HARDWARE, 2))

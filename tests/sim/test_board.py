@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ophyd_timepix.protocol import (
     ChipId,
@@ -76,6 +78,34 @@ def test_every_command_is_answered_in_its_form(bench: Bench, command: Command):
     assert reply.error.id is expected
     if expected is ErrorId.OK:
         assert command.reply.fits(len(command.reply.join(reply.ints, reply.data)))
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Request:
+    """Any request that the table allows, with likely and unlikely values."""
+    command = draw(st.sampled_from(Command))
+    form = command.request
+    word = st.integers(0, 600) | st.integers(0, 0xFFFF_FFFF) | st.sampled_from([1 << 30 | 0x83, 0x0006_01A4, 0x300])
+    n_bytes = draw(st.sampled_from([form.min_bytes, form.max_bytes]))
+    return Request(
+        command,
+        0 if command.scope is Scope.BOARD else draw(st.integers(0, 3)),
+        tuple(draw(st.lists(word, min_size=form.min_ints, max_size=form.max_ints))),
+        draw(st.binary(min_size=8, max_size=8)) * (n_bytes // 8) + bytes(n_bytes % 8),
+    )
+
+
+@given(st.lists(requests(), max_size=30), st.integers(1, 4))
+def test_no_sequence_of_requests_makes_the_board_fail(sequence: list[Request], n_chips: int):
+    bench = Bench(n_chips)
+    for number, request in enumerate(sequence):
+        bench.clock.now += number * 400
+        reply = bench.board.answer(request)
+        assert (reply.command, reply.device) == (request.command, request.device)
+        if not reply.error:
+            request.command.reply.join(reply.ints, reply.data)
+    bench.board.power_cycle()
+    assert bench.get(Command.GET_DEVICECOUNT) == 4
 
 
 STORED_WORDS = [
