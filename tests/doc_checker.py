@@ -19,6 +19,7 @@ class CheckedRun:
     start: dict[str, Any]
     descriptors: dict[str, dict[str, Any]] = field(default_factory=dict)
     events: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    descriptor_of: dict[str, dict[int, str]] = field(default_factory=dict)
     resources: dict[str, dict[str, Any]] = field(default_factory=dict)
     registered: dict[str, int] = field(default_factory=dict)
     next_seq_num: dict[str, int] = field(default_factory=dict)
@@ -27,6 +28,14 @@ class CheckedRun:
     def stream(self, name: str) -> list[dict[str, Any]]:
         """The data of a stream's events, in order."""
         return [data for _, data in sorted(self.events.get(name, {}).items())]
+
+    def described(self, name: str) -> list[dict[str, Any]]:
+        """The descriptors of a stream, in order: one more for each change of the configuration."""
+        return [doc for doc in self.descriptors.values() if doc["name"] == name]
+
+    def described_by(self, name: str) -> list[dict[str, Any]]:
+        """The descriptor of each event of a stream."""
+        return [self.descriptors[uid] for _, uid in sorted(self.descriptor_of.get(name, {}).items())]
 
     @property
     def stream_names(self) -> set[str]:
@@ -78,10 +87,11 @@ class DocChecker:
 
     def _descriptor(self, doc: dict[str, Any]) -> None:
         run = self._run_of[doc["run_start"]]
-        same = [d for d in run.descriptors.values() if d["name"] == doc["name"]]
-        assert not same, f"the stream {doc['name']} was described twice"
+        for before in run.described(doc["name"])[-1:]:
+            assert set(before["data_keys"]) == set(doc["data_keys"]), f"the stream {doc['name']} has other keys now"
+            assert before["configuration"] != doc["configuration"], f"the stream {doc['name']} was described twice"
         run.descriptors[doc["uid"]] = doc
-        run.next_seq_num[doc["name"]] = 1
+        run.next_seq_num.setdefault(doc["name"], 1)
         self._run_of[doc["uid"]] = run
         for device, keys in doc["object_keys"].items():
             assert set(keys) <= set(doc["data_keys"]), f"{device} names keys that are not described"
@@ -98,6 +108,7 @@ class DocChecker:
         events = run.events.setdefault(descriptor["name"], {})
         assert doc["seq_num"] <= len(events) + 1, "a sequence number was left out"
         events[doc["seq_num"]] = doc["data"]
+        run.descriptor_of.setdefault(descriptor["name"], {})[doc["seq_num"]] = doc["descriptor"]
 
     def _event_page(self, doc: dict[str, Any]) -> None:
         for event in event_model.unpack_event_page(doc):

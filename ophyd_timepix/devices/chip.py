@@ -49,11 +49,6 @@ class DacSignal(Hardware):
     def source(self) -> str:
         return f"SPIDR:chip{self.parent.parent.index}:DAC{self.dac.code}:{self.dac.wire_name}"
 
-    @property
-    def hints(self) -> dict[str, list[str]]:
-        """A DAC that is scanned is its own axis, whatever its kind."""
-        return {"fields": [self.name]}
-
 
 class Dacs(Device):
     """All DACs of a chip (Timepix3 manual, names as there)."""

@@ -26,7 +26,7 @@ MATRICES: Final = "matrices"
 
 def last_seen(board: "SpidrBoard") -> BoardConfig:
     """The settings as last seen. Asks nobody. Raises ValueError when some were never seen or make no sense."""
-    volts = float(board.bias.setpoint.last)
+    volts = round(float(board.bias.setpoint.last), 1)
     enabled = board.bias.enabled.last == ON
     in_range = BIAS_MIN_V <= volts <= BIAS_MAX_V
     trigger = {name: getattr(board.shutter, name).last for name in TriggerSettings.model_fields}
@@ -66,9 +66,14 @@ def as_text(config: DetectorConfig) -> str:
     return to_text(config, "detector", f"{MATRICES}/DIGEST.npz", config.digest())
 
 
+def matrix_file(digest: str, directory: Path) -> Path:
+    """Where the matrix of that digest is kept under `directory`."""
+    return directory / MATRICES / f"{digest}.npz"
+
+
 def keep_matrix(matrix: PixelMatrix, directory: Path) -> Path:
-    """The file of a matrix under `directory`, named by its digest; written unless it is there."""
-    path = directory / MATRICES / f"{matrix.digest()}.npz"
+    """The file of a matrix under `directory`; written unless it is there."""
+    path = matrix_file(matrix.digest(), directory)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.part")

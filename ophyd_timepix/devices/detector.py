@@ -22,7 +22,7 @@ from ..pipeline.client import Pipeline
 from ..pipeline.messages import Acquired, Progress, RunSummary
 from .board import SpidrBoard
 from .chip import Timepix3Chip
-from .configuration import as_text, keep_matrix, last_seen
+from .configuration import as_text, keep_matrix, last_seen, matrix_file
 from .exposure import AcquisitionError, AcquisitionStopped, Exposure, Goal, Outcome
 from .paths import DatedPaths, PathProvider
 from .processing import ProcessingSettings
@@ -115,7 +115,7 @@ class TimepixDetector(Device):
         self._since_checkpoint: list[int] = []
         self._superseded: list[int] = []
         self._warned = False
-        self._matrix_files: dict[str, Path] = {}
+        self._kept_matrices: set[str] = set()
         super().__init__(name=name, **kwargs)
         self.exposure.put(exposure)
         self.shots.put(shots)
@@ -445,15 +445,12 @@ class TimepixDetector(Device):
             return
         self.chip_ids.publish(",".join(info.chips[chip.index].name for chip in chips))
         self.pll_words.publish(",".join(f"0x{int(chip.config.pll.last):04X}" for chip in chips))
-        for chip in chips:
-            if chip.matrix.last is not None:
-                self._matrix_files[chip.attr_name] = keep_matrix(chip.matrix.last, self.data_dir)
 
     def _stored_configuration(self) -> dict[str, Any]:
         """The configuration of a run as its files keep it."""
         stored: dict[str, Any] = {
             "detector": {key: reading["value"] for key, reading in self.read_configuration().items()},
-            "matrices": [str(self._matrix_files.get(chip.attr_name, "")) for chip in self.board.chips],
+            "matrices": [self._matrix_file(chip) for chip in self.board.chips],
         }
         try:
             stored["settings"] = as_text(self.configuration())
@@ -582,9 +579,19 @@ class TimepixDetector(Device):
         for name, signal in self.board.settings():
             reading[f"{self.name}_{name}"] = signal.read_configuration()[signal.name]
         for chip in self.board.chips:
-            file = str(self._matrix_files.get(chip.attr_name, ""))
-            reading[self._matrix_key(chip)] = {"value": file, "timestamp": chip.matrix.digest.timestamp}
+            digest = chip.matrix.digest
+            reading[self._matrix_key(chip)] = {"value": self._matrix_file(chip), "timestamp": digest.timestamp}
         return reading
+
+    def _matrix_file(self, chip: Timepix3Chip) -> str:
+        """The file that holds the chip's matrix, written when a matrix is seen first; empty before any was."""
+        matrix, digest = chip.matrix.last, chip.matrix.digest.last
+        if matrix is None:
+            return ""
+        if digest not in self._kept_matrices:
+            keep_matrix(matrix, self.data_dir)
+            self._kept_matrices.add(digest)
+        return str(matrix_file(digest, self.data_dir))
 
     def _matrix_key(self, chip: Timepix3Chip) -> str:
         return f"{self.name}_{chip.attr_name}_matrix_file"

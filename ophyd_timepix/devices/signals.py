@@ -262,6 +262,12 @@ class Hardware(_Bounded):
         else:
             self._metadata["timestamp"] = time.time()
 
+    @property
+    def hints(self) -> dict[str, list[str]]:
+        """A setting that is scanned is its own axis, whatever its kind."""
+        hints: dict[str, list[str]] = {"fields": [self.name]} if self.settable else super().hints
+        return hints
+
     def describe(self) -> dict[str, DataKey]:
         return self._key(self.source)
 

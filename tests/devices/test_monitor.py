@@ -1,0 +1,144 @@
+"""Quantities that are polled while somebody looks."""
+
+import threading
+
+import bluesky.plans as bp
+import bluesky.preprocessors as bpp
+import pytest
+from bluesky.suspenders import SuspendFloor
+from ophyd.sim import SynAxis
+
+from ophyd_timepix.control import ConnectionLost, SpidrRefused
+
+
+def test_a_subscriber_is_called_at_each_poll_and_polling_ends_with_the_last(spidr, fake_board):
+    seen: list[float] = []
+    signal = spidr.monitor.chip_temperature
+    number = signal.subscribe(lambda value, **_: seen.append(value))
+    other = signal.subscribe(lambda **_: None)
+    assert len(fake_board.poller.watches) == 1
+    fake_board.poller.poll()
+    fake_board.celsius = 50.0
+    fake_board.poller.poll()
+    fake_board.poller.poll()
+    assert seen == [41.5, 50.0, 50.0]
+    signal.unsubscribe(other)
+    assert fake_board.poller.watches
+    signal.unsubscribe(number)
+    assert not fake_board.poller.watches
+
+
+def test_the_period_is_settable_while_it_polls(spidr, fake_board):
+    number = spidr.monitor.chip_temperature.subscribe(lambda **_: None)
+    (watch,) = fake_board.poller.watches
+    spidr.monitor.period.set(0.25).wait(1)
+    assert watch.period() == 0.25
+    with pytest.raises(ValueError, match=r"spidr_monitor_period goes from 0\.05 to 3600 s"):
+        spidr.monitor.period.set(0)
+    spidr.monitor.chip_temperature.unsubscribe(number)
+
+
+def test_subscribing_touches_no_network(spidr, fake_board):
+    fake_board.off = True
+    spidr.monitor.chip_temperature.subscribe(lambda **_: None)
+    spidr.monitor.chip_temperature.unsubscribe_all()
+    assert not fake_board.poller.watches
+
+
+def test_a_polled_value_is_not_asked_again_until_it_is_old(spidr, fake_board):
+    signal = spidr.monitor.chip_temperature
+    signal.subscribe(lambda **_: None)
+    fake_board.poller.poll()
+    fake_board.celsius = 50.0
+    assert signal.get() == 41.5
+    signal._polled_at -= 2 * spidr.poll_period()
+    assert signal.get() == 50.0
+    signal.unsubscribe_all()
+
+
+def test_an_old_value_of_a_board_that_is_gone_is_an_error(spidr, fake_board):
+    signal = spidr.monitor.chip_temperature
+    signal.subscribe(lambda **_: None)
+    fake_board.poller.poll()
+    fake_board.off = True
+    signal._polled_at -= 2 * spidr.poll_period()
+    with pytest.raises(SpidrRefused):
+        signal.get()
+    signal.unsubscribe_all()
+
+
+def test_disconnect_rests_and_connect_polls_again(spidr, fake_board):
+    signal = spidr.monitor.chip_temperature
+    signal.subscribe(lambda **_: None)
+    spidr.disconnect()
+    assert not fake_board.poller.watches
+    spidr.connect()
+    assert len(fake_board.poller.watches) == 1
+    signal.unsubscribe_all()
+
+
+def test_a_monitored_quantity_is_a_stream_of_a_run(RE, checker, spidr, fake_board):
+    axis = SynAxis(name="axis")
+    axis.subscribe(lambda **_: fake_board.poller.poll(), run=False)
+    RE(bpp.monitor_during_wrapper(bp.scan([], axis, 0, 2, 3), [spidr.monitor.chip_temperature]))
+    events = checker.run.stream("spidr_monitor_chip_temperature_monitor")
+    assert [event["spidr_monitor_chip_temperature"] for event in events] == [41.5] * len(events)
+    assert len(events) >= 3
+    assert not fake_board.poller.watches
+
+
+def test_a_suspender_holds_a_plan_until_the_bias_is_back(RE, checker, spidr, fake_board):
+    """The bias falls after the first point; it comes back once the plan is held."""
+    held = threading.Event()
+    fake_board.bias_setting = 60.0
+    suspender = SuspendFloor(spidr.monitor.bias, 40.0, pre_plan=lambda: _tell(held))
+    RE.install_suspender(suspender)
+    fake_board.poller.poll()
+    axis = SynAxis(name="axis")
+
+    def fall(value: float, **_: object) -> None:
+        if value == 1.0 and not held.is_set():
+            fake_board.bias_setting = 20.0
+            fake_board.poller.poll()
+
+    def rise() -> None:
+        assert held.wait(20)
+        fake_board.bias_setting = 60.0
+        fake_board.poller.poll()
+
+    axis.subscribe(fall, run=False)
+    hand = threading.Thread(target=rise)
+    hand.start()
+    RE(bp.scan([], axis, 0, 2, 3))
+    hand.join()
+    RE.remove_suspender(suspender)
+    assert held.is_set()
+    assert len(checker.run.stream("primary")) == 3
+    assert not fake_board.poller.watches
+
+
+def _tell(event: threading.Event):
+    event.set()
+    yield from ()
+
+
+def test_polling_a_real_board(simulated):
+    """Through the control room's poller and its thread."""
+    seen = threading.Event()
+    simulated.monitor.period.put(0.05)
+    number = simulated.monitor.fpga_temperature.subscribe(lambda value, **_: seen.set() if value > 20 else None)
+    assert seen.wait(10)
+    simulated.monitor.fpga_temperature.unsubscribe(number)
+
+
+def test_polling_goes_on_when_the_board_is_back(simulated, server):
+    seen = threading.Event()
+    simulated.monitor.period.put(0.05)
+    simulated.monitor.fpga_temperature.subscribe(lambda **_: seen.set())
+    assert seen.wait(10)
+    server.faults.arm("reset:GET_LOCALTEMP")
+    with pytest.raises(ConnectionLost):
+        simulated.monitor.board_temperature.get()
+    seen.clear()
+    assert seen.wait(10)
+    assert simulated.connected
