@@ -280,11 +280,11 @@ class Board(BiasSupply):
         to be back. Other threads may ask meanwhile: nothing is set again behind a reset.
         """
         self._info = None
-        status: int | None = None
         try:
-            status = self.client.request(Command.RESET_MODULE, 0, (speed,)).value
+            status = self._request_reset(speed)
         except SpidrClosed as closed:
             log.info(f"{self.client.address}: the board hung up at the reset ({closed}); waiting until it is back")
+            status = None
             self._wait_until_back()
         self._rebase_counters()
         if status == RESET_HARMLESS_STATUS:
@@ -296,6 +296,15 @@ class Board(BiasSupply):
             )
         self.identify()
         return status
+
+    def _request_reset(self, speed: int) -> int:
+        try:
+            return self.client.request(Command.RESET_MODULE, 0, (speed,)).value
+        except SpidrClosed as closed:
+            if closed.sent:
+                raise
+        # The connection had ended before: on a new one.
+        return self.client.request(Command.RESET_MODULE, 0, (speed,)).value
 
     def restore(self) -> RestoreReport:
         """Compare what the board holds with what this program set, and set again what was lost; see `restore.py`.

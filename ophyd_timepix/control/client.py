@@ -238,8 +238,12 @@ class SpidrClient:
             data = sock.recv(_RECEIVE_BYTES)
         except BlockingIOError:
             return
+        except ConnectionError:
+            data = b""
         if not data:
-            raise self._hung_up(request, "end of the stream", "before")
+            closed = self._hung_up(request, "end of the stream", "before")
+            closed.sent = False
+            raise closed
         self._connection.receive_data(data)
 
     def _await_reply(self, sock: socket.socket, request: Request, deadline_ns: int) -> Reply:

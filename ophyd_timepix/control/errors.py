@@ -42,6 +42,9 @@ class SpidrRefused(ConnectionLost):
 class SpidrClosed(ConnectionLost):
     """The board closed the connection."""
 
+    sent = True
+    """False: before the request went out, so it was certainly not carried out."""
+
 
 class SpidrTimeout(ConnectionLost):
     """No reply in time."""

@@ -66,7 +66,7 @@ class Watch:
         self._poller = poller
         self._period = period
         self._job = job
-        self._last_s = -math.inf
+        self._last_s: float | None = None
         self._failing = False
         self.cancelled = False
 
@@ -77,6 +77,8 @@ class Watch:
     def due_s(self) -> float:
         """When the job is to run, by the poller's clock."""
         period = self._period()
+        if self._last_s is None:
+            return -math.inf
         return self._last_s + (max(period, PERIOD_MIN_S) if math.isfinite(period) else math.inf)
 
     def run(self, now_s: float) -> None:
