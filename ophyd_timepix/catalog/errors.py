@@ -12,6 +12,10 @@ class CatalogMissingError(CatalogError):
     """There is no catalog of that name."""
 
 
+class EventFileError(CatalogError):
+    """The event file of a run is not where the catalog says."""
+
+
 class NotReadableError(CatalogError):
     """The catalog would register files of this directory, but may not serve them."""
 

@@ -1,9 +1,9 @@
 """The coalescing writer between a RunEngine and a catalog.
 
-Tiled takes some 30 to 45 ms for each document, whatever number of rows it stands for. So documents wait in a queue, a
-thread of its own writes them, and StreamDatum documents of one column that wait together become one. The plan never
-waits for the catalog and never fails because of it: how far the catalog lags and what went wrong can be asked, and
-every document is in a journal (`journal.py`) until its run is in the catalog.
+Tiled takes some 30 to 60 ms for each request, whatever it holds. So documents wait in a queue where they become fewer
+(`waiting.py`), and a thread of its own writes them. The plan never waits for the catalog and never fails because of it:
+how far the catalog lags and what went wrong can be asked, and every document is in a journal (`journal.py`) until its
+run is in the catalog.
 
 Knows documents and Tiled's writer; knows no detector.
 """
@@ -13,25 +13,27 @@ import logging
 import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from .errors import CatalogError, CatalogWriteError, require
+from .errors import CatalogError, CatalogWriteError
 from .journal import Journal, read_journal
 from .opening import open_catalog
 from .profile import default_directory, find_profile
 from .settling import settle_with
+from .sink import Sink, sink_factory
+from .waiting import Document, Request, WaitingRequests
 
 logger = logging.getLogger(__name__)
 
-Document = dict[str, Any]
-Sink = Callable[[str, Document], None]
-
-WAITING_LIMIT = 100_000
-"""Documents that may wait. StreamDatum documents merge, so only events can fill the queue: an hour of them at 27 Hz."""
+WAITING_LIMIT: Final = 100_000
+"""Documents that may wait. StreamDatum documents merge, so only events can fill the queue."""
+HOLD_S: Final = 1.0
+"""How long an event waits for others to share its request. A request keeps Python busy for some 50 ms, which the plan
+feels: one per event would be half of a processor at 10 Hz."""
+LAG_LIMIT_S: Final = 5.0
+"""A lag above this is told, once until the catalog has caught up."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,6 @@ class _Run:
 
 
 @dataclass
-class _Waiting:
-    run: _Run
-    name: str
-    doc: Document
-    since: float
-
-
-@dataclass
 class _Routes:
     """Which run a document belongs to. Forgets a run when its stop document has passed."""
 
@@ -115,21 +109,25 @@ class CatalogWriter:
         *,
         backup_directory: str | Path | None = None,
         waiting_limit: int = WAITING_LIMIT,
+        hold_s: float = HOLD_S,
         exit_timeout_s: float = 30.0,
     ) -> None:
-        self._make_sink = _sink_factory(catalog)
+        self._make_sink = sink_factory(_client_of(catalog))
         self.backup_directory = Path(backup_directory) if backup_directory else _backup_directory(catalog)
         self.waiting_limit = waiting_limit
+        self.hold_s = hold_s
         self.exit_timeout_s = exit_timeout_s
         self.failures: list[CatalogFailure] = []
         self.received = 0
         self.written = 0
-        """Documents given to Tiled, merged ones counted once."""
+        """Requests to Tiled: StreamDatum documents that were merged, and the events of a page, count once."""
         self._unreported: list[CatalogFailure] = []
         self._routes = _Routes()
-        self._waiting: deque[_Waiting] = deque()
-        self._last_of_column: dict[str, _Waiting] = {}
-        self._writing: _Waiting | None = None
+        self._waiting: WaitingRequests[_Run] = WaitingRequests()
+        self._writing: Request[_Run] | None = None
+        self._hurried_by = 0
+        """How many wait for the catalog right now: events are not held back then."""
+        self._lagging = False
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="timepix-catalog-writer", daemon=True)
@@ -158,16 +156,16 @@ class CatalogWriter:
                 self._end_failed_run(run)
                 return
             self._enqueue(run, name, doc)
+            self._tell_lag()
             self._changed.notify_all()
 
     # --- what a user asks
 
     @property
     def lag(self) -> Lag:
+        """How far the catalog is behind, now."""
         with self._changed:
-            oldest = self._writing or (self._waiting[0] if self._waiting else None)
-            waiting = len(self._waiting) + (self._writing is not None)
-            return Lag(waiting, time.monotonic() - oldest.since if oldest else 0.0)
+            return self._lag()
 
     @property
     def failure(self) -> CatalogFailure | None:
@@ -179,7 +177,7 @@ class CatalogWriter:
         if threading.current_thread() is self._thread:
             return True  # it asks the catalog itself while it writes
         with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting and self._writing is None, timeout_s)
+            return self._wait_for_what_came(timeout_s)
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Return when every document so far is in the catalog.
@@ -187,9 +185,8 @@ class CatalogWriter:
         Raises `CatalogWriteError` for runs that failed since it was last asked, `TimeoutError` when it takes longer.
         """
         with self._changed:
-            done = self._changed.wait_for(lambda: not self._waiting and self._writing is None, timeout_s)
-            if not done:
-                raise TimeoutError(f"the catalog is still {len(self._waiting)} documents behind after {timeout_s} s")
+            if not self._wait_for_what_came(timeout_s):
+                raise TimeoutError(f"the catalog is still {self._lag().documents} documents behind after {timeout_s} s")
             failed, self._unreported = self._unreported, []
         if failed:
             raise CatalogWriteError("; ".join(map(str, failed)))
@@ -199,21 +196,51 @@ class CatalogWriter:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._waiting and self._writing is None, timeout_s)
+            self._wait_for_what_came(timeout_s)
             self._give_up_what_is_open()
             failed, self._unreported = self._unreported, []
         self._thread.join(timeout=1.0)
         if failed:
             raise CatalogWriteError("; ".join(map(str, failed)))
 
+    # --- waiting and telling (with the lock)
+
+    def _wait_for_what_came(self, timeout_s: float | None) -> bool:
+        """Whether all that was received until now is written within `timeout_s`; documents may come meanwhile."""
+        last = self.received
+        self._hurried_by += 1
+        self._changed.notify_all()
+        try:
+            return self._changed.wait_for(lambda: (oldest := self._oldest()) is None or oldest.ticket > last, timeout_s)
+        finally:
+            self._hurried_by -= 1
+
+    def _oldest(self) -> Request[_Run] | None:
+        return self._writing or self._waiting.oldest
+
+    def _lag(self) -> Lag:
+        oldest = self._oldest()
+        documents = self._waiting.documents + (self._writing.documents if self._writing else 0)
+        return Lag(documents, time.monotonic() - oldest.since if oldest else 0.0)
+
+    def _tell_lag(self) -> None:
+        lag = self._lag()
+        if lag.documents == 0:
+            self._lagging = False
+        elif lag.seconds > LAG_LIMIT_S and not self._lagging:
+            self._lagging = True
+            logger.warning(
+                "the catalog is %d documents, %.1f s behind; nothing is lost: what it has not yet is in %s",
+                lag.documents, lag.seconds, self.backup_directory,
+            )  # fmt: skip
+
     # --- taking documents (with the lock)
 
     def _give_up_what_is_open(self) -> None:
-        waiting = len(self._waiting) + (self._writing is not None)
-        for item in (*self._waiting, *filter(None, [self._writing])):
-            self._fail(item.run, f"the catalog was closed while {waiting} documents waited")
+        documents = self._lag().documents
+        for request in (*self._waiting, *filter(None, [self._writing])):
+            self._fail(request.owner, f"the catalog was closed while {documents} documents waited")
         self._waiting.clear()
-        self._last_of_column.clear()
         for run in {id(owner): owner for owner in self._routes.owners.values()}.values():
             self._fail(run, "the run had not ended when the catalog was closed")
             self._end_failed_run(run)
@@ -239,19 +266,10 @@ class CatalogWriter:
             logger.error("%s; the run is written to the catalog without one", run.journal_error)
 
     def _enqueue(self, run: _Run, name: str, doc: Document) -> None:
-        if name == "stream_datum":
-            before = self._last_of_column.get(doc["stream_resource"])
-            merged = merge(before.doc, doc) if before else None
-            if before and merged:
-                before.doc = merged
-                return
-        if len(self._waiting) >= self.waiting_limit and name != "stop":
+        if self._waiting.documents >= self.waiting_limit and name != "stop":
             self._fail(run, f"more than {self.waiting_limit} documents wait for it")
-            return
-        item = _Waiting(run, name, doc, time.monotonic())
-        self._waiting.append(item)
-        if name == "stream_datum":
-            self._last_of_column[doc["stream_resource"]] = item
+        else:
+            self._waiting.add(run, name, doc, since=time.monotonic(), ticket=self.received)
 
     def _fail(self, run: _Run, reason: str) -> None:
         """Give the run up: from now on its documents go to the journal only."""
@@ -287,40 +305,48 @@ class CatalogWriter:
     # --- the thread
 
     def _work(self) -> None:
-        while (item := self._next()) is not None:
-            if not item.run.failed:
-                self._write(item)
+        while (request := self._next()) is not None:
+            if not request.owner.failed:
+                self._write(request)
             with self._changed:
                 self._writing = None
+                self._tell_lag()
                 self._changed.notify_all()
 
-    def _next(self) -> _Waiting | None:
+    def _next(self) -> Request[_Run] | None:
+        """The oldest request, when it is due; None: closed, and nothing is left."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            if not self._waiting:
-                return None
-            self._writing = item = self._waiting.popleft()
-            column = item.doc.get("stream_resource", "")
-            if self._last_of_column.get(column) is item:
-                del self._last_of_column[column]
-            return item
+            while (seconds := self._seconds_until_due()) is None or seconds > 0:
+                if seconds is None and self._closed:
+                    return None
+                self._changed.wait(seconds)
+            self._writing = self._waiting.pop()
+            return self._writing
 
-    def _write(self, item: _Waiting) -> None:
-        run = item.run
+    def _seconds_until_due(self) -> float | None:
+        """0 or less: now; None: nothing waits. Events wait for company, unless somebody waits for them."""
+        request = self._waiting.oldest
+        if request is None:
+            return None
+        hurry = self._hurried_by or self._closed or request.owner.stopped or request.owner.failed
+        if hurry or not request.may_grow:
+            return 0.0
+        return request.since + self.hold_s - time.monotonic()
+
+    def _write(self, request: Request[_Run]) -> None:
+        run, name = request.owner, request.name
         try:
             if run.sink is None:
                 run.sink = self._make_sink()
-            run.sink(item.name, item.doc)
+            run.sink(*request.packed())
         except Exception as refused:  # whatever Tiled raises must not end the thread: other runs go on
-            logger.debug("Tiled refused a %s document", item.name, exc_info=True)
+            logger.debug("Tiled refused a %s document", name, exc_info=True)
             with self._changed:
-                self._fail(
-                    run, f"a {item.name} document was refused ({type(refused).__name__}: {_first_line(refused)})"
-                )
+                self._fail(run, f"a {name} document was refused ({type(refused).__name__}: {_first_line(refused)})")
             return
         with self._changed:
             self.written += 1
-            if item.name == "stop" and run.journal is not None and not run.failed:
+            if name == "stop" and run.journal is not None and not run.failed:
                 self._discard(run.journal)
                 run.journal = None
 
@@ -329,17 +355,6 @@ class CatalogWriter:
             journal.discard()
         except OSError as refused:
             logger.warning("the journal %s of a catalogued run stays behind: %s", journal.path, refused)
-
-
-def merge(first: Document, second: Document) -> Document | None:
-    """One StreamDatum for both, if the rows of the second follow those of the first; else None."""
-    if first["descriptor"] != second["descriptor"] or first["indices"]["stop"] != second["indices"]["start"]:
-        return None
-    return {
-        **first,
-        "indices": {"start": first["indices"]["start"], "stop": second["indices"]["stop"]},
-        "seq_nums": {"start": first["seq_nums"]["start"], "stop": second["seq_nums"]["stop"]},
-    }
 
 
 def replay(path: str | Path, catalog: Any) -> str:
@@ -356,45 +371,19 @@ def replay(path: str | Path, catalog: Any) -> str:
         if client[uid].metadata.get("stop"):
             return uid
         client.delete_contents(uid, recursive=True, external_only=False)
-    sink = _sink_factory(catalog)()
-    for name, doc in _coalesced(documents):
-        sink(name, doc)
-    return uid
-
-
-def _coalesced(documents: list[tuple[str, Document]]) -> list[tuple[str, Document]]:
-    """All StreamDatum documents of a column as one, where its first one stood."""
-    result: list[tuple[str, Document]] = []
-    columns: dict[str, int] = {}
+    sink = sink_factory(client)()
+    requests: WaitingRequests[None] = WaitingRequests()
     for name, doc in documents:
-        if name == "stream_datum":
-            place = columns.get(doc["stream_resource"])
-            merged = merge(result[place][1], doc) if place is not None else None
-            if place is not None and merged:
-                result[place] = (name, merged)
-                continue
-            columns[doc["stream_resource"]] = len(result)
-        result.append((name, doc))
-    return result
+        requests.add(None, name, doc)
+    for request in requests:
+        sink(*request.packed())
+    return uid
 
 
 def _client_of(catalog: Any) -> Any:
     """The Tiled client of a profile's name, a Broker or a client."""
     broker = open_catalog(catalog) if isinstance(catalog, str) else catalog
     return getattr(broker, "v2", broker)
-
-
-def _sink_factory(catalog: Any) -> Callable[[], Sink]:
-    """Makes one TiledWriter per run, so that a run that fails leaves nothing behind for the next."""
-    client = _client_of(catalog)
-    require("ophyd_timepix.catalog.consolidator").register()
-    tiled_writer = require("bluesky_tiled_plugins").TiledWriter
-
-    def make() -> Sink:
-        sink: Sink = tiled_writer(client, batch_size=1)
-        return sink
-
-    return make
 
 
 def _backup_directory(catalog: Any) -> Path:

@@ -10,6 +10,7 @@ import event_model
 import h5py
 import numpy as np
 import pytest
+import zarr
 
 from ophyd_timepix.catalog import CatalogProfile, init_catalog, open_catalog
 
@@ -26,6 +27,7 @@ COLUMNS = {
     "flags": "|u1",
 }
 ROWS_PER_SHOT = 10
+IMAGE_SHAPE = (8, 8)
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +52,7 @@ def catalog(profiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Catalog
 
 @pytest.fixture(scope="session")
 def db(catalog: CatalogProfile) -> Any:
+    zarr.zeros(1)  # it keeps a thread for as long as the interpreter lives: from before the first test on
     return open_catalog(catalog.name)
 
 
@@ -117,15 +120,10 @@ class RunDocuments:
     metadata: dict[str, Any] = field(default_factory=dict)
     registered: int = 0
 
-    def start(self) -> str:
+    def start(self, threshold: int = 0) -> str:
         self.run = event_model.compose_run(metadata=self.metadata)
         self.send("start", self.run.start_doc)
-        scalars = {
-            key: {"source": "test", "dtype": "integer", "dtype_numpy": "<i8", "shape": []}
-            for key in ("tpx_row_start", "tpx_row_stop")
-        }
-        self.primary = self.run.compose_descriptor(name="primary", data_keys=scalars)
-        self.send("descriptor", self.primary.descriptor_doc)
+        self.configure(threshold)
         columns = {
             f"tpx_centroids_{name}": {
                 "source": "test",
@@ -140,8 +138,30 @@ class RunDocuments:
         self.send("descriptor", self.centroids.descriptor_doc)
         return str(self.run.start_doc["uid"])
 
+    def configure(self, threshold: int) -> None:
+        """The descriptor of the points from here on: bluesky gives a second one when a configuration changed."""
+        scalars = {
+            key: {"source": "test", "dtype": "integer", "dtype_numpy": "<i8", "shape": []}
+            for key in ("tpx_row_start", "tpx_row_stop")
+        }
+        image = {"tpx_image": {"source": "test", "dtype": "array", "dtype_numpy": "<i8", "shape": IMAGE_SHAPE}}
+        setting = {"tpx_threshold": {"source": "test", "dtype": "integer", "dtype_numpy": "<i8", "shape": []}}
+        self.primary = self.run.compose_descriptor(
+            name="primary",
+            data_keys=scalars | image,
+            object_keys={"tpx": [*scalars, *image]},
+            configuration={
+                "tpx": {
+                    "data": {"tpx_threshold": threshold},
+                    "timestamps": {"tpx_threshold": 1.0},
+                    "data_keys": setting,
+                }
+            },
+        )
+        self.send("descriptor", self.primary.descriptor_doc)
+
     def point(self, row_start: int, row_stop: int) -> None:
-        data = {"tpx_row_start": row_start, "tpx_row_stop": row_stop}
+        data = {"tpx_row_start": row_start, "tpx_row_stop": row_stop, "tpx_image": np.full(IMAGE_SHAPE, row_stop)}
         self.send("event", self.primary.compose_event(data=data, timestamps=dict.fromkeys(data, 1.0)))
 
     def register(self, path: Path, row_stop: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ophyd_timepix.catalog import CatalogError, CatalogProfile, CatalogWriter, centroids
-from tests.catalog.conftest import COLUMNS, EventFile, RunDocuments, rows
+from tests.catalog.conftest import COLUMNS, IMAGE_SHAPE, EventFile, RunDocuments, rows
 
 POINTS = [(0, 700), (700, 700), (700, 2500)]
 
@@ -104,6 +104,46 @@ def test_a_run_without_centroids_reads_back_as_an_empty_table(db: Any, writer: C
     table = centroids(db[uid], tof=(0, 100))
     assert list(table.columns) == list(COLUMNS)
     assert len(table) == 0
+
+
+def test_events_that_wait_together_are_one_request_and_read_back_one_by_one(db: Any, writer: CatalogWriter) -> None:
+    run = RunDocuments(writer)
+    uid = run.start()
+    run.point(0, 0)
+    writer.wait(timeout_s=60)
+    before = writer.written
+    for stop in range(1, 301):
+        run.point(0, stop)
+    assert writer.lag.documents == 300
+    run.stop()
+    writer.wait(timeout_s=60)
+    assert writer.written == before + 2  # a page, and the stop document
+    points = db.v3[uid]["primary"].read()
+    np.testing.assert_array_equal(points["tpx_row_stop"], np.arange(301))
+    assert points["tpx_image"].shape == (301, *IMAGE_SHAPE)
+    assert len(set(points["tpx_image"].dims)) == 3  # a square image has two dimensions, not one twice
+    np.testing.assert_array_equal(points["tpx_image"][:, 3, 4], np.arange(301))
+
+
+def test_a_configuration_that_changes_amid_a_run_keeps_points_in_order(db: Any, writer: CatalogWriter) -> None:
+    run = RunDocuments(writer)
+    uid = run.start(threshold=420)
+    for threshold in (420, 421, 422):
+        if threshold > 420:
+            run.configure(threshold)
+        for _ in range(3):
+            run.point(threshold, threshold)
+    run.stop()
+    writer.wait(timeout_s=60)
+    stream = db.v3[uid]["primary"]
+    assert list(stream.read()["tpx_row_stop"]) == [420] * 3 + [421] * 3 + [422] * 3
+    told = [
+        doc["configuration"]["tpx"]["data"]["tpx_threshold"]
+        for name, doc in db[uid].documents()
+        if name == "descriptor" and doc["name"] == "primary"
+    ]
+    assert told == [420, 421, 422]
+    assert len(db[uid].table()) == 9
 
 
 def test_a_second_process_reads_rows_while_the_run_goes_on(

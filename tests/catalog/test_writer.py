@@ -12,8 +12,10 @@ import pytest
 
 from ophyd_timepix.catalog import CatalogWriteError, CatalogWriter
 from ophyd_timepix.catalog import writer as writer_module
+from ophyd_timepix.catalog.waiting import PAGE_EVENTS
 from tests.catalog.conftest import COLUMNS, RunDocuments
 
+SCALAR = {"motor": {"source": "test", "dtype": "number", "dtype_numpy": "<f8", "shape": []}}
 FILE = Path("/nowhere/events.h5")
 
 
@@ -41,7 +43,7 @@ class FakeTiled:
 @pytest.fixture
 def tiled(monkeypatch: pytest.MonkeyPatch) -> FakeTiled:
     fake = FakeTiled()
-    monkeypatch.setattr(writer_module, "_sink_factory", lambda _catalog: lambda: fake)
+    monkeypatch.setattr(writer_module, "sink_factory", lambda _catalog: lambda: fake)
     return fake
 
 
@@ -86,6 +88,151 @@ def test_stream_datums_that_wait_together_become_one_per_column(
     assert all(doc["seq_nums"] == {"start": 1, "stop": 5001} for doc in data)
     assert tiled.names()[-1] == "stop"
     assert writer.lag.documents == 0
+
+
+def test_events_that_wait_together_become_a_page(tiled: FakeTiled, make_writer: Callable[..., CatalogWriter]) -> None:
+    tiled.gate.clear()
+    writer = make_writer()
+    run = RunDocuments(writer)
+    run.start()
+    for point in range(PAGE_EVENTS + 5):
+        run.point(point, point + 1)
+    run.stop()
+    assert writer.lag.documents == 1 + 2 + PAGE_EVENTS + 5 + 1
+    tiled.gate.set()
+    writer.wait(timeout_s=10)
+    assert tiled.names() == ["start", "descriptor", "descriptor", "event_page", "event_page", "stop"]
+    pages = [doc for name, doc in tiled.taken if name == "event_page"]
+    assert [len(page["seq_num"]) for page in pages] == [PAGE_EVENTS, 5]
+    assert [row for page in pages for row in page["data"]["tpx_row_start"]] == list(range(PAGE_EVENTS + 5))
+
+
+def test_pages_of_a_flight_and_single_events_of_other_streams_find_their_own_page(
+    tiled: FakeTiled, make_writer: Callable[..., CatalogWriter]
+) -> None:
+    tiled.gate.clear()
+    writer = make_writer()
+    run = RunDocuments(writer)
+    run.start()
+    baseline = run.run.compose_descriptor(name="baseline", data_keys=SCALAR)
+    writer("descriptor", baseline.descriptor_doc)
+    for point in range(4):
+        run.point(point, point)
+        writer("event_page", baseline.compose_event_page(
+            data={"motor": [1.0, 2.0]}, timestamps={"motor": [1.0, 1.0]}, seq_num=[2 * point + 1, 2 * point + 2]
+        ))  # fmt: skip
+    tiled.gate.set()
+    writer.wait(timeout_s=10)
+    pages = [doc for name, doc in tiled.taken if name == "event_page"]
+    assert [page["seq_num"] for page in pages] == [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8]]
+
+
+def test_a_changed_configuration_starts_a_new_page(tiled: FakeTiled, make_writer: Callable[..., CatalogWriter]) -> None:
+    tiled.gate.clear()
+    writer = make_writer()
+    run = RunDocuments(writer)
+    run.start()
+    for threshold in (0, 1, 2):
+        if threshold:
+            run.configure(threshold)
+        run.point(0, 1)
+        run.point(1, 2)
+    tiled.gate.set()
+    writer.wait(timeout_s=10)
+    assert tiled.names()[3:] == ["event_page", "descriptor", "event_page", "descriptor", "event_page"]
+
+
+def test_events_that_point_to_external_data_stay_behind_their_datum(
+    tiled: FakeTiled, make_writer: Callable[..., CatalogWriter]
+) -> None:
+    tiled.gate.clear()
+    writer = make_writer()
+    run = RunDocuments(writer)
+    run.start()
+    resource = run.run.compose_resource(spec="X", root="/", resource_path="x", resource_kwargs={})
+    camera = run.run.compose_descriptor(
+        name="camera",
+        data_keys={"image": {"source": "test", "dtype": "array", "shape": [2], "external": "FILESTORE:"}},
+    )
+    writer("descriptor", camera.descriptor_doc)
+    writer("resource", resource.resource_doc)
+    for _ in range(2):
+        datum = resource.compose_datum(datum_kwargs={})
+        writer("datum", datum)
+        event = camera.compose_event(
+            data={"image": datum["datum_id"]}, timestamps={"image": 1.0}, filled={"image": False}
+        )
+        writer("event", event)
+    tiled.gate.set()
+    writer.wait(timeout_s=10)
+    assert tiled.names()[4:] == ["resource", "datum", "event", "datum", "event"]
+
+
+def test_an_event_waits_for_company_until_its_run_ends(
+    tiled: FakeTiled, make_writer: Callable[..., CatalogWriter]
+) -> None:
+    writer = make_writer(hold_s=1000.0)
+    run = RunDocuments(writer)
+    run.start()
+    for point in range(3):
+        run.point(point, point)
+    run.stop()
+    writer.wait(timeout_s=10)
+    assert tiled.names() == ["start", "descriptor", "descriptor", "event_page", "stop"]
+
+
+def test_an_event_that_somebody_waits_for_is_written_at_once(
+    tiled: FakeTiled, make_writer: Callable[..., CatalogWriter]
+) -> None:
+    writer = make_writer(hold_s=1000.0)
+    run = RunDocuments(writer)
+    run.start()
+    run.point(0, 1)
+    assert writer.settled(timeout_s=10)
+    assert tiled.names()[-1] == "event"
+
+
+def test_who_waits_does_not_wait_for_what_comes_later(
+    tiled: FakeTiled, make_writer: Callable[..., CatalogWriter]
+) -> None:
+    writer = make_writer()
+    run = RunDocuments(writer)
+    run.start()
+    writer.wait(timeout_s=10)
+    stop = threading.Event()
+
+    def scan() -> None:
+        while not stop.is_set():
+            run.point(0, 1)
+
+    plan = threading.Thread(target=scan)
+    plan.start()
+    try:
+        writer.wait(timeout_s=20)
+    finally:
+        stop.set()
+        plan.join()
+
+
+def test_a_lag_is_told_once_until_the_catalog_has_caught_up(
+    tiled: FakeTiled,
+    make_writer: Callable[..., CatalogWriter],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(writer_module, "LAG_LIMIT_S", 0.0)
+    writer = make_writer()
+    for _ in range(2):
+        tiled.gate.clear()
+        run = RunDocuments(writer)
+        run.start()
+        run.point(0, 1)
+        run.stop()
+        tiled.gate.set()
+        writer.wait(timeout_s=10)
+    told = [record.getMessage() for record in caplog.records if "behind; nothing is lost" in record.getMessage()]
+    assert len(told) == 2
+    assert str(writer.backup_directory) in told[0]
 
 
 def test_rows_that_do_not_follow_each_other_are_not_merged(
@@ -222,7 +369,7 @@ def test_the_interpreter_ends_although_the_catalog_hangs(tmp_path: Path) -> None
     script = (
         "import threading, sys\n"
         "from ophyd_timepix.catalog import writer as module\n"
-        "module._sink_factory = lambda _catalog: lambda: (lambda name, doc: threading.Event().wait())\n"
+        "module.sink_factory = lambda _catalog: lambda: (lambda name, doc: threading.Event().wait())\n"
         f"writer = module.CatalogWriter(object(), backup_directory={str(tmp_path)!r}, exit_timeout_s=0.2)\n"
         "writer('start', {'uid': 'a-run', 'time': 0.0})\n"
         "writer('stop', {'uid': 'its-stop', 'run_start': 'a-run', 'time': 1.0, 'exit_status': 'success'})\n"

@@ -1,0 +1,138 @@
+"""Documents that wait for the catalog, and how they become fewer requests while they do.
+
+StreamDatum documents of one column become one; events of one descriptor become a page. What became one stands where its
+first document stood. Knows documents; knows no thread, no clock and no Tiled.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+from event_model import pack_event_page, unpack_event_page
+
+Document = dict[str, Any]
+Owner = TypeVar("Owner")
+
+PAGE_EVENTS: Final = 500
+"""Events in one request at most."""
+
+
+@dataclass
+class Request(Generic[Owner]):
+    """One or several documents that will be written together."""
+
+    owner: Owner
+    name: str
+    doc: Document
+    since: float = 0.0
+    """When its first document came."""
+    ticket: int = 0
+    """The number that its first document came with."""
+    more: list[Document] = field(default_factory=list)
+    """Events that go into one page with `doc`."""
+
+    @property
+    def documents(self) -> int:
+        """How many are in it; merged StreamDatum documents are one."""
+        return 1 + len(self.more)
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether it gains by waiting: a page that is not full."""
+        return self.name == "event" and bool(_key(self.name, self.doc)) and self.documents < PAGE_EVENTS
+
+    def packed(self) -> tuple[str, Document]:
+        """Name and document to write."""
+        return ("event_page", pack_event_page(self.doc, *self.more)) if self.more else (self.name, self.doc)
+
+
+class WaitingRequests(Generic[Owner]):
+    """First in, first out, but for what becomes part of a request that waits already. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self.documents = 0
+        """How many wait; merged StreamDatum documents are one."""
+        self._requests: deque[Request[Owner]] = deque()
+        self._open: dict[str, Request[Owner]] = {}
+        """Requests that may still take documents, by stream resource or descriptor."""
+
+    def __bool__(self) -> bool:
+        return bool(self._requests)
+
+    def __iter__(self) -> Iterator[Request[Owner]]:
+        return iter(self._requests)
+
+    @property
+    def oldest(self) -> Request[Owner] | None:
+        return self._requests[0] if self._requests else None
+
+    def add(self, owner: Owner, name: str, doc: Document, *, since: float = 0.0, ticket: int = 0) -> None:
+        """Take a document. The events of a page find their places one by one."""
+        for event in unpack_event_page(doc) if name == "event_page" else ():
+            self._add(Request(owner, "event", event, since, ticket))
+        if name != "event_page":
+            self._add(Request(owner, name, doc, since, ticket))
+
+    def _add(self, request: Request[Owner]) -> None:
+        key = _key(request.name, request.doc)
+        before = self._open.get(key)
+        if before is not None and _joined(before, request):
+            self.documents += request.name == "event"
+            return
+        if request.name == "descriptor":  # when a stream's configuration changes, its events keep their order
+            self._open = {k: r for k, r in self._open.items() if r.name != "event" or r.owner is not request.owner}
+        self.documents += 1
+        self._requests.append(request)
+        if key:
+            self._open[key] = request
+
+    def pop(self) -> Request[Owner]:
+        """The oldest request, which grows no more."""
+        request = self._requests.popleft()
+        key = _key(request.name, request.doc)
+        if self._open.get(key) is request:
+            del self._open[key]
+        self.documents -= request.documents
+        return request
+
+    def clear(self) -> None:
+        self._requests.clear()
+        self._open.clear()
+        self.documents = 0
+
+
+def merge(first: Document, second: Document) -> Document | None:
+    """One StreamDatum for both, if the rows of the second follow those of the first; else None."""
+    if first["descriptor"] != second["descriptor"] or first["indices"]["stop"] != second["indices"]["start"]:
+        return None
+    return {
+        **first,
+        "indices": {"start": first["indices"]["start"], "stop": second["indices"]["stop"]},
+        "seq_nums": {"start": first["seq_nums"]["start"], "stop": second["seq_nums"]["stop"]},
+    }
+
+
+def _joined(before: Request[Any], request: Request[Any]) -> bool:
+    """Whether the request could become part of one that waits."""
+    if request.name == "event":
+        if before.documents < PAGE_EVENTS:
+            before.more.append(request.doc)
+            return True
+        return False
+    merged = merge(before.doc, request.doc)
+    if merged is not None:
+        before.doc = merged
+    return merged is not None
+
+
+def _key(name: str, doc: Document) -> str:
+    """What documents must have in common to become one request; empty: this one stays by itself.
+
+    Events that point to external data stay where they are: after the Datum documents that they need.
+    """
+    if name == "stream_datum":
+        return str(doc["stream_resource"])
+    if name == "event" and not doc.get("filled"):
+        return str(doc["descriptor"])
+    return ""
