@@ -51,6 +51,17 @@ class Simulator:
                 process.wait()
                 raise
 
+    def tell(self, order: str) -> str:
+        """Give it an order, as `fault power-cycle` or `clear`; its answer. Raises SimulatorError when it refuses."""
+        if self._process.stdin is None or self._process.stdout is None:
+            raise SimulatorError("the simulator has no standard input or output")
+        self._process.stdin.write(f"{order}\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline().strip().removeprefix("spidr-sim ")
+        if not answer or answer.startswith("error: "):
+            raise SimulatorError(f"spidr-sim, told {order!r}: {answer.removeprefix('error: ') or 'it has ended'}")
+        return answer
+
     def stop(self) -> None:
         """End it as it would end with this process; it completes its files. Twice is harmless."""
         if self._process.stdin is not None:

@@ -24,6 +24,10 @@ def is_listening(address: str) -> bool:
 def test_it_listens_until_it_is_stopped(tmp_path: Path) -> None:
     with Simulator.start(["--truth", str(tmp_path / "truth.h5")], log=tmp_path / "log") as simulator:
         assert is_listening(simulator.address)
+        assert simulator.tell("fault unreachable=3600") == "fault unreachable=3600 armed"
+        assert simulator.tell("clear") == "faults cleared"
+        with pytest.raises(SimulatorError, match="there is no fault 'fire'"):
+            simulator.tell("fault fire")
     assert not is_listening(simulator.address)
     simulator.stop()
 

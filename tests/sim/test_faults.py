@@ -1,10 +1,12 @@
 """Each fault by its name, as a client made of struct and socket meets it, and the board as itself again after it."""
 
+import re
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -331,3 +333,12 @@ def test_no_other_program_can_take_the_port_meanwhile(wire: Wire, server: TcpSer
         wire.read(1)
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(server.address)
+
+
+def test_the_page_on_faults_names_each_with_its_default():
+    page = (Path(__file__).parents[2] / "docs/how-to/simulate-faults.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| ([^|]*)\|", page, re.MULTILINE))
+    assert set(rows) == set(FAULT_BY_TEXT)
+    for text, value in rows.items():
+        default = str(Fault.parse(text)).partition("=")[2].partition(":")[0]
+        assert value.rpartition(", ")[2].strip() == default
