@@ -104,9 +104,9 @@ class TimerService:
     def _take(self, reading: TimerReading) -> None:
         latest = self._latest
         new = _anchor_of(reading, latest)
-        if latest is not None and reading.host_before_ns < latest.reading.host_after_ns:
-            return  # another thread's sample came between; this one tells nothing new
-        if latest is not None and reading.went_back_since(latest.reading):
+        # Samples of two threads may overlap, and then come in either order.
+        in_order = latest is None or reading.host_before_ns >= latest.reading.host_after_ns
+        if latest is not None and in_order and reading.went_back_since(latest.reading):
             self._forget()
             self._anchor = self._latest = _anchor_of(reading, None)
             raise TimerJumped(
@@ -114,7 +114,8 @@ class TimerService:
                 "counts: it was restarted by a power cycle, a reset or another client. Times of this run do not fit "
                 "together any more: end it and start a new one"
             )
-        self._latest = new
+        if in_order:
+            self._latest = new
         self.samples += 1
         if self._anchor is None or new.uncertainty_ns < self._anchor.uncertainty_ns:
             self._anchor = new

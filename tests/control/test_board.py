@@ -1,8 +1,13 @@
 """The verbs of the board, against the simulated one."""
 
+import threading
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 
 from ophyd_timepix.control import (
+    DEFAULT_DACS,
     OPEN_UNTIL_STOPPED,
     Board,
     BoardError,
@@ -10,12 +15,24 @@ from ophyd_timepix.control import (
     ControlError,
     LimitError,
     ReadBackError,
+    ShutterTimes,
     SpidrClient,
     SpidrClosed,
     TriggerConfig,
 )
 from ophyd_timepix.control.counters import UnwrappedCounter
-from ophyd_timepix.protocol import Command, GeneralConfig, PllConfig, Register, Request, TriggerMode
+from ophyd_timepix.protocol import (
+    Command,
+    Dac,
+    GeneralConfig,
+    PixelMatrix,
+    PllConfig,
+    Quantity,
+    Register,
+    Reply,
+    Request,
+    TriggerMode,
+)
 from spidr_sim.board import Board as SimulatedBoard
 from spidr_sim.settings import Readout
 from spidr_sim.streams import StreamCounters
@@ -229,3 +246,140 @@ def test_preparation_sets_what_decoding_needs_and_keeps_what_a_user_chose(board:
     assert chip.general_config() == GeneralConfig(polarity=1, mode=0, gray_counter=1, fast_toa=1, test_pulse=1)
     assert chip.pll_config() == PllConfig()
     assert board.chip(1).pll_config() == PllConfig(phases=1)
+
+
+def test_delay_that_was_set_before_is_taken_back(board: Board):
+    board.set_trigger(TriggerConfig(TriggerMode.AUTO, 100, 50, 3, 75))
+    board.set_trigger(TriggerConfig(TriggerMode.AUTO, 100, 50, 3))
+    assert board.trigger().delay_ns == 0
+
+
+@pytest.mark.parametrize(
+    ("setter", "value", "getter"),
+    [
+        ("set_external_clock", True, "external_clock"),
+        ("set_clock_80_mhz", True, "clock_80_mhz"),
+        ("set_tdc_control", 5, "tdc_control"),
+        ("enable_decoders", False, "decoders_enabled"),
+    ],
+)
+def test_switches_are_read_back(
+    board: Board, simulated: SimulatedBoard, monkeypatch: pytest.MonkeyPatch, setter: str, value: int, getter: str
+):
+    getattr(board, setter)(value)
+    assert getattr(board, getter)() == value
+    answer = simulated.answer
+
+    def deaf(request: Request) -> Reply:
+        ignored = (Command.SET_SPIDRREG, Command.DECODERS_ENA)
+        return Reply(request.command, request.device) if request.command in ignored else answer(request)
+
+    monkeypatch.setattr(simulated, "answer", deaf)
+    with pytest.raises(ReadBackError, match=r"was set to \w+ and reads back \w+; set it again, else reset"):
+        getattr(board, setter)(0 if value else 1)
+
+
+def test_clocks_do_not_touch_each_other(board: Board):
+    board.set_external_clock(True)
+    board.set_clock_80_mhz(True)
+    board.set_external_clock(False)
+    assert (board.external_clock(), board.clock_80_mhz()) == (False, True)
+
+
+@pytest.mark.parametrize("word", [-1, 1 << 32])
+def test_register_word_that_cannot_be_is_refused(board: Board, word: int):
+    with pytest.raises(LimitError, match="TDC_CONTROL is 0 to 0xFFFFFFFF"):
+        board.set_tdc_control(word)
+
+
+def test_preparation_keeps_what_this_program_chose(board: Board):
+    board.set_external_clock(True)
+    board.set_tdc_control(2)
+    board.chip(1).set_header_filter(0x0CF0)
+    board.prepare_readout()
+    assert (board.external_clock(), board.tdc_control()) == (True, 2)
+    assert [board.chip(index).header_filter()[0] for index in (0, 1)] == [0xFFFF, 0x0CF0]
+
+
+def test_shutter_times_and_counts_are_those_of_the_board(board: Board, clock: StandingClock):
+    board.reset_counters()
+    clock.now = 5 * COUNTS_PER_MS
+    board.open_shutter()
+    clock.now = 9 * COUNTS_PER_MS
+    board.close_shutter()
+    assert board.shutter_times(1) == ShutterTimes(5 * COUNTS_PER_MS, 9 * COUNTS_PER_MS)
+    assert (board.shutter_count(), board.external_shutter_count()) == (1, 0)
+
+
+def test_fans_are_set_in_percent_and_read_in_rpm(board: Board):
+    assert board.fan_setting(1) is None
+    board.set_fan(1, 80)
+    assert board.fan_setting(1) == 80
+    assert board.fan_rpm(1) > board.fan_rpm(0)
+    for index, percent in ((2, 50), (-1, 50), (0, 101), (0, -1)):
+        with pytest.raises(LimitError, match="nothing was sent"):
+            board.set_fan(index, percent)
+
+
+def test_each_quantity_of_the_table_can_be_measured(board: Board):
+    for quantity in Quantity:
+        assert board.measure(quantity) >= 0
+    assert board.vdda_v() == pytest.approx(1.5, abs=0.01)
+    assert board.supply("vdd").volts == 2.5
+    with pytest.raises(LimitError, match="analogue, digital, vdd"):
+        board.supply("mains")  # type: ignore[arg-type]
+
+
+def test_counters_can_be_polled_so_that_no_wrap_is_missed(client: SpidrClient, streams: RecordingStreams):
+    board = Board(client)
+    board.reset_counters()
+    asked = threading.Semaphore(0)
+    counters = streams.counters
+
+    def noted() -> StreamCounters:
+        asked.release()
+        return counters()
+
+    streams.counters = noted  # type: ignore[method-assign]
+    watch = board.poll_counters(0.01)
+    for total in (2**31, 2**32 + 5, 3 * 2**31):
+        streams.totals = StreamCounters(total, (0, 0), 0)
+        while asked.acquire(blocking=False):
+            pass
+        for _ in range(12):  # two whole rounds of six registers and more
+            assert asked.acquire(timeout=10)
+    watch.cancel()
+    assert board.sent_counters().datagrams == 3 * 2**31
+    board.close()
+
+
+def test_threads_tear_neither_a_matrix_nor_a_setting(board: Board, simulated: SimulatedBoard):
+    """An upload, DACs of both chips, monitoring and a ramp at once; each reads back what it wrote."""
+    failures: list[BaseException] = []
+
+    def work(verb: Callable[[], object], times: int) -> None:
+        try:
+            for _ in range(times):
+                verb()
+        except ControlError as error:
+            failures.append(error)
+
+    matrices = [PixelMatrix.from_codes(np.full((256, 256), code, np.uint8)) for code in (5, 9)]
+    jobs: list[tuple[Callable[[], object], int]] = [
+        (lambda: board.chip(0).upload_matrix(matrices[0]), 4),
+        (lambda: board.chip(0).upload_matrix(matrices[1]), 4),
+        (lambda: board.chip(1).set_dacs(DEFAULT_DACS), 20),
+        (lambda: board.chip(1).set_dac(Dac.VFBK, 9), 100),
+        (board.temperatures, 100),
+        (board.sent_counters, 50),
+        (lambda: board.set_trigger(OPEN_UNTIL_STOPPED), 50),
+        (lambda: board.ramp_bias(30, 100), 1),
+    ]
+    threads = [threading.Thread(target=work, args=job) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(np.unique(simulated.chips[0].codes)) == 1
+    assert board.client.connections == 1

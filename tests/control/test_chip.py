@@ -1,11 +1,12 @@
 """The verbs of a chip, against the simulated one."""
 
+import threading
 import time
 
 import numpy as np
 import pytest
 
-from ophyd_timepix.control import Board, BoardError, Chip, ControlError, LimitError, ReadBackError
+from ophyd_timepix.control import Board, BoardError, Chip, ControlError, LimitError, ReadBackError, TestPulse
 from ophyd_timepix.protocol import (
     Dac,
     GeneralConfig,
@@ -160,3 +161,74 @@ def test_full_configuration_is_quick(chip: Chip):
     chip.set_general_config(GeneralConfig())
     chip.set_pll_config(PllConfig())
     assert time.monotonic() - begin < 2.0
+
+
+def test_test_pulses_go_up_and_come_back(chip: Chip):
+    chip.set_test_pulse(TestPulse(period=5, phase=3, count=100))
+    assert chip.test_pulse() == TestPulse(5, 3, 100)
+
+
+@pytest.mark.parametrize("pulse", [TestPulse(256), TestPulse(phase=16), TestPulse(count=65_536), TestPulse(-1)])
+def test_test_pulse_that_cannot_be_is_refused(chip: Chip, pulse: TestPulse):
+    with pytest.raises(LimitError, match="nothing was sent"):
+        chip.set_test_pulse(pulse)
+
+
+def test_links_have_a_speed_a_mask_and_drivers(chip: Chip):
+    chip.set_readout_speed(320)
+    assert chip.readout_speed() == 320
+    chip.set_slvs(9)
+    assert chip.slvs() == 9
+    assert chip.output_mask is None
+    chip.set_output_mask(0x0F)
+    assert chip.output_mask == 0x0F
+    chip.t0_sync()
+    for refused in (lambda: chip.set_output_mask(256), lambda: chip.set_slvs(-1)):
+        with pytest.raises(LimitError, match="nothing was sent"):
+            refused()
+
+
+def test_temperature_of_a_chip_comes_from_its_bandgap(board: Board):
+    chip = board.chip(0)
+    assert chip.temperature(settle_s=0) == pytest.approx(board.chip_temperature(), abs=0.5)
+
+
+def test_sensing_ends_with_what_was_routed_before(board: Board, simulated: SimulatedBoard):
+    chip = board.chip(0)
+    chip.sense(Dac.VFBK)
+    assert chip.sensed_mv(SenseCode.BANDGAP_OUTPUT, settle_s=0) == pytest.approx(600, abs=1)
+    assert simulated.chips[0].sense == Dac.VFBK.code
+
+
+def test_voltage_settles_without_holding_up_the_line_and_nobody_routes_another(board: Board):
+    """Two sense the same chip; a third asks for something else meanwhile."""
+    chip, readings = board.chip(0), {}
+    chip.set_dac(Dac.VFBK, 255)
+
+    def sense(source: Dac | SenseCode) -> None:
+        readings[source] = chip.sensed_mv(source, settle_s=0.02)
+
+    threads = [threading.Thread(target=sense, args=(source,)) for source in (Dac.VFBK, SenseCode.BANDGAP_OUTPUT)]
+    for thread in threads:
+        thread.start()
+    assert board.humidity_percent() > 0
+    for thread in threads:
+        thread.join()
+    assert readings[Dac.VFBK] == pytest.approx(1200, abs=1)
+    assert readings[SenseCode.BANDGAP_OUTPUT] == pytest.approx(600, abs=1)
+
+
+def test_chip_whose_adc_channel_is_that_of_the_bias_says_so(chip: Chip):
+    with pytest.raises(LimitError, match="chip 1: the ADC channel 1 measures the bias or VDDA"):
+        chip.temperature(settle_s=0)
+
+
+@pytest.mark.parametrize("samples", [0, 65_536])
+def test_number_of_samples_that_cannot_be_is_refused(board: Board, samples: int):
+    with pytest.raises(LimitError, match="1 to 65535 samples"):
+        board.chip(0).sensed_mv(Dac.VFBK, samples=samples)
+
+
+def test_header_filter_to_the_cpu_can_be_chosen_too(chip: Chip):
+    chip.set_header_filter(0x0C70, 0xF39F)
+    assert chip.header_filter() == (0x0C70, 0xF39F)
