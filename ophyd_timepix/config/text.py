@@ -21,6 +21,7 @@ FORMAT: Final = "ophyd_timepix configuration"
 VERSION: Final = 1
 END: Final = "..."
 _MAX_TEXT: Final = 1_000_000
+_MAX_QUOTE: Final = 80
 _COMMENT_COLUMN: Final = 52
 _WIDTH: Final = 140
 _MARK: Final = "\0"
@@ -213,7 +214,12 @@ def _explain_one(details: Any, model: type[BaseModel], prefix: str) -> str:
         return f"{place}: {message.removeprefix('Value error, ')}"
     meaning = _meaning(model, details["loc"])
     what = f" ({meaning})" if meaning else ""
-    return f"{place}{what} cannot be {details['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{place}{what} cannot be {_short(details['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_QUOTE else f"{text[:_MAX_QUOTE]}..."
 
 
 def _meaning(model: Any, place: tuple[int | str, ...]) -> str:
