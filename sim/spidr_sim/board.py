@@ -448,7 +448,7 @@ class Board:
 
     # --- network ------------------------------------------------------------------------------------------------------
     def _tell_destination(self, network: ChipNetwork) -> None:
-        if network.index < self.n_chips:
+        if network.index < self.n_chips and network.destination:
             self._streams.destination(network.index, str(IPv4Address(network.destination)), network.port)
 
     def _tell_filter(self, network: ChipNetwork) -> None:

@@ -118,7 +118,7 @@ class TcpServer:
         self._wake()
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it has been woken often enough
+        with contextlib.suppress(OSError):  # it has been woken often enough, or has just stopped
             self._wake_in.send(b"x")
 
     # --- the thread ---------------------------------------------------------------------------------------------------
