@@ -136,6 +136,7 @@ def size_table() -> npt.NDArray[np.int64]:
 
 
 # --- kernels ----------------------------------------------------------------------------------------------------------
+# In the innermost loops indices have no sign: nothing looks whether they count from the end.
 @kernel
 def charge_clouds(
     key: np.uint64,
@@ -173,16 +174,19 @@ def charge_clouds(
             address = (int(p_chip[i]) << 16) | (y << 8)
             for x in range(left, right):
                 counts = row_charge * across[x - column + REACH_PX]
-                if counts >= lowest and int(counts * AMPLITUDES_PER_TOT) >= least[address | x]:
-                    pixel[n] = address | x
-                    tot[n] = int(counts)
+                if counts >= lowest and int(counts * AMPLITUDES_PER_TOT) >= least[np.uint64(address | x)]:
+                    at = np.uint64(n)
+                    pixel[at] = address | x
+                    tot[at] = int(counts)
                     n += 1
         for k in range(first, n):
-            bits = int(draw(key, -1 - k) >> np.uint64(1))
-            t = max((tot[k] * (240 + (bits & 31))) >> 8, 1)
-            tot[k] = t
-            bins[k] = (p_tick[i] + walk_ticks[min(t, TOT_SATURATED)] + ((bits >> 8) & 7)) // TICKS_PER_FTOA
-            particle[k] = i
+            at = np.uint64(k)
+            bits = int(draw(key, first - k - 1 - i * MAX_PIXELS) >> np.uint64(1))
+            t = max((tot[at] * (240 + (bits & 31))) >> 8, 1)
+            tot[at] = t
+            walk = walk_ticks[np.uint64(min(t, TOT_SATURATED))]
+            bins[at] = (p_tick[i] + walk + ((bits >> 8) & 7)) // TICKS_PER_FTOA
+            particle[at] = i
     return n
 
 
@@ -225,14 +229,15 @@ def random_clusters(
             bits = int(draw(key, -1 - i * MAX_PIXELS - step) >> np.uint64(1))
             counts = charge / (1 + dx * dx + dy * dy) * (0.8 + (bits & 0xFF) * (0.4 / 256))
             amplitude = max(counts, CLUSTER_LEAST_TOT) * gain
-            if int(amplitude * AMPLITUDES_PER_TOT) < least[address]:
+            if int(amplitude * AMPLITUDES_PER_TOT) < least[np.uint64(address)]:
                 continue
             t = max(int(amplitude), 1)
-            jitter = (bits >> 8) & 7
-            pixel[n] = address
-            tot[n] = t
-            bins[n] = (p_tick[i] + walk_ticks[min(t, TOT_SATURATED)] + jitter) // TICKS_PER_FTOA
-            particle[n] = i
+            walk = walk_ticks[np.uint64(min(t, TOT_SATURATED))]
+            at = np.uint64(n)
+            pixel[at] = address
+            tot[at] = t
+            bins[at] = (p_tick[i] + walk + ((bits >> 8) & 7)) // TICKS_PER_FTOA
+            particle[at] = i
             n += 1
     return n
 
@@ -257,12 +262,13 @@ def single_pixels(
     for i in range(n_particles):
         address = (int(p_chip[i]) << 16) | (int(p_y[i]) << 8) | int(p_x[i])
         amplitude = (CLUSTER_LEAST_TOT - 4.0 * np.log(1.0 - uniform(key, i))) * gain
-        if int(amplitude * AMPLITUDES_PER_TOT) < least[address]:
+        if int(amplitude * AMPLITUDES_PER_TOT) < least[np.uint64(address)]:
             continue
-        pixel[n] = address
-        tot[n] = max(int(amplitude), 1)
-        bins[n] = p_tick[i] // TICKS_PER_FTOA
-        particle[n] = i
+        at = np.uint64(n)
+        pixel[at] = address
+        tot[at] = max(int(amplitude), 1)
+        bins[at] = p_tick[i] // TICKS_PER_FTOA
+        particle[at] = i
         n += 1
     return n
 

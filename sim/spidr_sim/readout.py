@@ -42,6 +42,10 @@ BUCKET_BITS: Final = 5
 BUCKET_COUNTS: Final = 1 << BUCKET_BITS
 """Words that leave within 0.8 us of each other keep the order in which they came."""
 _TOT_SHIFT: Final = TOT_ONE.bit_length() - 1
+_FIRST: Final = np.uint64(0)
+_ONE: Final = np.uint64(1)
+_ADDRESS_BITS: Final = np.uint64(16)
+_TO_LATENESS: Final = np.uint64(65 - _LATENESS_STEPS.bit_length())
 _CHIP_BITS: Final = 2
 _CHIP_MASK: Final = (1 << _CHIP_BITS) - 1
 _PIXEL_NIBBLE: Final = np.uint64(w.PIXEL_DATA_DRIVEN)
@@ -203,41 +207,45 @@ def read_pixels(
     index) that of pixels that count. The hits, as their words state them, are moved to the front of the deposit
     columns; returns (hits, words).
     """
-    n = 0
-    n_words = n_pool
-    for i in range(n_deposits):
+    first_bin = -(-open_tick // TICKS_PER_FTOA)
+    stop_bin = -(-close_tick // TICKS_PER_FTOA)
+    # Indices without sign: nothing looks whether they count from the end. That is a quarter of the time of this kernel.
+    n = _FIRST
+    n_words = _FIRST + np.uint64(n_pool)
+    for k in range(n_deposits):
+        i = np.uint64(k)
         time = bins[i]
-        tick = time * TICKS_PER_FTOA
-        address = pixel[i]
-        if tick < open_tick or tick >= close_tick or time < busy_until[address]:
+        address = int(pixel[i])
+        place = np.uint64(address)
+        if time < first_bin or time >= stop_bin or time < busy_until[place]:
             continue
-        chip = address >> 16
+        chip = place >> _ADDRESS_BITS
         counts = min(tot[i], w.TOT_SATURATED) if plain else scaled_tot(tot[i], tot_factor[chip])
-        busy_until[address] = time + (DEAD_COUNTS + counts) * BINS_PER_COUNT
+        busy_until[place] = time + (DEAD_COUNTS + counts) * BINS_PER_COUNT
         how = 0 if plain else style[chip]
         if how & COUNTING:
-            events[address] += 1
-            itot[address] += counts
+            events[place] += 1
+            itot[place] += counts
         else:
             x = address & 0xFF
-            column_phase = phase[chip, x >> 1]
+            column_phase = phase[chip, np.uint64(x >> 1)]
             coarse = coarse_of(time, column_phase)
-            wait = lateness[int(draw(key, i) >> np.uint64(52))]
-            departure[n_words] = ((coarse + counts + PIXEL_LATENCY_COUNTS + wait) << _CHIP_BITS) | chip
+            wait = lateness[draw(key, k) >> _TO_LATENESS]
+            departure[n_words] = ((coarse + counts + PIXEL_LATENCY_COUNTS + wait) << _CHIP_BITS) | (address >> 16)
             if how & WITHOUT_FTOA:
                 time = coarse * BINS_PER_COUNT + column_phase
             if how & TOA_ONLY:
                 counts = 0
             if how & ONE_HIT:
-                busy_until[address] = NEVER
+                busy_until[place] = NEVER
             word[n_words] = pixel_word(x, (address >> 8) & 0xFF, time, counts, column_phase)
-            n_words += 1
+            n_words += _ONE
         pixel[n] = address
         tot[n] = counts
         bins[n] = time
         particle[n] = particle[i]
-        n += 1
-    return n, n_words - n_pool
+        n += _ONE
+    return int(n), int(n_words) - n_pool
 
 
 @kernel
