@@ -20,7 +20,7 @@ class Journal:
         self._file: TextIOWrapper = self.path.open("w", encoding="utf-8")
 
     def write(self, name: str, doc: dict[str, Any]) -> None:
-        self._file.write(json.dumps({"name": name, "doc": doc}, default=_plain) + "\n")
+        self._file.write(as_line(name, doc))
         self._file.flush()
 
     def keep(self) -> Path:
@@ -34,6 +34,11 @@ class Journal:
         """The run is in the catalog: the file is not needed any more."""
         self._file.close()
         self.path.unlink(missing_ok=True)
+
+
+def as_line(name: str, doc: dict[str, Any]) -> str:
+    """A document as a line of a journal."""
+    return json.dumps({"name": name, "doc": doc}, default=_plain) + "\n"
 
 
 def read_journal(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
