@@ -27,6 +27,7 @@ SUBCOMMANDS: Final = {
     "process": "recordings (.tpx3, Pymepix .raw, SPIDR .dat) to centroids",
     "info": "what is in a recording",
     "config": "settings in files: show, compare with another file or a board, convert from and to SoPhy",
+    "reference": "all signals of board, chip and detector as a page: unit, range, meaning, where they live",
     "catalog": "make the catalog of runs, allow directories, put back runs that it missed",
 }
 """Name, which is also the module's, and what it is for."""

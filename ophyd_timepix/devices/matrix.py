@@ -49,9 +49,9 @@ class Matrix(Device):
     """
 
     digest = Cpt(MatrixDigest, kind=Kind.config, meaning="SHA-256 of the configuration of all pixels")
-    masked = result(0, "pixels", Kind.config)
-    test_pixels = result(0, "pixels", Kind.config)
-    adjust_mean = result(0.0, "DAC step", Kind.config)
+    masked = result(0, "pixels", Kind.config, meaning="masked pixels")
+    test_pixels = result(0, "pixels", Kind.config, meaning="pixels that test pulses reach")
+    adjust_mean = result(0.0, "DAC step", Kind.config, meaning="mean threshold adjustment, 0 to 15")
 
     def __init__(self, prefix: str = "", **kwargs: Any) -> None:
         self.last: PixelMatrix | None = None

@@ -5,27 +5,33 @@ from typing import Any, Final
 from ophyd import Device
 
 from ..config import Edge, Metric, Processing
-from .signals import setting
+from .signals import Scalar, setting
 
 OFF: Final = 0.0
 """A ToF bound of 0 filters nothing: documents have no other word for "none"."""
 _BOUNDS: Final = ("tof_min_ns", "tof_max_ns")
 
 
+def _parameter(name: str, value: Scalar, **kwargs: Any) -> Any:
+    """Declare a parameter; what it means says the model."""
+    meaning = (Processing.model_fields[name].description or "").replace(" (pixels)", "").replace(" (ns)", "")
+    return setting(value, meaning=f"{meaning}; 0: none" if name in _BOUNDS else meaning, **kwargs)
+
+
 class ProcessingSettings(Device):
     """From words to centroids. Takes effect when the next run opens."""
 
-    radius_px = setting(2.0, units="pixel", limits=(0.1, 8.0))
-    window_ns = setting(100.0, units="ns", limits=(0.1, 100_000.0))
-    metric = setting(str(Metric.CYLINDER), choices=tuple(map(str, Metric)))
-    min_samples = setting(1, limits=(1, 1000))
-    min_size = setting(1, limits=(1, 65_535))
-    trigger_input = setting(1, limits=(1, 2))
-    trigger_edge = setting(str(Edge.RISING), choices=tuple(map(str, Edge)))
-    tof_min_ns = setting(OFF, units="ns")
-    tof_max_ns = setting(OFF, units="ns")
-    lateness_ns = setting(500_000.0, units="ns", limits=(0.0, 2_000_000.0))
-    hits = setting(False)
+    radius_px = _parameter("radius_px", 2.0, units="pixel", limits=(0.1, 8.0))
+    window_ns = _parameter("window_ns", 100.0, units="ns", limits=(0.1, 100_000.0))
+    metric = _parameter("metric", str(Metric.CYLINDER), choices=tuple(map(str, Metric)))
+    min_samples = _parameter("min_samples", 1, limits=(1, 1000))
+    min_size = _parameter("min_size", 1, limits=(1, 65_535))
+    trigger_input = _parameter("trigger_input", 1, limits=(1, 2))
+    trigger_edge = _parameter("trigger_edge", str(Edge.RISING), choices=tuple(map(str, Edge)))
+    tof_min_ns = _parameter("tof_min_ns", OFF, units="ns")
+    tof_max_ns = _parameter("tof_max_ns", OFF, units="ns")
+    lateness_ns = _parameter("lateness_ns", 500_000.0, units="ns", limits=(0.0, 2_000_000.0))
+    hits = _parameter("hits", False)
 
     @property
     def model(self) -> Processing:

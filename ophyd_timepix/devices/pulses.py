@@ -23,6 +23,11 @@ class PulseField(Hardware):
     def __init__(self, *, attr_name: str, **kwargs: Any) -> None:
         super().__init__(attr_name=attr_name, value=0, **kwargs)
 
+    @property
+    def source(self) -> str:
+        register = "SET_TPNUMBER" if self.attr_name == "count" else "SET_TPPERIODPHASE"
+        return f"SPIDR:chip{self.parent.parent.index}:{register}"
+
     def ask(self) -> int:
         return int(getattr(self.control.test_pulse(), self.attr_name))
 

@@ -47,10 +47,16 @@ def scalar_key(source: str, value: Scalar, units: str = "") -> DataKey:
 class Quantity(SignalRO):
     """A result that the device publishes and others read. The type of its first value is its type for good."""
 
-    def __init__(self, *, value: Scalar, units: str = "", **kwargs: Any) -> None:
+    def __init__(self, *, value: Scalar, units: str = "", meaning: str = "", **kwargs: Any) -> None:
         super().__init__(value=value, **kwargs)
+        self.meaning = meaning
+        """What the quantity is, in a few words."""
         self._type = type(value)
         self._units = units
+
+    @property
+    def units(self) -> str:
+        return self._units
 
     def publish(self, value: Scalar) -> None:
         """Set the value; subscribers are told."""
@@ -107,7 +113,7 @@ class _Bounded(Signal):
         """Limits or choices, for a table."""
         if self._choices is not None:
             return " | ".join(self._choices)
-        return f"{self._limits[0]:g} to {self._limits[1]:g}" if self._limits is not None else ""
+        return " to ".join(map(_plain_number, self._limits)) if self._limits is not None else ""
 
     def normal(self, value: Any) -> Scalar:
         """`value` (Python's or numpy's) as this signal holds it. Raises ValueError unless it may be set."""
@@ -135,8 +141,8 @@ class _Bounded(Signal):
         if not math.isfinite(value):
             raise ValueError(f"{self.name} is a finite number{f' ({self.range}{unit})' if unit else ''}, not {value!r}")
         if self._limits is not None and not self._limits[0] - ROUNDING <= value <= self._limits[1] + ROUNDING:
-            low, high = self._limits
-            raise ValueError(f"{self.name} goes from {low:g} to {high:g}{unit}, not {value!r}")
+            low, high = map(_plain_number, self._limits)
+            raise ValueError(f"{self.name} goes from {low} to {high}{unit}, not {value!r}")
         if self._type is float:
             return float(value)
         return self._type(self._whole(value))
@@ -170,6 +176,11 @@ class _Bounded(Signal):
         return {self.name: key}
 
 
+def _plain_number(value: float) -> str:
+    """A limit as people write it: 4294967295, not 4.29497e+09."""
+    return str(int(value)) if value == int(value) else f"{value:g}"
+
+
 class Setting(_Bounded):
     """A value that a user chooses: checked when it is set, kept by the device, no hardware behind it."""
 
@@ -186,9 +197,9 @@ def setting(value: Scalar, **kwargs: Any) -> Any:
     return Cpt(Setting, value=value, kind=Kind.config, **kwargs)
 
 
-def result(value: Scalar, units: str = "", kind: Kind = Kind.normal) -> Any:
+def result(value: Scalar, units: str = "", kind: Kind = Kind.normal, meaning: str = "") -> Any:
     """Declare a Quantity."""
-    return Cpt(Quantity, value=value, units=units, kind=kind)
+    return Cpt(Quantity, value=value, units=units, kind=kind, meaning=meaning)
 
 
 class Hardware(_Bounded):

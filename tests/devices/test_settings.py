@@ -168,8 +168,7 @@ def test_every_signal_describes_itself_with_source_and_meaning(spidr):
     for walk in spidr.walk_signals():
         (key,) = walk.item.describe().values()
         assert key["source"], walk.item.name
-        if hasattr(walk.item, "meaning") and not walk.dotted_name.startswith("chip0.matrix"):
-            assert walk.item.meaning, walk.item.name
+        assert walk.item.meaning, walk.item.name
 
 
 def test_the_configuration_of_a_board_is_read_without_asking(spidr, fake_board):
