@@ -263,7 +263,7 @@ def _verdict(session: Session, files: Files, uid: str, index: int) -> Verdict:
     from ..catalog import centroids
 
     ledger = _ledger(session, uid)
-    table = centroids(session.db[uid], ["x", "y", "toa", "tot", "size", "chip"])
+    table = centroids(session.db[uid], ["x", "y", "toa", "tot", "size", "chip"], valid_only=False)
     agreement = compare(
         files.truth,
         epochs_with_data(files.truth)[index],
