@@ -61,6 +61,7 @@ class SpidrBoard(Device):
         """What the board said at the last `connect`; None before."""
         self._make_control = control or (lambda: Board(SpidrClient(self.host, self.port, timeout_s=timeout_s)))
         self._control: Board | None = None
+        self._settings: tuple[tuple[str, Hardware], ...] = ()
         super().__init__(address, name=name, **kwargs)
 
     @property
@@ -204,11 +205,15 @@ class SpidrBoard(Device):
         for device in (self.bias, self.shutter, self.clock, self.tdc, *self.chips):
             device.refresh()
 
-    def settings(self) -> Iterator[tuple[str, Hardware]]:
+    def settings(self) -> tuple[tuple[str, Hardware], ...]:
         """Every setting that belongs to the configuration, with a short name."""
-        for name, signal in _hardware(self):
-            if signal.recorded:
-                yield name.replace("dacs.", "").replace("config.", "").replace(".", "_"), signal
+        if not self._settings:
+            self._settings = tuple(
+                (name.replace("dacs.", "").replace("config.", "").replace(".", "_"), signal)
+                for name, signal in _hardware(self)
+                if signal.recorded
+            )
+        return self._settings
 
     def read_configuration(self) -> dict[str, dict[str, Any]]:
         """All settings as last seen. Connects when none was seen yet."""
