@@ -1,11 +1,11 @@
-"""`ophyd-timepix catalog`: make the embedded catalog, allow directories, put back runs that it missed."""
+"""`ophyd-timepix catalog`: make the embedded catalog, serve it, put back missed runs, follow files that moved."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from ..catalog import CatalogError, find_profile, init_catalog, open_catalog, replay
-from ..catalog.profile import DEFAULT_NAME
+from ..catalog.profile import DEFAULT_NAME, connect_catalog
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,10 +27,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     again.add_argument("--name", default=DEFAULT_NAME)
     again.add_argument("files", nargs="+", type=Path, metavar="FILE", help="backup/<uid>.jsonl")
 
+    serve = actions.add_parser("serve", help="serve the catalog over HTTP, with a web interface, until Ctrl-C")
+    serve.add_argument("--name", default=DEFAULT_NAME)
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="who may connect: this machine (default), 0.0.0.0: everybody"
+    )
+    serve.add_argument("--port", type=int, default=8000, help="0 takes a free one (default %(default)s)")
+    serve.add_argument("--public", action="store_true", help="reading needs no key")
+
+    connect = actions.add_parser("connect", help="use the catalog of a server under a name of this user's")
+    connect.add_argument("--name", default=DEFAULT_NAME)
+    connect.add_argument("url", metavar="URL", help="as `catalog serve` prints it")
+
 
 def run(options: argparse.Namespace) -> int:
     """Do it; exit code 1 when something could not be done."""
-    return {"init": _init, "show": _show, "replay": _replay}[options.action](options)
+    actions = {"init": _init, "show": _show, "replay": _replay, "serve": _serve, "connect": _connect}
+    return actions[options.action](options)
 
 
 def _init(options: argparse.Namespace) -> int:
@@ -62,3 +75,18 @@ def _replay(options: argparse.Namespace) -> int:
             print(f"ophyd-timepix: {path}: {error}", file=sys.stderr)
             failed += 1
     return 1 if failed else 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from ..catalog.serve import serve_catalog
+
+    def ready(address: str) -> None:
+        print(f"catalog {options.name!r} at {address}", flush=True)
+
+    serve_catalog(options.name, host=options.host, port=options.port, public=options.public, ready=ready)
+    return 0
+
+
+def _connect(options: argparse.Namespace) -> int:
+    connect_catalog(options.url, options.name)
+    return _show(options)

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from .errors import CatalogError, CatalogMissingError, NotReadableError, require
 
@@ -75,6 +76,36 @@ def find_profile(name: str = DEFAULT_NAME) -> CatalogProfile:
             f"make it with: ophyd-timepix catalog init --name {name} --readable DATA_DIRECTORY"
         )
     return _describe(name, path, content)
+
+
+def profile_content(name: str) -> dict[str, Any]:
+    """The profile `name` as it stands in its file. Raises `CatalogMissingError` if there is none."""
+    find_profile(name)
+    content = _find(name)[1]
+    return content or {}
+
+
+def connect_catalog(url: str, name: str = DEFAULT_NAME) -> CatalogProfile:
+    """Make the profile `name` point at a server: `url` as `ophyd-timepix catalog serve` prints it, with its key.
+
+    `Broker.named(name)` and `open_catalog(name)` then open that one. A profile that is an embedded catalog is not
+    replaced. The profile is readable for its owner alone: it holds the key.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise CatalogError(f"{url!r} is no address of a server; it looks like http://HOST:8000/?api_key=KEY")
+    key = dict(parse_qsl(parts.query)).get("api_key")
+    path, content = _find(name)
+    if content is not None and "uri" not in content:
+        raise CatalogError(
+            f"The profile {name!r} in {path} is a catalog of this machine; choose another name with --name, "
+            "or remove the profile (its runs stay where they are)"
+        )
+    base = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/api/v1')}/api/v1"
+    profile = {"uri": f"{base}?api_key={key}" if key else base}
+    path = path if content is not None else profiles_directory() / f"{name}.yml"
+    _write_profile(path, name, profile, secret=True)
+    return _describe(name, path, profile)
 
 
 def is_readable(name: str, path: str | Path) -> bool:
@@ -227,7 +258,7 @@ def _find(name: str) -> tuple[Path, dict[str, Any] | None]:
     return Path(path), content
 
 
-def _write_profile(path: Path, name: str, profile: dict[str, Any]) -> None:
+def _write_profile(path: Path, name: str, profile: dict[str, Any], *, secret: bool = False) -> None:
     """Replace one profile of a file, in one step: a reader sees the old one or the new one."""
     yaml = require("yaml")
     directory = _make_directory(path.parent, "directory of Tiled profiles")
@@ -235,7 +266,8 @@ def _write_profile(path: Path, name: str, profile: dict[str, Any]) -> None:
         others = yaml.safe_load(path.read_text()) if path.exists() else {}
         with tempfile.NamedTemporaryFile("w", dir=directory, prefix=".", suffix=".tmp", delete=False) as file:
             yaml.safe_dump({**others, name: profile}, file, sort_keys=False)
-        os.chmod(file.name, path.stat().st_mode if path.exists() else 0o644)
+        mode = path.stat().st_mode if path.exists() else 0o644
+        os.chmod(file.name, mode & 0o700 if secret else mode)
         os.replace(file.name, path)
     except OSError as refused:
         raise CatalogError(
