@@ -130,6 +130,8 @@ class FakeChip:
 class FakeClient:
     """A line that is there once it was used, until it is closed."""
 
+    address = "127.0.0.1:50000"
+
     def __init__(self) -> None:
         self.connected = False
         self.connections = 0

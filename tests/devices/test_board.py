@@ -1,7 +1,9 @@
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
 import pytest
 from ophyd.status import Status
 
-from ophyd_timepix.control import BoardError, ChipMissing, ControlError
+from ophyd_timepix.control import BoardError, ChipMissing, ControlError, SpidrRefused
 from ophyd_timepix.devices import Dacs, SpidrBoard
 from ophyd_timepix.protocol.dacs import Dac
 from tests.fakes import FakeBoard
@@ -119,3 +121,44 @@ def test_the_dacs_explain_themselves(spidr):
 
 def test_board_error_is_a_control_error():
     assert issubclass(BoardError, ControlError)
+
+
+def test_a_field_of_a_word_is_read_and_scanned_like_any_axis(RE, checker, spidr):
+    polarity = spidr.chip0.config.general.polarity
+    words = ["electrons (negative)", "holes (positive)"]
+    RE(bp.list_scan([], polarity, words))
+    assert [event[polarity.name] for event in checker.run.stream("primary")] == words
+    assert checker.run.start["hints"]["dimensions"] == [([polarity.name], "primary")]
+    assert RE(bps.rd(polarity)).plan_result == "holes (positive)"
+    assert RE(bps.rd(spidr.monitor.fpga_temperature)).plan_result == 60.25
+
+
+def test_a_board_is_connected_once_it_answered_and_until_the_line_is_lost(spidr, fake_board):
+    assert not spidr.connected
+    spidr.wait_for_connection()
+    assert spidr.connected
+    assert spidr.chip0.dacs.vfbk.connected
+    fake_board.off = True
+    with pytest.raises(SpidrRefused):
+        spidr.chip0.dacs.vfbk.get()
+    assert not spidr.connected
+    assert "line lost" in repr(spidr)
+    fake_board.off = False
+    spidr.chip0.dacs.vfbk.get()
+    assert spidr.connected
+
+
+def test_a_board_that_is_off_can_be_looked_at(spidr, fake_board):
+    fake_board.off = True
+    assert spidr.describe()
+    assert spidr.describe_configuration()
+    for text in (repr(spidr), repr(spidr.bias), repr(spidr.monitor), repr(spidr.chip0.matrix), repr(spidr.shutter)):
+        assert text
+    with pytest.raises(SpidrRefused):
+        spidr.summary()
+
+
+def test_a_second_summary_asks_again(spidr, fake_board):
+    spidr.summary()
+    fake_board.celsius = 55.5
+    assert "55.5" in spidr.summary()

@@ -8,6 +8,8 @@ import h5py
 import pytest
 
 from ophyd_timepix.config import Edge, Metric, Processing
+from ophyd_timepix.control import TimerReading, TriggerConfig
+from ophyd_timepix.control.timer_service import TimerJumped
 from ophyd_timepix.devices import AcquisitionStopped, TimepixDetector
 from tests.bluesky_fixtures import when
 from tests.fakes import CANCELLED_ROWS, ROWS
@@ -268,3 +270,52 @@ def test_exposures_run_in_threads_that_end(tpx):
     tpx.trigger().wait(5)
     tpx.close()
     assert not [t for t in threading.enumerate() if t.name == "timepix-exposure"]
+
+
+def test_a_table_of_column_phases_goes_before_what_the_pll_says(spidr, tpx, pipe):
+    spidr.chip0.column_phase = (7,) * 128
+    tpx.trigger().wait(5)
+    assert pipe.requests[-1].phase == ((7,) * 128,)
+    assert tpx.configuration().board.chip(0).column_phase == (7,) * 128
+
+
+def test_how_the_shutter_opens_by_itself_is_as_before_after_a_run(spidr, tpx, fake_board):
+    spidr.shutter.count.set(17).wait(1)
+    before = fake_board.config
+    opened = fake_board.open_shutter
+
+    def open_shutter():
+        fake_board.config = TriggerConfig(count=1)
+        opened()
+
+    fake_board.open_shutter = open_shutter
+    tpx.trigger().wait(5)
+    assert fake_board.config == before
+    assert spidr.shutter.count.last == 17
+
+
+def test_a_timer_that_was_restarted_amid_a_run_fails_the_point(tpx, pipe, fake_board, monkeypatch):
+    readings = iter([TimerReading(1000, 100, 200), TimerReading(10, 300, 400)])
+    monkeypatch.setattr(fake_board.chip(0), "timer", lambda: next(readings))
+    with pytest.raises(TimerJumped, match="went back from 1000 to 10"):
+        tpx.trigger().wait(5)
+    assert not fake_board.shutter_open.is_set()
+
+
+def test_a_configuration_is_not_loaded_into_a_run(tpx, pipe, tmp_path):
+    path = tmp_path / "good"
+    tpx.configuration().save(path)
+    tpx.stage()
+    tpx.trigger().wait(5)
+    with pytest.raises(RuntimeError, match="tpx records a run"):
+        tpx.load_configuration(path)
+    tpx.unstage()
+
+
+def test_settings_that_make_no_sense_do_not_keep_a_run_from_closing(tpx, fake_board, caplog):
+    fake_board.config = TriggerConfig(frequency_hz=0)
+    tpx.stage()
+    tpx.trigger().wait(5)
+    tpx.unstage()
+    assert tpx.ledger.read()["tpx_ledger_rows"]["value"] == ROWS
+    assert "frequency_hz" in caplog.text
