@@ -16,6 +16,10 @@ class EventFileError(CatalogError):
     """The event file of a run is not where the catalog says."""
 
 
+class NoCentroidsError(CatalogError):
+    """The run has no stream of centroids."""
+
+
 class NotReadableError(CatalogError):
     """The catalog would register files of this directory, but may not serve them."""
 

@@ -60,9 +60,10 @@ def centroids(
         run,
         {
             "point": point, "rows": rows, "shots": shots, "tof": tof, "mq": mq, "x": x, "y": y, "roi": roi, "tot": tot,
-            "size": size, "gate": gate, "calibration": calibration, "valid_only": valid_only, "detector": detector,
+            "size": size, "calibration": calibration, "valid_only": valid_only, "detector": detector,
             "catalog": catalog, "direct": direct,
         },
+        gate,
     )  # fmt: skip
     wanted = question.recorded.check_columns([columns] if isinstance(columns, str) else columns)
     if form == "pandas":

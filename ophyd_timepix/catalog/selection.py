@@ -1,0 +1,274 @@
+"""Which centroids of a run a question is about, and going through them in blocks.
+
+`Which` is what a user may say; `Question` is that, checked against the run. Memory is that of one block of 2**20 rows.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple, TypedDict, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config import Gate, MassCalibration
+from ..config.gates import Roi, Window, check_roi, check_window
+from ..events.gates import Condition, Mask, keep_valid, keep_within, shot_span
+from .columns import Read
+from .errors import CatalogError
+from .profile import DEFAULT_NAME
+from .recorded import BLOCK_ROWS, Recorded, Shots, look_up
+from .settling import settle
+
+Rows = tuple[int, int]
+Array = npt.NDArray[Any]
+
+_ALL_POINTS: Final = "all"
+
+
+class Which(TypedDict, total=False):
+    """What to keep of a run: see `centroids`."""
+
+    point: int | Sequence[int] | str | None
+    rows: Rows | None
+    shots: tuple[int | None, int | None] | None
+    tof: Window | None
+    mq: Window | None
+    x: Window | None
+    y: Window | None
+    roi: Roi | None
+    tot: Window | None
+    size: Window | None
+    calibration: MassCalibration | None
+    valid_only: bool
+    detector: str | None
+    catalog: str
+    direct: bool
+
+
+class Part(NamedTuple):
+    """A piece of range number `number`: rows [start, stop)."""
+
+    number: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows that are read together: within one block, the parts ascending and disjoint."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def start(self) -> int:
+        return self.parts[0].start
+
+    @property
+    def stop(self) -> int:
+        return self.parts[-1].stop
+
+
+@dataclass
+class Piece:
+    """The rows of a span while they are looked at. Columns are read when they are first asked for."""
+
+    span: Span
+    read: Read
+    keep: Mask = field(init=False)
+    _values: dict[str, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.keep = np.zeros(self.span.stop - self.span.start, dtype=bool)
+        for part in self.span.parts:
+            self.keep[self.within(part)] = True
+
+    def column(self, name: str) -> Array:
+        """A column of all rows of the span."""
+        if name not in self._values:
+            self._values[name] = self.read(name, self.span.start, self.span.stop)
+        return self._values[name]
+
+    def within(self, part: Part) -> slice:
+        """Where the rows of a part are in the columns."""
+        return slice(part.start - self.span.start, part.stop - self.span.start)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What a row must fulfil."""
+
+    conditions: tuple[Condition, ...]
+    shots: Shots | None
+    """Keep only rows of shots that are valid here; None: of any."""
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether every row passes."""
+        return self.shots is None and not any(condition.columns for condition in self.conditions)
+
+    def narrow(self, piece: Piece) -> int:
+        """Take rows out of `piece.keep`. Returns how many stay."""
+        left = int(np.count_nonzero(piece.keep))
+        for condition in self.conditions:
+            left = condition.narrow(piece.keep, piece.column) if left else 0
+        return _keep_valid(piece, self.shots) if left and self.shots is not None else left
+
+
+def _keep_valid(piece: Piece, shots: Shots) -> int:
+    shot = piece.column("shot")
+    first, stop = shot_span(shot)
+    if first < 0 and shots.count() == 0:  # nobody gave triggers: validity says nothing
+        return keep_within(piece.keep, shot, -np.inf, 0.0)
+    return keep_valid(piece.keep, shot, shots.valid(max(first, 0), max(stop, 0)), max(first, 0))
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked, checked: a run, ranges of its rows, and what the rows must fulfil."""
+
+    recorded: Recorded
+    ranges: tuple[Rows, ...]
+    filter: Filter
+    calibration: MassCalibration | None
+    valid_only: bool
+    shot_window: tuple[int, int | None] = (0, None)
+    """Shots [first, stop) that rows may belong to."""
+    points: tuple[int, ...] | None = None
+    """The point of each range, where they were asked for."""
+
+    def spans(self) -> Iterator[Span]:
+        """All rows of the ranges in their order, cut at whole blocks; neighbours in a block come together."""
+        waiting: list[Part] = []
+        for part in self._parts():
+            together = waiting and waiting[-1].stop <= part.start and _block(waiting[-1]) == _block(part)
+            if waiting and not together:
+                yield Span(tuple(waiting))
+                waiting = []
+            waiting.append(part)
+        if waiting:
+            yield Span(tuple(waiting))
+
+    def _parts(self) -> Iterator[Part]:
+        for index, (first, end) in enumerate(self.ranges):
+            start = first
+            while start < end:
+                stop = min((start // BLOCK_ROWS + 1) * BLOCK_ROWS, end)
+                yield Part(index, start, stop)
+                start = stop
+
+    def pieces(self) -> Iterator[Piece]:
+        """Each span with the rows to keep; spans without any are left out."""
+        with self.recorded.columns.opened() as read:
+            for span in self.spans():
+                piece = Piece(span, read)
+                if self.filter.narrow(piece):
+                    yield piece
+
+    def per_point(self) -> "Question":
+        """The same question with a range for each point, those left out whose rows the catalog does not know yet."""
+        if self.points is not None:
+            return self
+        if self.ranges != ((0, self.recorded.known_rows),):
+            raise ValueError("per_point=True goes with point=, not with rows=")
+        points = self.recorded.points.index
+        known = self.recorded.known_rows
+        stops = self.recorded.of_points("row_stop")
+        complete = tuple(int(p) for p in points if stops[p] <= known or self.recorded.is_finished)
+        return replace(self, ranges=_ranges_of(self.recorded, complete), points=complete)
+
+
+def _block(part: Part) -> int:
+    return part.start // BLOCK_ROWS
+
+
+def ask(run: Any, which: Which, gate: Gate | None = None) -> Question:
+    """Look up a run and check what was asked of it. Raises ValueError for a wrong question."""
+    settle()
+    recorded = look_up(run, which.get("detector"), which.get("catalog", DEFAULT_NAME), direct=which.get("direct", True))
+    calibration = which.get("calibration") or recorded.calibration
+    windows, region = _windows(which, recorded)
+    if which.get("mq") is not None:
+        if which.get("tof") is not None:
+            raise ValueError("choose by tof= or by mq=, not by both")
+        windows["tof"] = Gate(name="mq", mq=which["mq"]).tof_window(calibration) or (None, None)
+    recorded.check_columns(windows)
+    conditions = [Condition.of_windows(windows | region)]
+    if gate is not None:
+        gate.check(recorded.geometry, recorded.processing, calibration)
+        conditions.append(Condition.of(gate, calibration))
+    valid_only = which.get("valid_only", True)
+    points = _points(recorded, which.get("point"))
+    return Question(
+        recorded,
+        _ranges(recorded, points, which.get("rows")),
+        Filter(tuple(conditions), _shots_to_check(recorded) if valid_only else None),
+        calibration,
+        valid_only,
+        _shot_window(which.get("shots")),
+        points,
+    )
+
+
+def _windows(which: Which, recorded: Recorded) -> tuple[dict[str, Window], dict[str, Window]]:
+    """Windows of columns, and those of the region of interest."""
+    shots = which.get("shots")
+    given = {
+        name: cast(Window | None, cast(dict[str, Any], which).get(name)) for name in ("tof", "x", "y", "tot", "size")
+    }
+    windows = {name: check_window(name, window) for name, window in given.items() if window is not None}
+    if shots is not None:
+        windows["shot"] = check_window("shot", shots)
+    roi = which.get("roi")
+    if roi is None:
+        return windows, {}
+    if "x" in windows or "y" in windows:
+        raise ValueError("choose by roi= or by x= and y=, not by both")
+    check_roi(roi, recorded.geometry)
+    return windows, {"x": roi[:2], "y": roi[2:]}
+
+
+def _shot_window(shots: tuple[int | None, int | None] | None) -> tuple[int, int | None]:
+    first, stop = shots or (None, None)
+    return max(first or 0, 0), stop
+
+
+def _shots_to_check(recorded: Recorded) -> Shots | None:
+    """The table of shots that decides on validity. None: there is nothing to decide."""
+    shots = recorded.shots
+    if shots is not None or recorded.known_rows == 0 or recorded.lacks_shots:
+        return shots
+    raise CatalogError(
+        f"Which shots of the run {recorded.start['uid']} are valid is not known here: the catalog has no stream "
+        f"'{recorded.detector}_shots', and the event file {recorded.event_file or '(not named)'} is not in reach. "
+        "Ask with valid_only=False, or on a machine that has the file"
+    )
+
+
+def _points(recorded: Recorded, point: int | Sequence[int] | str | None) -> tuple[int, ...] | None:
+    if point is None:
+        return None
+    if isinstance(point, str):
+        if point != _ALL_POINTS:
+            raise ValueError(f"point={point!r}; give a seq_num, several, or {_ALL_POINTS!r}")
+        return tuple(int(number) for number in recorded.points.index)
+    return tuple(recorded.check_points([point] if isinstance(point, int) else point))
+
+
+def _ranges(recorded: Recorded, points: tuple[int, ...] | None, rows: Rows | None) -> tuple[Rows, ...]:
+    known = recorded.known_rows
+    if points is not None and rows is not None:
+        raise ValueError("choose by point= or by rows=, not by both")
+    if points is not None:
+        return _ranges_of(recorded, points)
+    if rows is None:
+        return ((0, known),)
+    first, end = rows
+    if not 0 <= first <= end:
+        raise ValueError(f"rows=({first}, {end}) is no range of rows")
+    return ((min(first, known), min(end, known)),)
+
+
+def _ranges_of(recorded: Recorded, points: Sequence[int]) -> tuple[Rows, ...]:
+    starts, stops = recorded.of_points("row_start"), recorded.of_points("row_stop")
+    known = recorded.known_rows
+    return tuple((min(int(starts[p]), known), min(int(stops[p]), known)) for p in points)
