@@ -27,6 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     again.add_argument("--name", default=DEFAULT_NAME)
     again.add_argument("files", nargs="+", type=Path, metavar="FILE", help="backup/<uid>.jsonl")
 
+    check = actions.add_parser("check", help="which event files are not where the catalog says")
+    check.add_argument("--name", default=DEFAULT_NAME)
+
+    move = actions.add_parser("move", help="tell the catalog that event files have moved (moves no file itself)")
+    move.add_argument("--name", default=DEFAULT_NAME)
+    move.add_argument("old", type=Path, metavar="OLD", help="directory or file as the catalog knows it")
+    move.add_argument("new", type=Path, metavar="NEW", help="where that is now")
+    move.add_argument("--dry-run", action="store_true", help="only say what would change")
+
     serve = actions.add_parser("serve", help="serve the catalog over HTTP, with a web interface, until Ctrl-C")
     serve.add_argument("--name", default=DEFAULT_NAME)
     serve.add_argument(
@@ -42,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; exit code 1 when something could not be done."""
-    actions = {"init": _init, "show": _show, "replay": _replay, "serve": _serve, "connect": _connect}
+    actions = {
+        "init": _init, "show": _show, "replay": _replay, "check": _check, "move": _move, "serve": _serve,
+        "connect": _connect,
+    }  # fmt: skip
     return actions[options.action](options)
 
 
@@ -75,6 +87,34 @@ def _replay(options: argparse.Namespace) -> int:
             print(f"ophyd-timepix: {path}: {error}", file=sys.stderr)
             failed += 1
     return 1 if failed else 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from ..catalog.moving import missing_files
+
+    missing = missing_files(options.name)
+    for path in missing:
+        print(path)
+    if missing:
+        print(
+            f"ophyd-timepix: {len(missing)} files are not where the catalog says; if they have moved, tell it with: "
+            f"ophyd-timepix catalog move --name {options.name} {missing[0].parent} NEW_DIRECTORY",
+            file=sys.stderr,
+        )
+    return 1 if missing else 0
+
+
+def _move(options: argparse.Namespace) -> int:
+    from ..catalog.moving import move_files
+
+    done = move_files(options.old, options.new, name=options.name, dry_run=options.dry_run)
+    for old, new in done.moved:
+        print(f"{old} -> {new}")
+    for path in done.kept:
+        print(f"{path} stays: it is still there")
+    for path in done.missing:
+        print(f"ophyd-timepix: {path} is neither there nor at its new place", file=sys.stderr)
+    return 1 if done.missing else 0
 
 
 def _serve(options: argparse.Namespace) -> int:
