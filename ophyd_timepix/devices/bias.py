@@ -1,11 +1,13 @@
 """The bias of the sensor as a positioner: `bps.mv(spidr.bias, 50)` is done when the board's ADC reads 50 V."""
 
+import contextlib
 import threading
 from typing import Any, Final
 
 from ophyd import Device, Kind
 from ophyd.status import Status
 
+from ..control import ControlError
 from ..protocol.quantities import Quantity, Setting
 from ..protocol.registers import BIAS_MAX_V, BIAS_MIN_V
 from .signals import measured, settable, setting, switch
@@ -139,9 +141,12 @@ class Bias(Device):
         control = self.parent.control
         try:
             control.ramp_bias(volts, rate_v_per_s=self.ramp_rate.get(), tolerance_v=self.tolerance.get(), stop=stop)
-        finally:
+        except ControlError:
             if self.root.online:
-                self.refresh()
+                with contextlib.suppress(ControlError):  # the first error is what counts
+                    self.refresh()
+            raise
+        self.refresh()
 
     def off(self) -> None:
         """Ramp down to the least it gives, then switch the supply off. Returns when it is off."""

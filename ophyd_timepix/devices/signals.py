@@ -217,6 +217,8 @@ class Hardware(_Bounded):
         super().__init__(**kwargs)
         self.seen = False
         """Whether the hardware has told its value yet."""
+        self._telling: set[int] = set()
+        """Threads in which subscribers are being told: bluesky's monitor reads the signal in its callback."""
         self.shown_by: tuple[str, ...] = (self.name,)
         """Keys of events that tell this value."""
 
@@ -252,7 +254,9 @@ class Hardware(_Bounded):
         return bool(getattr(self.root, "online", False))
 
     def get(self, **kwargs: Any) -> Any:
-        self.note(self._type(self.ask()))
+        """The value, asked now. A subscriber that asks while it is told gets what it is told."""
+        if threading.get_ident() not in self._telling:
+            self.note(self._type(self.ask()))
         return self._readback
 
     def read(self) -> dict[str, dict[str, Any]]:
@@ -269,7 +273,11 @@ class Hardware(_Bounded):
         """Keep what the hardware said. Subscribers are told of a change, or `always`."""
         if always or value != self._readback or not self.seen:
             self.seen = True
-            Signal.put(self, value, force=True)
+            self._telling.add(threading.get_ident())
+            try:
+                Signal.put(self, value, force=True)
+            finally:
+                self._telling.discard(threading.get_ident())
         else:
             self._metadata["timestamp"] = time.time()
 
@@ -346,27 +354,17 @@ class Verb(Hardware):
 
 
 class Monitored(Verb):
-    """A measured quantity. While somebody subscribes to it, it is asked every `period` of the board's monitor.
-
-    In between `get` gives what was asked last, unless that is older than two periods: then the board is asked, so that
-    a board that is gone is an error and not an old number.
-    """
+    """A measured quantity. While somebody subscribes to it, it is asked every `period` of the board's monitor."""
 
     def __init__(self, **kwargs: Any) -> None:
         self._watch: Any = None
         self._watch_lock = threading.RLock()
-        self._polled_at = -math.inf
         super().__init__(**kwargs)
 
     @property
     def watched(self) -> bool:
         """Whether somebody subscribes to its value."""
         return bool(self._callbacks[self.SUB_VALUE])
-
-    def get(self, **kwargs: Any) -> Any:
-        if time.monotonic() - self._polled_at < 2 * self.root.poll_period():
-            return self._readback
-        return super().get(**kwargs)
 
     def subscribe(self, callback: Callable[..., Any], event_type: str | None = None, run: bool = True) -> int:
         """Call `callback` at each poll."""
@@ -398,14 +396,11 @@ class Monitored(Verb):
         """Poll no more, until `mind_watch`."""
         with self._watch_lock:
             watch, self._watch = self._watch, None
-            self._polled_at = -math.inf
         if watch is not None:
             watch.cancel()
 
     def _poll(self) -> None:
-        value = self._type(self.ask())
-        self._polled_at = time.monotonic()
-        self.note(value, always=True)
+        self.note(self._type(self.ask()), always=True)
 
 
 def measured(entry: Entry, kind: Kind = Kind.normal) -> Any:

@@ -45,25 +45,30 @@ def test_subscribing_touches_no_network(spidr, fake_board):
     assert not fake_board.poller.watches
 
 
-def test_a_polled_value_is_not_asked_again_until_it_is_old(spidr, fake_board):
+def test_a_reading_asks_the_board_also_while_it_is_polled(spidr, fake_board):
+    seen: list[float] = []
     signal = spidr.monitor.chip_temperature
-    signal.subscribe(lambda **_: None)
+    signal.subscribe(lambda value, **_: seen.append(value))
     fake_board.poller.poll()
     fake_board.celsius = 50.0
-    assert signal.get() == 41.5
-    signal._polled_at -= 2 * spidr.poll_period()
     assert signal.get() == 50.0
+    assert seen == [41.5, 50.0]
+    fake_board.off = True
+    with pytest.raises(SpidrRefused):
+        signal.get()
     signal.unsubscribe_all()
 
 
-def test_an_old_value_of_a_board_that_is_gone_is_an_error(spidr, fake_board):
+def test_a_subscriber_that_reads_gets_what_it_is_told(spidr, fake_board):
+    """As bluesky's monitor does; a measured value is another each time, and the asking would not end."""
+    degrees = iter(range(100))
+    fake_board.measure = lambda quantity: float(next(degrees))
     signal = spidr.monitor.chip_temperature
-    signal.subscribe(lambda **_: None)
+    seen: list[tuple[float, float]] = []
+    signal.subscribe(lambda value, **_: seen.append((value, signal.read()[signal.name]["value"])))
     fake_board.poller.poll()
-    fake_board.off = True
-    signal._polled_at -= 2 * spidr.poll_period()
-    with pytest.raises(SpidrRefused):
-        signal.get()
+    fake_board.poller.poll()
+    assert seen == [(0.0, 0.0), (1.0, 1.0)]
     signal.unsubscribe_all()
 
 
