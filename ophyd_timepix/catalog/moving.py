@@ -1,7 +1,7 @@
 """Event files that are no longer where the catalog says: which ones, and how the catalog learns where they are.
 
-Works on the database of the embedded catalog: Tiled knows no request that changes where a file is. Each file is a line of
-its table `assets`. A session that has the catalog open must open it again, unless it may read the new place already.
+Works on the database of the embedded catalog, for Tiled knows no request that changes where a file is. Each file is a
+line of its table `assets`. A session that has the catalog open must open it again, unless it may read the new place.
 """
 
 import os

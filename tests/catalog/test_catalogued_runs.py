@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ophyd_timepix.catalog import CatalogError, CatalogProfile, CatalogWriter, centroids
+from ophyd_timepix.catalog import CatalogError, CatalogProfile, CatalogWriter, JsonlWriter, centroids, replay
 from tests.catalog.conftest import COLUMNS, IMAGE_SHAPE, EventFile, RunDocuments, rows
 
 POINTS = [(0, 700), (700, 700), (700, 2500)]
@@ -187,7 +187,7 @@ def test_a_run_that_the_catalog_refuses_comes_in_by_replay(
 ) -> None:
     from bluesky_tiled_plugins.writing import tiled_writer
 
-    from ophyd_timepix.catalog import CatalogWriteError, replay
+    from ophyd_timepix.catalog import CatalogWriteError
 
     event_file.append(50)
     run = RunDocuments(writer, {"sample": "refused"})
@@ -211,6 +211,35 @@ def test_a_run_that_the_catalog_refuses_comes_in_by_replay(
     assert db[uid].stop["exit_status"] == "success"
     assert event_file.path.exists()
     assert replay(writer.failure.backup, db) == uid  # again: nothing to do
+
+
+def test_databroker_alone_opens_the_catalog_by_its_name(scan: str, catalog: CatalogProfile) -> None:
+    question = (
+        "from databroker import Broker\n"
+        f"db = Broker.named({catalog.name!r})\n"
+        f"uid = {scan!r}\n"
+        "print(list(db[uid].table()['tpx_row_stop']), db.v3[uid]['tpx_centroids']['tpx_centroids_toa'][700])\n"
+        "import sys; print('ophyd_timepix' in sys.modules)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", question], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert answer.stdout.splitlines() == ["[700, 700, 2500] 700000.0", "False"], answer.stderr
+
+
+def test_a_run_taken_without_a_catalog_goes_into_one_later(db: Any, event_file: EventFile, tmp_path: Path) -> None:
+    lines = JsonlWriter(tmp_path / "documents")
+    run = RunDocuments(lines)
+    uid = run.start()
+    for _ in range(30):
+        event_file.append(10)
+        run.point(event_file.n_rows - 10, event_file.n_rows)
+        run.register(event_file.path, event_file.n_rows)
+    run.stop()
+    assert lines.last_file is not None
+    assert replay(lines.last_file, db) == uid
+    assert len(centroids(db[uid], "x", point=30)) == 10
+    assert len(db[uid].table()) == 30
 
 
 def test_a_look_right_after_a_run_sees_that_run_whole(writer: CatalogWriter, db: Any, catalog: CatalogProfile) -> None:
