@@ -35,4 +35,4 @@ def settle(timeout_s: float = SETTLE_S) -> None:
     """Wait until all writers have caught up with what they were given until now."""
     for writer in list(_writers):
         if not writer.settled(timeout_s):
-            logger.warning("the catalog is behind (%s): what it shows is not the newest", writer.lag)
+            logger.warning("the catalog is %s: what it shows is not the newest", writer.lag)

@@ -44,6 +44,9 @@ class Lag:
     seconds: float
     """Age of the oldest document that is not in the catalog yet."""
 
+    def __str__(self) -> str:
+        return f"{self.documents} documents, {self.seconds:.1f} s behind" if self.documents else "up to date"
+
 
 @dataclass(frozen=True)
 class CatalogFailure:
@@ -203,6 +206,10 @@ class CatalogWriter:
         if failed:
             raise CatalogWriteError("; ".join(map(str, failed)))
 
+    def __repr__(self) -> str:
+        state = self.failure or self.lag
+        return f"<CatalogWriter: {state}>"
+
     # --- waiting and telling (with the lock)
 
     def _wait_for_what_came(self, timeout_s: float | None) -> bool:
@@ -230,9 +237,8 @@ class CatalogWriter:
         elif lag.seconds > LAG_LIMIT_S and not self._lagging:
             self._lagging = True
             logger.warning(
-                "the catalog is %d documents, %.1f s behind; nothing is lost: what it has not yet is in %s",
-                lag.documents, lag.seconds, self.backup_directory,
-            )  # fmt: skip
+                "the catalog is %s; nothing is lost: what it does not have yet is in %s", lag, self.backup_directory
+            )
 
     # --- taking documents (with the lock)
 

@@ -38,7 +38,7 @@ def test_a_filler_gives_the_centroids_of_a_session(RE: RunEngine, tpx: TimepixDe
     shots = []
     with Filler({SPEC: EventListHandler}, inplace=False, retry_intervals=[]) as filler:
         for name, doc in read_run(writer.last_file).documents:
-            filled = filler(name, doc)
+            _, filled = filler(name, doc)
             if name == "event" and "tpx_centroids_shot" in filled["data"]:
                 shots += list(filled["data"]["tpx_centroids_shot"])
     assert len(shots) == points * ROWS

@@ -1,6 +1,7 @@
 """The coalescing writer by itself: a stand-in for Tiled takes the documents, as slowly or as badly as a test wants."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -80,6 +81,7 @@ def test_stream_datums_that_wait_together_become_one_per_column(
     run.stop()
     assert writer.lag.documents == 1 + 2 + len(COLUMNS) + len(COLUMNS) + 1
     assert writer.lag.seconds > 0
+    assert re.search(r"\d+ documents, \d+\.\d s behind", repr(writer))
     tiled.gate.set()
     writer.wait(timeout_s=10)
     data = [doc for name, doc in tiled.taken if name == "stream_datum"]
@@ -88,6 +90,7 @@ def test_stream_datums_that_wait_together_become_one_per_column(
     assert all(doc["seq_nums"] == {"start": 1, "stop": 5001} for doc in data)
     assert tiled.names()[-1] == "stop"
     assert writer.lag.documents == 0
+    assert repr(writer) == "<CatalogWriter: up to date>"
 
 
 def test_events_that_wait_together_become_a_page(tiled: FakeTiled, make_writer: Callable[..., CatalogWriter]) -> None:
