@@ -181,9 +181,7 @@ class TcpServer:
     def _drop_client(self, *, reset: bool = False) -> None:
         sock = self._take_client()
         if sock is not None:
-            if reset:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            sock.close()
+            _reset(sock) if reset else sock.close()
 
     def _take_client(self) -> socket.socket | None:
         """The client's socket, which is served no more."""
@@ -302,12 +300,23 @@ class TcpServer:
         self._listen_again_s = time.monotonic() + seconds
         if already_closed:
             return
+        waiting = self._waiting()
         self._selector.unregister(self._listener)
         self._listener.close()
         # Bound and not listening: who calls is refused, and nobody else can take the port meanwhile.
         self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind(self.address)
+        for sock in waiting:
+            _reset(sock)
+
+    def _waiting(self) -> list[socket.socket]:
+        """Clients that were not served yet."""
+        waiting = []
+        with contextlib.suppress(OSError):
+            while True:
+                waiting.append(self._listener.accept()[0])
+        return waiting
 
     def _listen_again(self) -> None:
         self._listen_again_s = None
@@ -319,6 +328,11 @@ class TcpServer:
     def _close_dead(self) -> None:
         for sock in self._dead:
             sock.close()
+
+
+def _reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    sock.close()
 
 
 def _command_of(event: Request | BadRequest) -> Command | None:
