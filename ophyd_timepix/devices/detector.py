@@ -164,18 +164,20 @@ class TimepixDetector(Device):
     def __repr__(self) -> str:
         return f"TimepixDetector(name={self.name!r}, board={self.board.name!r}, data_dir={str(self.data_dir)!r})"
 
-    def summary(self) -> str:
+    def summary(self) -> Text:
         """How the next exposure will be taken and what the last one gave, for a person at a prompt."""
         goal = self._goal()
         shots = f"{self.n_valid_shots.get()} of {self.n_shots.get()} shots valid"
         found = f"{self.n_hits.get()} hits, {self.n_centroids.get()} centroids"
-        return "\n".join(
-            [
-                f"Timepix3 detector {self.name} on {self.board!r}",
-                f"  a point: {goal.target:g} {goal.unit}; {self.processing.model!r}",
-                f"  last point: {found}, {shots}, {self.unaccounted.get()} unaccounted",
-                f"  file: {self.file.get() or 'none yet'}",
-            ]
+        return Text(
+            "\n".join(
+                [
+                    f"Timepix3 detector {self.name} on {self.board!r}",
+                    f"  a point: {goal.target:g} {goal.unit}; {self.processing.model!r}",
+                    f"  last point: {found}, {shots}, {self.unaccounted.get()} unaccounted",
+                    f"  file: {self.file.get() or 'none yet'}",
+                ]
+            )
         )
 
     # --- runs, as the preprocessor tells them
