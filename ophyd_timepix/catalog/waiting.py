@@ -16,6 +16,8 @@ Owner = TypeVar("Owner")
 
 PAGE_EVENTS: Final = 500
 """Events in one request at most."""
+PAGE_BYTES: Final = 8 << 20
+"""A page that holds so many bytes of arrays takes no more events: 16 images of 256 x 256 numbers."""
 
 
 @dataclass
@@ -31,6 +33,8 @@ class Request(Generic[Owner]):
     """The number that its first document came with."""
     more: list[Document] = field(default_factory=list)
     """Events that go into one page with `doc`."""
+    bytes: int = 0
+    """Size of its arrays."""
 
     @property
     def documents(self) -> int:
@@ -40,7 +44,11 @@ class Request(Generic[Owner]):
     @property
     def may_grow(self) -> bool:
         """Whether it gains by waiting: a page that is not full."""
-        return self.name == "event" and bool(_key(self.name, self.doc)) and self.documents < PAGE_EVENTS
+        return self.takes_events and bool(_key(self.name, self.doc))
+
+    @property
+    def takes_events(self) -> bool:
+        return self.name == "event" and self.documents < PAGE_EVENTS and self.bytes < PAGE_BYTES
 
     def packed(self) -> tuple[str, Document]:
         """Name and document to write."""
@@ -53,6 +61,8 @@ class WaitingRequests(Generic[Owner]):
     def __init__(self) -> None:
         self.documents = 0
         """How many wait; merged StreamDatum documents are one."""
+        self.bytes = 0
+        """Size of their arrays."""
         self._requests: deque[Request[Owner]] = deque()
         self._open: dict[str, Request[Owner]] = {}
         """Requests that may still take documents, by stream resource or descriptor."""
@@ -70,13 +80,15 @@ class WaitingRequests(Generic[Owner]):
     def add(self, owner: Owner, name: str, doc: Document, *, since: float = 0.0, ticket: int = 0) -> None:
         """Take a document. The events of a page find their places one by one."""
         for event in unpack_event_page(doc) if name == "event_page" else ():
-            self._add(Request(owner, "event", event, since, ticket))
+            self._add(Request(owner, "event", event, since, ticket, bytes=_array_bytes(event)))
         if name != "event_page":
-            self._add(Request(owner, name, doc, since, ticket))
+            n_bytes = _array_bytes(doc) if name == "event" else 0
+            self._add(Request(owner, name, doc, since, ticket, bytes=n_bytes))
 
     def _add(self, request: Request[Owner]) -> None:
         key = _key(request.name, request.doc)
         before = self._open.get(key)
+        self.bytes += request.bytes
         if before is not None and _joined(before, request):
             self.documents += request.name == "event"
             return
@@ -94,12 +106,13 @@ class WaitingRequests(Generic[Owner]):
         if self._open.get(key) is request:
             del self._open[key]
         self.documents -= request.documents
+        self.bytes -= request.bytes
         return request
 
     def clear(self) -> None:
         self._requests.clear()
         self._open.clear()
-        self.documents = 0
+        self.documents = self.bytes = 0
 
 
 def merge(first: Document, second: Document) -> Document | None:
@@ -116,14 +129,26 @@ def merge(first: Document, second: Document) -> Document | None:
 def _joined(before: Request[Any], request: Request[Any]) -> bool:
     """Whether the request could become part of one that waits."""
     if request.name == "event":
-        if before.documents < PAGE_EVENTS:
+        joins = before.takes_events
+        if joins:
             before.more.append(request.doc)
-            return True
-        return False
+            before.bytes += request.bytes
+        return joins
     merged = merge(before.doc, request.doc)
     if merged is not None:
         before.doc = merged
     return merged is not None
+
+
+def _array_bytes(event: Document) -> int:
+    """What the arrays of an event take; lists of numbers as eight bytes a number, scalars nothing."""
+    return sum(_size(value) for value in event["data"].values())
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, list | tuple):
+        return len(value) * (_size(value[0]) or 8) if value else 0
+    return int(getattr(value, "nbytes", 0)) if getattr(value, "ndim", 0) else 0
 
 
 def _key(name: str, doc: Document) -> str:

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 WAITING_LIMIT: Final = 100_000
 """Documents that may wait. StreamDatum documents merge, so only events can fill the queue."""
+WAITING_BYTES: Final = 1 << 29
+"""Arrays in events that may wait: a thousand images of 256 x 256 numbers."""
 HOLD_S: Final = 1.0
 """How long an event waits for others to share its request. A request keeps Python busy for some 50 ms, which the plan
 feels: one per event would be half of a processor at 10 Hz."""
@@ -274,6 +276,8 @@ class CatalogWriter:
     def _enqueue(self, run: _Run, name: str, doc: Document) -> None:
         if self._waiting.documents >= self.waiting_limit and name != "stop":
             self._fail(run, f"more than {self.waiting_limit} documents wait for it")
+        elif self._waiting.bytes >= WAITING_BYTES and name != "stop":
+            self._fail(run, f"more than {WAITING_BYTES / 1e6:.0f} MB of arrays in events wait for it")
         else:
             self._waiting.add(run, name, doc, since=time.monotonic(), ticket=self.received)
 

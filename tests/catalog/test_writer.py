@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from ophyd_timepix.catalog import CatalogWriteError, CatalogWriter
+from ophyd_timepix.catalog import CatalogWriteError, CatalogWriter, waiting
 from ophyd_timepix.catalog import writer as writer_module
 from ophyd_timepix.catalog.waiting import PAGE_EVENTS
-from tests.catalog.conftest import COLUMNS, RunDocuments
+from tests.catalog.conftest import COLUMNS, IMAGE_SHAPE, RunDocuments
 
+IMAGE_BYTES = 8 * IMAGE_SHAPE[0] * IMAGE_SHAPE[1]
 SCALAR = {"motor": {"source": "test", "dtype": "number", "dtype_numpy": "<f8", "shape": []}}
 FILE = Path("/nowhere/events.h5")
 
@@ -108,6 +109,30 @@ def test_events_that_wait_together_become_a_page(tiled: FakeTiled, make_writer: 
     pages = [doc for name, doc in tiled.taken if name == "event_page"]
     assert [len(page["seq_num"]) for page in pages] == [PAGE_EVENTS, 5]
     assert [row for page in pages for row in page["data"]["tpx_row_start"]] == list(range(PAGE_EVENTS + 5))
+
+
+def test_pages_of_images_are_small_and_so_is_what_waits(
+    tiled: FakeTiled, make_writer: Callable[..., CatalogWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "PAGE_BYTES", 3 * IMAGE_BYTES)
+    monkeypatch.setattr(writer_module, "WAITING_BYTES", 8 * IMAGE_BYTES)
+    tiled.gate.clear()
+    writer = make_writer()
+    run = RunDocuments(writer)
+    uid = run.start()
+    for point in range(8):
+        run.point(point, point)
+    tiled.gate.set()
+    writer.wait(timeout_s=10)
+    assert [len(doc["seq_num"]) for name, doc in tiled.taken if name == "event_page"] == [3, 3, 2]
+    tiled.gate.clear()
+    for point in range(20):
+        run.point(point, point)
+    run.stop()
+    tiled.gate.set()
+    with pytest.raises(CatalogWriteError, match="MB of arrays in events wait for it"):
+        writer.wait(timeout_s=10)
+    assert journal(writer.backup_directory / f"{uid}.jsonl").count("event") == 28
 
 
 def test_pages_of_a_flight_and_single_events_of_other_streams_find_their_own_page(
