@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         with Pipeline(workers=options.workers) as pipeline:
             recording = Recording(lambda: board, n_chips, lambda: pipeline)
             acquired = _acquire(recording, file, options.seconds)
-            summary = recording.close({"plan_name": "record"}, {})
+            summary = recording.close(dict(file.start), {})
     result = _result(acquired, summary)
     print(json.dumps(result) if options.json else _as_text(result))
     unaccounted, lost = summary.ledger["unaccounted"], summary.ledger["lost_datagrams"]
@@ -63,6 +63,7 @@ def _run_file(options: argparse.Namespace, n_chips: int) -> RunFile:
         geometry=Geometry.for_chips(n_chips),
         keep_raw=not options.no_raw,
         centroid=not options.raw_only,
+        start={"plan_name": "record"},
     )
 
 

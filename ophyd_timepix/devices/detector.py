@@ -423,7 +423,14 @@ class TimepixDetector(Device):
         if self._recording.run is not None:
             self._close_stale_run()
         uid = run.split("-", 1)[1] if run.startswith(("stage-", "single-")) else run
-        file = RunFile(self.paths(self.name, uid), self.processing.model, self._geometry, self.keep_raw)
+        file = RunFile(
+            self.paths(self.name, uid),
+            self.processing.model,
+            self._geometry,
+            self.keep_raw,
+            start=self._announced.get(run, {}),
+            configuration=self._stored_configuration(),
+        )
         self._recorded_run = None
         paths = self._recording.open(run, file)
         with self._lock:

@@ -11,8 +11,8 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -62,6 +62,10 @@ class RunFile:
     keep_raw: bool = True
     centroid: bool = True
     """False: the words only."""
+    start: Mapping[str, Any] = field(default_factory=dict)
+    """The start document: in the event file from the first moment on, for `recover`."""
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    """Settings at the beginning; those at the end replace them."""
 
 
 class Recording:
@@ -147,6 +151,8 @@ class Recording:
                 phase=self.phase,
                 timer_zero_ns=zero_ns,
                 timer_zero_iso=_utc(zero_ns),
+                start=_plain(file.start),
+                configuration=_plain(file.configuration),
             )
             self.paths = self._ask(pipeline, lambda: pipeline.open_run(request), may_refuse=True)
             self.run = run
@@ -292,7 +298,7 @@ class Recording:
                 self.drop_pipeline()
 
 
-def _plain(document: dict[str, Any]) -> dict[str, Any]:
+def _plain(document: Mapping[str, Any]) -> dict[str, Any]:
     """The same in JSON's types: a start document may hold whatever a user gave as metadata."""
     plain: dict[str, Any] = json.loads(json.dumps(document, default=_in_json))
     return plain

@@ -19,9 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
+from ..events.counting import PointArrays
 from .errors import PipelineError, PipelineTimeout, StageDied
 from .messages import (
     Acquired,
+    Counting,
     Progress,
     Receiver,
     RecordedFile,
@@ -31,6 +33,7 @@ from .messages import (
     Sent,
     StageDeath,
 )
+from .shared import live_memory, map_live
 from .wire import LineSocket
 
 log = logging.getLogger(__name__)
@@ -64,6 +67,7 @@ class Pipeline:
         self._log_dir = log_dir
         self._starting = threading.Lock()
         self._link: _Link | None = None
+        self._live: PointArrays | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -104,6 +108,7 @@ class Pipeline:
     def close(self) -> None:
         """End all processes and wait for them. Open files are closed first. Safe to call at any time, twice too."""
         link, self._link = self._link, None
+        self._live = None
         self.pids = {}
         if link is not None:
             atexit.unregister(self.close)
@@ -122,11 +127,21 @@ class Pipeline:
 
     def open_run(self, run: RunRequest) -> RunPaths:
         """Create the files of a run. Existing files are never overwritten."""
-        return RunPaths.model_validate(self._call("open_run", {"run": run.model_dump(mode="json")}))
+        paths = RunPaths.model_validate(self._call("open_run", {"run": run.model_dump(mode="json")}))
+        link = self._link
+        if link is not None:
+            self._live = PointArrays(link.live, run.image_shape, run.spectrum)
+        return paths
 
-    def begin(self, acquisition: int) -> None:
-        """An acquisition begins: call it before the shutter opens."""
-        self._call("begin", {"acquisition": acquisition})
+    def begin(self, acquisition: int, counting: Counting | None = None) -> None:
+        """An acquisition begins: call it before the shutter opens. counting: gates to count while it runs."""
+        asked = (counting or Counting()).model_dump(mode="json")
+        self._call("begin", {"acquisition": acquisition, "counting": asked})
+
+    @property
+    def live(self) -> PointArrays | None:
+        """What the acquisition that began last has added up to; it grows while one looks. None before a run."""
+        return self._live
 
     def progress(self) -> Progress:
         """A fresh look at the run; also answered while another call waits."""
@@ -174,11 +189,16 @@ class Pipeline:
         return RunSummary.model_validate(self._call("close_run", arguments, timeout_s=None))
 
     def process(
-        self, run: RunRequest, files: Sequence[Path | RecordedFile], *, configuration: dict[str, Any] | None = None
+        self,
+        run: RunRequest,
+        files: Sequence[Path | RecordedFile],
+        *,
+        configuration: dict[str, Any] | None = None,
+        cancelled: Sequence[int] = (),
     ) -> RunSummary:
         """Recordings through the same stages. Each file, or each acquisition of our own files, is an acquisition.
 
-        A bare path takes column phase and timer zero from `run`.
+        A bare path takes column phase and timer zero from `run`. cancelled: as in `close_run`.
         """
         recorded = [
             RecordedFile(path=f.resolve(), phase=run.phase, timer_zero_ns=run.timer_zero_ns)
@@ -190,6 +210,7 @@ class Pipeline:
             "run": run.model_dump(mode="json"),
             "files": [f.model_dump(mode="json") for f in recorded],
             "configuration": configuration or {},
+            "cancelled": list(cancelled),
         }
         return RunSummary.model_validate(self._call("process", arguments, timeout_s=None))
 
@@ -213,10 +234,12 @@ class _Link:
         self._next_id = 0
         self._pids: dict[str, int] | None = None
         self._closing = False
-        with theirs, open(log_path, "ab") as log_file:
+        live_fd = live_memory()
+        self.live = map_live(live_fd)
+        with theirs, open(log_path, "ab") as log_file, os.fdopen(live_fd):
             self.process = subprocess.Popen(
-                _command(theirs.fileno(), workers, ring_bytes, log_path),
-                pass_fds=[theirs.fileno()],
+                _command(theirs.fileno(), live_fd, workers, ring_bytes, log_path),
+                pass_fds=[theirs.fileno(), live_fd],
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=log_file,

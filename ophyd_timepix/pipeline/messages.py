@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..config import Geometry, Processing
+from ..config import Gate, Geometry, MassCalibration, Processing
 from ..protocol.words import MATRIX_SIDE
 
 
@@ -47,6 +47,12 @@ class RunRequest(Message):
     timer_zero_iso: str | None = Field(None, description="the same moment as UTC, ISO 8601")
     tof_range_ns: tuple[float, float] = (0.0, 100_000.0)
     tof_bins: int = Field(2000, ge=1, le=1_000_000)
+    start: dict[str, Any] = Field(default_factory=dict, description="start document, as far as it is known at open")
+    configuration: dict[str, Any] = Field(default_factory=dict, description="settings of camera and detector at open")
+
+    def description(self) -> dict[str, Any]:
+        """The run in JSON's types, without what the user may make as long as he likes: for the index's header."""
+        return self.model_dump(mode="json", exclude={"start", "configuration"})
 
     @model_validator(mode="after")
     def _every_chip_is_described(self) -> Self:
@@ -57,6 +63,28 @@ class RunRequest(Message):
         if self.phase is not None and np.shape(np.asarray(self.phase, object)) != shape:
             raise ValueError(f"the column phase needs {shape[0]} chips of {shape[1]} double columns each")
         return self
+
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Rows and columns of the picture."""
+        return self.geometry.height_px, self.geometry.width_px
+
+
+class Counting(Message):
+    """What an acquisition counts while it runs. Gates may differ from one acquisition to the next."""
+
+    gates: tuple[Gate, ...] = Field((), max_length=8)
+    calibration: MassCalibration | None = Field(None, description="for gates of m/q")
+
+
+class GateResult(Message):
+    """What a gate counted in the valid shots of an acquisition."""
+
+    name: str
+    counts: int
+    counts_per_shot: float | None = Field(description="None: no valid shot")
+    error: float | None = Field(description="standard error of counts_per_shot; None: fewer than 2 valid shots")
 
 
 class RecordedFile(Message):
@@ -119,6 +147,7 @@ class Acquired(Message):
     cancelled: bool = False
     ended_by: str = Field(description="what ended the drain: 'counters', 'silence', 'time' or 'files'")
     seconds: float = Field(description="from begin() to the last row on disk")
+    gates: tuple[GateResult, ...] = ()
     ledger: dict[str, Any]
 
 

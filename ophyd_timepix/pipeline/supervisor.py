@@ -32,7 +32,7 @@ from .capture_stage import CaptureStage
 from .centroid_stage import CentroidStage
 from .decode_stage import DecodeStage, ReadRequest
 from .ledger import Ledger, Part, add_ledgers
-from .messages import Acquired, Progress, Receiver, RecordedFile, RunPaths, RunRequest, RunSummary, Sent, StageDeath
+from .messages import Acquired, Counting, Progress, Receiver, RecordedFile, RunPaths, RunRequest, RunSummary, Sent, StageDeath
 from .shared import Gauge, Shared
 from .stage import Stage, run_forked
 from .wire import LineSocket
@@ -101,10 +101,12 @@ class OpenRun:
 class Supervisor:
     """Serves `control` until it closes. `log_path` stands in every report of a death."""
 
-    def __init__(self, control: LineSocket, *, workers: int, ring_bytes: int, log_path: Path) -> None:
+    def __init__(
+        self, control: LineSocket, *, workers: int, ring_bytes: int, log_path: Path, live_fd: int = -1
+    ) -> None:
         self._control = control
         self._log_path = log_path
-        self._shared = Shared(ring_bytes)
+        self._shared = Shared(ring_bytes, live_fd=live_fd)
         self._children: dict[str, Child] = {}
         self._answers: dict[Wanted, deque[tuple[str, Any]]] = {}
         self._queue: deque[dict[str, Any]] = deque()
@@ -274,7 +276,7 @@ class Supervisor:
         self._shared.gauges[:] = 0
         yield from self._open_processing(request)
         try:
-            yield self._children["capture"].send("open", (request, request.model_dump(mode="json")))
+            yield self._children["capture"].send("open", (request, request.description()))
         except Refused:
             yield from self._abandon(request)
             raise
@@ -304,6 +306,9 @@ class Supervisor:
         if run.acquisition is not None:
             raise RuntimeError(f"acquisition {run.acquisition} is running; end it before the next begins")
         number = int(arguments["acquisition"])
+        counting = Counting.model_validate(arguments.get("counting", {}))
+        if run.request.centroid:
+            yield self._children["write"].send("begin", counting)
         start = yield self._children["capture"].send("begin", number)
         if run.request.centroid:
             yield self._children["decode"].send("begin", (number, start))
@@ -338,9 +343,9 @@ class Supervisor:
     def _finish_part(self, part: Part, ledger: Ledger) -> Generator[Wanted, Any, Acquired]:
         """Wait until everything of an acquisition is decoded and written, and close its ledger."""
         ledger.take_decode((yield Wanted("decode", "decoded")))
-        rows, totals = yield Wanted("write", "acquired")
+        rows, totals, gates = yield Wanted("write", "acquired")
         ledger.take_blocks(totals, rows)
-        acquired = part.acquired(rows, ledger)
+        acquired = part.acquired(rows, ledger).model_copy(update={"gates": gates})
         yield self._children["write"].send("acquisition", part.row(acquired))
         return acquired
 
@@ -371,8 +376,9 @@ class Supervisor:
         master = paths.master if request.centroid and arguments.get("master", True) else None
         if request.centroid:
             cancelled = tuple(arguments.get("cancelled", ()))
-            configuration = {"request": request.model_dump(mode="json"), **arguments.get("configuration", {})}
-            closing = CloseRequest(arguments.get("start", {}), configuration, ledger, master, cancelled)
+            settings = arguments.get("configuration") or request.configuration
+            configuration = {"request": request.description(), **settings}
+            closing = CloseRequest(arguments.get("start") or request.start, configuration, ledger, master, cancelled)
             rows = yield self._children["write"].send("close", closing)
         return RunSummary(
             event_file=request.event_file,
@@ -399,6 +405,7 @@ class Supervisor:
                 part = Part(number, False, "files", time.monotonic())
                 ledger = Ledger()
                 ledger.take_recording(read.span, read.recording)
+                yield self._children["write"].send("begin", Counting())
                 yield self._children["decode"].send("read", read._replace(acquisition=number))
                 run.acquisitions.append((yield from self._finish_part(part, ledger)))
         except Refused:

@@ -1,6 +1,11 @@
-"""The write process: puts finished blocks into the event file in the order of the stream, and gives them back."""
+"""The write process: puts finished blocks into the event file in the order of the stream, and gives them back.
 
+On the way it adds up what a point is asked for: gates, picture, spectra.
+"""
+
+import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -10,11 +15,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from ..events.block import BlockArrays
+from ..events.counting import PointArrays, PointCounter, Spectrum
+from ..events.gates import Condition
 from ..events.histograms import add_histogram, add_image
 from ..files.event_file import EventFile, tof_edges
 from ..files.master import write_master
 from .ledger import BlockTotals
-from .messages import RunRequest
+from .messages import Counting, GateResult, RunRequest
 from .shared import Gauge, Shared
 from .stage import Stage
 
@@ -36,7 +43,7 @@ class CloseRequest(NamedTuple):
 
 
 class WriteStage(Stage):
-    """Requests: open, acquisition (a row about one that ended), close. Reports `acquired` after a last block."""
+    """Requests: open, begin, acquisition (a row about one that ended), close. Reports `acquired` after a last block."""
 
     name = "write"
 
@@ -44,6 +51,10 @@ class WriteStage(Stage):
         super().__init__(control)
         self._blocks = shared.blocks
         self._gauges = shared.gauges
+        self._live = shared.live
+        self._counter: PointCounter | None = None
+        self._counting = Counting()
+        self._shots = 0
         self._sources = tuple(sources)
         self._free = free
         self._file: EventFile | None = None
@@ -54,7 +65,7 @@ class WriteStage(Stage):
         self._starts: dict[str, int] = {}
         self._flushed = time.monotonic()
         self._dirty = False
-        self.requests = {"open": self._open, "acquisition": self._acquisition, "close": self._close_file}
+        self.requests = {"open": self._open, "begin": self._begin, "acquisition": self._acquisition, "close": self._close_file}
 
     def inputs(self) -> Sequence[Connection]:
         return self._sources
@@ -91,9 +102,16 @@ class WriteStage(Stage):
             run.event_file,
             image_shape=(run.geometry.height_px, run.geometry.width_px),
             tof_edges_ns=tof_edges(run.tof_range_ns, run.tof_bins),
-            attributes={"processing": run.processing.model_dump_json(), "geometry": run.geometry.model_dump_json()},
+            attributes={
+                "processing": run.processing.model_dump_json(),
+                "geometry": run.geometry.model_dump_json(),
+                "run": json.dumps(run.description()),
+                "start_document": json.dumps(run.start),
+                "configuration": json.dumps(run.configuration),
+            },
         )
         self._run = run
+        self._shots = 0
         self._waiting.clear()
         self._next_sequence = 0
         self._begin_acquisition()
@@ -122,6 +140,14 @@ class WriteStage(Stage):
 
     # --- an acquisition ---------------------------------------------------------------------------------------------
 
+    def _begin(self, counting: Counting) -> None:
+        """An acquisition is to come. Raises ValueError for gates that cannot be counted."""
+        _, run = self._opened()
+        conditions = [Condition.of(gate, counting.calibration) for gate in counting.gates]
+        arrays = PointArrays(self._live, run.image_shape, spectrum(run))
+        self._counting = counting
+        self._counter = PointCounter(arrays, conditions, triggered=self._shots > 0)
+
     def _begin_acquisition(self) -> None:
         file, _ = self._opened()
         self._totals = BlockTotals()
@@ -131,8 +157,21 @@ class WriteStage(Stage):
         self._flush()
         file, _ = self._opened()
         rows = {name: (start, file.stored_rows(name)) for name, start in self._starts.items()}
-        self.report("acquired", (rows, self._totals))
+        self._shots += self._totals.shots
+        self.report("acquired", (rows, self._totals, self._gates()))
         self._begin_acquisition()
+
+    def _gates(self) -> tuple[GateResult, ...]:
+        results = self._counter.results() if self._counter is not None else []
+        return tuple(
+            GateResult(
+                name=gate.name,
+                counts=result.counts,
+                counts_per_shot=_known(result.counts_per_shot),
+                error=_known(result.error),
+            )
+            for gate, result in zip(self._counting.gates, results, strict=True)
+        )
 
     def _acquisition(self, row: dict[str, Any]) -> None:
         file, _ = self._opened()
@@ -159,7 +198,21 @@ class WriteStage(Stage):
         add_image(file.image, centroids["x"], centroids["y"])
         low, high = run.tof_range_ns
         add_histogram(file.tof, centroids["tof"], low, (high - low) / run.tof_bins)
+        if self._counter is not None:
+            shots = block.shot_columns()
+            self._counter.add(centroids, block.header.first_closed, shots["valid"])
         self._totals.add(block.header)
         self._gauges[Gauge.CENTROIDS] = file.rows("centroids")
         self._dirty = True
         return bool(block.header.last)
+
+
+def spectrum(run: RunRequest) -> Spectrum:
+    """The bins of time of flight of a run."""
+    low, high = run.tof_range_ns
+    return Spectrum(low, (high - low) / run.tof_bins, run.tof_bins)
+
+
+def _known(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
