@@ -188,7 +188,7 @@ class SpidrClient:
         limit_s = timeout_s or max(self.timeout_s, _SLOW_COMMANDS_S.get(command, 0.0))
         with self._lock:
             self._refuse_misuse(request)
-            self.memory.sent(request)
+            self.memory.asked(request)
             reply, sent_ns, received_ns = self._exchange(request, limit_s)
             if reply.error and not _is_harmless(command, reply.error):
                 self.memory.refused(request)
@@ -209,6 +209,7 @@ class SpidrClient:
         try:
             self._take_unasked(sock, request)
             data = self._connection.send(request)
+            self.memory.sent(request)
             sent_ns = time.monotonic_ns()
             sock.settimeout(limit_s)
             sock.sendall(data)

@@ -1,8 +1,8 @@
 """What was set through a line, so that it can be compared and set again when the board was away.
 
 A setting is what stays as it was set; an action (start the shutter, switch the read-out on, restart timers) is not
-remembered, so restoring can start nothing. A reset makes forget what it resets, from the moment it is *sent*: whether
-or not its answer comes, nobody wants the old values back.
+remembered, so restoring can start nothing. A reset makes forget what it resets, from the moment it is *asked for*:
+whether or not its answer comes, nobody wants the old values back.
 
 Pure: knows requests and answers, no socket. Its owner calls it under one lock.
 """
@@ -165,7 +165,7 @@ class MatrixMemory:
 
 
 class SettingsMemory:
-    """`sent` before each request, `answered` after each good answer; then `items`, `matrices` and `last` tell."""
+    """`asked`, `sent` and `answered` or `refused` for each request; then `items`, `matrices` and `last` tell."""
 
     def __init__(self) -> None:
         self._items: dict[Key, Remembered] = {}
@@ -175,12 +175,9 @@ class SettingsMemory:
         self._frozen = 0
 
     # --- what it is told ----------------------------------------------------------------------------------------------
-    def sent(self, request: Request) -> None:
-        """A request goes out: a reset makes forget what it resets; a setting is in doubt until it is answered."""
+    def asked(self, request: Request) -> None:
+        """Somebody wants this, on whatever connection: a reset makes forget what it resets."""
         command = request.command
-        key = _key_of(request)
-        if key is not None and not self._frozen:
-            self._in_doubt.add(key)
         if command is Command.RESET_MODULE:
             self.clear()
         elif command is Command.RESET_DEVICE:
@@ -194,6 +191,12 @@ class SettingsMemory:
             self._forget(lambda key: key[:2] == (Command.SET_CTPR, request.device))
         elif command in _TIMERS:
             self._timers.clear()
+
+    def sent(self, request: Request) -> None:
+        """A request goes out: what it sets is in doubt until it is answered."""
+        key = _key_of(request)
+        if key is not None and not self._frozen:
+            self._in_doubt.add(key)
 
     def refused(self, request: Request) -> None:
         """The board answered with an error: what was set before holds."""

@@ -66,7 +66,7 @@ class RestoreReport:
             return f"{text}; it was restarted, and no setting was lost"
         if self.undone:
             return f"{text}; set back, as their requests got no answer: {_some(self.undone)}"
-        return f"{text}; its {self.compared} settings are as they were set"
+        return f"{text}; " + (f"its {self.compared} settings are as they were" if self.compared else "nothing was set")
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -33,6 +33,7 @@ NOT_REMEMBERED = {
 def told(*requests: Request) -> SettingsMemory:
     memory = SettingsMemory()
     for request in requests:
+        memory.asked(request)
         memory.sent(request)
         memory.answered(request, (0,), 1, 2)
     return memory
@@ -117,9 +118,9 @@ def test_nothing_is_noted_while_frozen():
     ],
     ids=lambda value: value.command.name if isinstance(value, Request) else None,
 )
-def test_reset_makes_forget_what_it_resets_when_it_is_sent(reset: Request, left: set[Command]):
+def test_reset_makes_forget_what_it_resets_when_it_is_asked_for(reset: Request, left: set[Command]):
     memory = told(VFBK_7, FILTER, COLUMN)
-    memory.sent(reset)
+    memory.asked(reset)
     found = {command for command, _ in values(memory)} | ({Command.SET_PIXCONF} if memory.matrices() else set())
     assert found == left
 
@@ -135,7 +136,7 @@ def test_timer_readings_hold_until_timers_are_set(command: Command):
     memory.answered(Request(Command.GET_TIMER, 1), (5, 1), 10, 30)
     assert memory.timers()[1].counts == (1 << 32) + 5
     assert memory.timers()[1].host_ns == 20
-    memory.sent(Request(command, 0, (0, 0) if command is Command.SET_TIMER else (0,)))
+    memory.asked(Request(command, 0, (0, 0) if command is Command.SET_TIMER else (0,)))
     assert memory.timers() == {}
 
 

@@ -161,7 +161,7 @@ def test_pulled_cable_costs_a_comparison_and_sets_nothing(board: Board, faults: 
     assert len(traffic.requests) < 70
     assert board.last_restore is not None
     assert (board.last_restore.lost, board.last_restore.restarted, board.losses) == ((), False, 0)
-    assert "settings are as they were set" in str(board.last_restore)
+    assert "settings are as they were" in str(board.last_restore)
 
 
 def test_without_a_timer_that_proves_it_was_on_the_matrix_is_compared_too(
@@ -427,3 +427,13 @@ def test_error_word_is_no_reason_to_doubt_a_setting(board: Board, faults: Faults
     with pytest.raises(BoardError, match="ILLEGAL_PARAMETER"):
         board.chip(0).set_dac(Dac.VFBK, 9)
     assert not board.client.memory.in_doubt(Command.SET_DAC)
+
+
+def test_setting_that_finds_the_board_power_cycled_is_set_after_the_others(board: Board, faults: Faults):
+    chip = board.chip(0)
+    chip.set_dac(Dac.VFBK, 7)
+    power_cycle(faults, board)
+    chip.set_dac(Dac.VFBK, 9)
+    assert chip.dac(Dac.VFBK) == 9
+    assert board.last_restore is not None
+    assert (board.last_restore.lost, board.last_restore.undone) == (("chip 0 DAC VFBK",), ())
