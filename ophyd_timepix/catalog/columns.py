@@ -79,17 +79,16 @@ class ServedColumns:
             # Tiled's client and its HTTP library have no error in common
             raise CatalogError(
                 f"The catalog does not serve rows {start} to {stop} of the column {column!r} ({refused}); they are in "
-                f"{self.path}: was it moved, or may the server not read it? Its operator can link the old directory "
-                "to the new one (ln -s NEW OLD) or add it to the readable directories"
+                f"{self.path}: was it moved, or may the server not read it? On the server, `ophyd-timepix catalog "
+                "check` lists missing files, `catalog move` says where they are, `catalog init --readable` allows one"
             ) from refused
 
 
 def missing_file(path: str) -> EventFileError:
     """The error for a file that is not where the documents say."""
-    folder = str(Path(path).parent)
     return EventFileError(
-        f"The event file {path} is not there any more; if it was moved, bring it back or link the old "
-        f"directory to the new one: ln -s NEW_DIRECTORY {folder}"
+        f"The event file {path} is not there any more; bring it back, or if it was moved tell the catalog where it is: "
+        f"ophyd-timepix catalog move {Path(path).parent} NEW_DIRECTORY"
     )
 
 

@@ -70,14 +70,11 @@ def tally(question: Question, gates: Mapping[str, Condition], *, apart: bool) ->
     shots = _shots(question)
     shots = shots if apart else [sum(shots)]
     tallies = {name: [Tally() for _ in shots] for name in gates}
-    for piece in question.pieces():
-        shot = piece.column("shot")
+    for piece in question.pieces(whatever_shots=True):
         for name, gate in gates.items():
-            keep = piece.keep.copy()
-            if gate.narrow(keep, piece.column):
-                for part in piece.span.parts:
-                    rows = piece.within(part)
-                    tallies[name][part.number if apart else 0].add(keep[rows], shot[rows])
+            kept = question.filter.of_valid_shots(piece, gate.select(piece.kept, piece.column))
+            for number, rows in piece.of_parts(kept):
+                tallies[name][number if apart else 0].add(rows, piece.column("shot"))
     return {name: [one.result(n) for one, n in zip(each, shots, strict=True)] for name, each in tallies.items()}
 
 

@@ -40,13 +40,11 @@ def image(
     shift = (bins_per_px - 1) / 2  # pixel 0 reaches from -0.5 to 0.5: the kernel takes the nearest whole number
     for piece in question.pieces():
         x, y = piece.column("x"), piece.column("y")
-        for part in piece.span.parts:
-            rows = piece.within(part)
-            keep = piece.keep[rows]
+        for number, rows in piece.of_parts(piece.kept):
             add_image(
-                pictures[part.number if per_point else 0],
-                _scaled(x[rows][keep], bins_per_px, shift),
-                _scaled(y[rows][keep], bins_per_px, shift),
+                pictures[number if per_point else 0],
+                _scaled(x.take(rows), bins_per_px, shift),
+                _scaled(y.take(rows), bins_per_px, shift),
             )
     axes = {"y": _centres(height, bins_per_px), "x": _centres(width, bins_per_px)}
     return _labelled(pictures, axes, {"y": "px", "x": "px"}, question, per_point=per_point)
@@ -77,9 +75,8 @@ def tof_spectrum(
     spectra = np.zeros((_n_results(question, per_point), n_bins), np.uint64)
     for piece in question.pieces():
         tof = piece.column("tof")
-        for part in piece.span.parts:
-            rows = piece.within(part)
-            add_histogram(spectra[part.number if per_point else 0], tof[rows][piece.keep[rows]], low, width)
+        for number, rows in piece.of_parts(piece.kept):
+            add_histogram(spectra[number if per_point else 0], tof.take(rows), low, width)
     centres = low + width * (np.arange(n_bins) + 0.5)
     result = _labelled(spectra, {"tof": centres}, {"tof": "ns"}, question, per_point=per_point)
     result.attrs["bin_ns"] = width
@@ -149,7 +146,7 @@ def _span(question: Question) -> tuple[float, float]:
     """From the first to just beyond the last time of flight that there is."""
     low, high = np.inf, -np.inf
     for piece in question.pieces():
-        tof = piece.column("tof")[piece.keep]
+        tof = piece.values("tof")
         tof = tof[np.isfinite(tof)]
         if len(tof):
             low, high = min(low, float(tof.min())), max(high, float(tof.max()))

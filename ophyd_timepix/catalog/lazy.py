@@ -39,7 +39,7 @@ class _Reader:
         with self.columns.opened() as read:
             piece = Piece(span, read)
             self.filter.narrow(piece)
-            return np.flatnonzero(piece.keep)
+            return piece.kept.astype(np.int64)
 
     def take(self, kept: npt.NDArray[np.int64], span: Span, column: str) -> npt.NDArray[Any]:
         if not len(kept):

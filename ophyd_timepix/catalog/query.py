@@ -87,9 +87,8 @@ def read_table(question: Question, columns: Sequence[str]) -> pd.DataFrame:
 
 def rows_of(piece: Piece, columns: Sequence[str]) -> pd.DataFrame:
     """The kept rows of a piece. Columns that only the answer needs are read here."""
-    kept = np.flatnonzero(piece.keep)
-    index = pd.Index(kept + piece.span.start, name="row")
-    return pd.DataFrame({column: piece.column(column)[kept] for column in columns}, index=index)
+    index = pd.Index(piece.kept.astype(np.int64) + piece.span.start, name="row")
+    return pd.DataFrame({column: piece.values(column) for column in columns}, index=index, copy=False)
 
 
 def empty_table(question: Question, columns: Sequence[str]) -> pd.DataFrame:

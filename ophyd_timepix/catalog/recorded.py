@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ STREAM_SUFFIX: Final = "_centroids"
 SHOTS_SUFFIX: Final = "_shots"
 BLOCK_ROWS: Final = 1 << 20
 _SHOT_BLOCK: Final = 1 << 22
+_NOTHING: Final = np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Shots:
     """The table of shots of a run: which are valid. It may still grow."""
 
     columns: Columns
+    _read: dict[str, tuple[int, npt.NDArray[Any]]] = field(default_factory=dict, repr=False, compare=False)
+    """What was read last, and its first shot: questions go through the shots in order."""
 
     def count(self) -> int:
         """Shots known so far."""
@@ -39,8 +42,13 @@ class Shots:
 
     def valid(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Whether each of shots [start, stop) is valid; shorter where the table ends before."""
-        with self.columns.opened() as read:
-            return read("valid", start, stop)
+        first, marks = self._read.get("valid", (0, _NOTHING))
+        if not first <= start <= stop <= first + len(marks):
+            first = start
+            with self.columns.opened() as read:
+                marks = read("valid", start, max(stop, start + _SHOT_BLOCK))
+            self._read["valid"] = first, marks
+        return marks[start - first : stop - first]
 
     def count_valid(self, start: int, stop: int) -> int:
         """Valid shots in [start, stop)."""

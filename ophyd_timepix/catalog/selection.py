@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from ..config import Gate, MassCalibration
 from ..config.gates import Roi, Window, check_roi, check_window
-from ..events.gates import Condition, Mask, keep_valid, keep_within, shot_span
+from ..events.gates import Condition, rows_of_valid_shots, shot_span
+from ..events.gates import Rows as Kept
 from .columns import Read
 from .errors import CatalogError
 from .profile import DEFAULT_NAME
@@ -74,13 +75,14 @@ class Piece:
 
     span: Span
     read: Read
-    keep: Mask = field(init=False)
+    kept: Kept = field(init=False)
+    """Rows to keep, ascending, counted from the first of the span."""
     _values: dict[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.keep = np.zeros(self.span.stop - self.span.start, dtype=bool)
-        for part in self.span.parts:
-            self.keep[self.within(part)] = True
+        first = self.span.start
+        ranges = [np.arange(part.start - first, part.stop - first, dtype=np.int32) for part in self.span.parts]
+        self.kept = ranges[0] if len(ranges) == 1 else np.concatenate(ranges)
 
     def column(self, name: str) -> Array:
         """A column of all rows of the span."""
@@ -88,9 +90,19 @@ class Piece:
             self._values[name] = self.read(name, self.span.start, self.span.stop)
         return self._values[name]
 
-    def within(self, part: Part) -> slice:
-        """Where the rows of a part are in the columns."""
-        return slice(part.start - self.span.start, part.stop - self.span.start)
+    def values(self, name: str) -> Array:
+        """A column of the rows to keep."""
+        return self.column(name).take(self.kept)
+
+    def of_parts(self, kept: Kept) -> Iterator[tuple[int, Kept]]:
+        """What each part has of some kept rows: the number of its range, and its rows."""
+        if len(self.span.parts) == 1:
+            yield self.span.parts[0].number, kept
+            return
+        first = self.span.start
+        for part in self.span.parts:
+            begin, end = np.searchsorted(kept, (part.start - first, part.stop - first))
+            yield part.number, kept[begin:end]
 
 
 @dataclass(frozen=True)
@@ -107,19 +119,26 @@ class Filter:
         return self.shots is None and not any(condition.columns for condition in self.conditions)
 
     def narrow(self, piece: Piece) -> int:
-        """Take rows out of `piece.keep`. Returns how many stay."""
-        left = int(np.count_nonzero(piece.keep))
+        """Take rows out of `piece.kept`. Returns how many stay."""
+        self.narrow_by_windows(piece)
+        piece.kept = self.of_valid_shots(piece, piece.kept)
+        return len(piece.kept)
+
+    def narrow_by_windows(self, piece: Piece) -> int:
+        """The same, whatever their shots."""
         for condition in self.conditions:
-            left = condition.narrow(piece.keep, piece.column) if left else 0
-        return _keep_valid(piece, self.shots) if left and self.shots is not None else left
+            piece.kept = condition.select(piece.kept, piece.column)
+        return len(piece.kept)
 
-
-def _keep_valid(piece: Piece, shots: Shots) -> int:
-    shot = piece.column("shot")
-    first, stop = shot_span(shot)
-    if first < 0 and shots.count() == 0:  # nobody gave triggers: validity says nothing
-        return keep_within(piece.keep, shot, -np.inf, 0.0)
-    return keep_valid(piece.keep, shot, shots.valid(max(first, 0), max(stop, 0)), max(first, 0))
+    def of_valid_shots(self, piece: Piece, kept: Kept) -> Kept:
+        """Those of some kept rows whose shots will do. Cheap for few rows: ask for it last."""
+        if self.shots is None or not len(kept):
+            return kept
+        shot = piece.column("shot")
+        first, stop = shot_span(kept, shot)
+        if first < 0:  # where nobody gave triggers, validity says nothing
+            return kept if self.shots.count() == 0 else kept[:0]
+        return rows_of_valid_shots(kept, shot, self.shots.valid(first, stop), first)
 
 
 @dataclass(frozen=True)
@@ -156,12 +175,13 @@ class Question:
                 yield Part(index, start, stop)
                 start = stop
 
-    def pieces(self) -> Iterator[Piece]:
-        """Each span with the rows to keep; spans without any are left out."""
+    def pieces(self, *, whatever_shots: bool = False) -> Iterator[Piece]:
+        """Each span with the rows to keep; spans without any are left out. whatever_shots: windows alone decide."""
+        narrow = self.filter.narrow_by_windows if whatever_shots else self.filter.narrow
         with self.recorded.columns.opened() as read:
             for span in self.spans():
                 piece = Piece(span, read)
-                if self.filter.narrow(piece):
+                if narrow(piece):
                     yield piece
 
     def per_point(self) -> "Question":

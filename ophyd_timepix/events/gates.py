@@ -15,9 +15,11 @@ import numpy.typing as npt
 from ..config import Gate, MassCalibration
 from ..config.gates import Circle, Polygon, Window
 from ..jit import kernel
+from .sums import TALLY_FIELDS
 
-Mask = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.int32]
+"""Rows of a block, ascending: what is left of it. Columns are looked at only there."""
 Read = Callable[[str], Array]
 """Gives a column of the block."""
 
@@ -26,73 +28,68 @@ _OPEN_COUNT: Final = 1
 _ROWS: Final = 2
 _IN_SHOTS: Final = 3
 _SQUARES: Final = 4
-_STATE: Final = 5
+_STATE: Final = TALLY_FIELDS
 
 
 @kernel
-def keep_within(keep: Mask, values: Array, low: float, high: float) -> int:
-    """Take rows out of `keep` whose value is not in [low, high). Returns how many stay."""
+def select_within(rows: Rows, values: Array, low: float, high: float, into: Rows) -> int:
+    """Rows whose value is in [low, high). Returns how many. `into` may be `rows`, here and below."""
     n = 0
-    for i in range(values.shape[0]):
-        kept = keep[i] & (values[i] >= low) & (values[i] < high)
-        keep[i] = kept
-        n += kept
+    for row in rows:
+        into[n] = row
+        n += (values[row] >= low) & (values[row] < high)  # no branch: one row in two is the worst that there is
     return n
 
 
 @kernel
-def keep_in_circle(keep: Mask, x: Array, y: Array, x0: float, y0: float, radius: float) -> int:
-    """Take rows out of `keep` that are not nearer to (x0, y0) than `radius`. Returns how many stay."""
+def select_in_circle(rows: Rows, x: Array, y: Array, x0: float, y0: float, radius: float, into: Rows) -> int:
+    """Rows nearer to (x0, y0) than `radius`. Returns how many."""
     n = 0
-    for i in range(x.shape[0]):
-        dx, dy = x[i] - x0, y[i] - y0
-        kept = keep[i] & (dx * dx + dy * dy < radius * radius)
-        keep[i] = kept
-        n += kept
+    for row in rows:
+        dx, dy = x[row] - x0, y[row] - y0
+        into[n] = row
+        n += dx * dx + dy * dy < radius * radius
     return n
 
 
 @kernel
-def keep_in_polygon(keep: Mask, x: Array, y: Array, corners: Array) -> int:
-    """Take rows out of `keep` from which a ray crosses the outline an even number of times. Returns how many stay."""
+def select_in_polygon(rows: Rows, x: Array, y: Array, corners: Array, into: Rows) -> int:
+    """Rows from which a ray crosses the outline an odd number of times. Returns how many."""
     n = 0
-    for i in range(x.shape[0]):
-        if not keep[i]:
-            continue
+    for row in rows:
         inside = False
         before = corners.shape[0] - 1
         for corner in range(corners.shape[0]):
             x0, y0, x1, y1 = corners[before, 0], corners[before, 1], corners[corner, 0], corners[corner, 1]
-            if (y0 > y[i]) != (y1 > y[i]) and x[i] < x0 + (y[i] - y0) * (x1 - x0) / (y1 - y0):
+            if (y0 > y[row]) != (y1 > y[row]) and x[row] < x0 + (y[row] - y0) * (x1 - x0) / (y1 - y0):
                 inside = not inside
             before = corner
-        keep[i] = inside
+        into[n] = row
         n += inside
     return n
 
 
 @kernel
-def keep_valid(keep: Mask, shot: Array, valid: Array, first: int) -> int:
-    """Take rows out of `keep` whose shot is not marked in `valid`, which begins at shot `first`."""
+def select_valid(rows: Rows, shot: Array, valid: Array, first: int, into: Rows) -> int:
+    """Rows whose shot is marked in `valid`, which begins at shot `first`. Returns how many."""
     n = 0
     known, marked = np.int64(-1), False
-    for i in range(shot.shape[0]):
-        if shot[i] != known:  # rows of a shot come together
-            known = shot[i]
+    for row in rows:
+        if shot[row] != known:  # rows of a shot come together
+            known = shot[row]
             place = known - first
             marked = known >= 0 and 0 <= place < valid.shape[0] and valid[place] != 0
-        kept = keep[i] & marked
-        keep[i] = kept
-        n += kept
+        into[n] = row
+        n += marked
     return n
 
 
 @kernel
-def shot_span(shot: Array) -> tuple[int, int]:
-    """First shot and shot after the last of a block; rows outside a shot do not count. Equal when there is none."""
+def shot_span(rows: Rows, shot: Array) -> tuple[int, int]:
+    """First shot and shot after the last that rows belong to; rows outside a shot do not count. Equal if none does."""
     first, stop = -1, -1
-    for i in range(shot.shape[0]):
-        number = shot[i]
+    for row in rows:
+        number = shot[row]
         if number >= 0:
             first = number if first < 0 or number < first else first
             stop = number + 1 if number >= stop else stop
@@ -100,20 +97,19 @@ def shot_span(shot: Array) -> tuple[int, int]:
 
 
 @kernel
-def count_rows(keep: Mask, shot: Array, state: Array) -> None:
-    """Add kept rows to a tally. A shot's square is added when the next shot begins."""
+def count_rows(rows: Rows, shot: Array, state: Array) -> None:
+    """Add rows to a tally. A shot's square is added when the next shot begins."""
     open_shot, open_count = state[_OPEN_SHOT], state[_OPEN_COUNT]
-    for i in range(shot.shape[0]):
-        if not keep[i]:
+    for row in rows:
+        number = shot[row]
+        if number < 0:
             continue
-        state[_ROWS] += 1
-        if shot[i] < 0:
-            continue
-        if shot[i] != open_shot:
+        if number != open_shot:
             state[_IN_SHOTS] += open_count
             state[_SQUARES] += open_count * open_count
-            open_shot, open_count = shot[i], 0
+            open_shot, open_count = number, 0
         open_count += 1
+    state[_ROWS] += rows.shape[0]
     state[_OPEN_SHOT], state[_OPEN_COUNT] = open_shot, open_count
 
 
@@ -149,18 +145,28 @@ class Condition:
         region = ("x", "y") if self.circle or self.polygon else ()
         return tuple(dict.fromkeys((*(column for column, _, _ in self.windows), *region)))
 
-    def narrow(self, keep: Mask, read: Read) -> int:
-        """Take rows out of `keep` that are not in the gate. Returns how many stay; when none does it reads no more."""
-        left = len(keep)
+    def select(self, rows: Rows, read: Read) -> Rows:
+        """Those of `rows` that are in the gate. When none is left it reads no more columns."""
         for column, low, high in self.windows:
-            left = keep_within(keep, read(column), low, high)
-            if not left:
-                return 0
-        if self.circle is not None:
-            left = keep_in_circle(keep, read("x"), read("y"), *map(float, self.circle))
-        if self.polygon is not None:
-            left = keep_in_polygon(keep, read("x"), read("y"), np.asarray(self.polygon, dtype=np.float64))
-        return left
+            if not len(rows):
+                return rows
+            rows = _select(select_within, rows, read(column), low, high)
+        if self.circle is not None and len(rows):
+            rows = _select(select_in_circle, rows, read("x"), read("y"), *map(float, self.circle))
+        if self.polygon is not None and len(rows):
+            corners = np.asarray(self.polygon, dtype=np.float64)
+            rows = _select(select_in_polygon, rows, read("x"), read("y"), corners)
+        return rows
+
+
+def _select(kernel_: Callable[..., int], rows: Rows, *arguments: object) -> Rows:
+    into = np.empty_like(rows)
+    return into[: kernel_(rows, *arguments, into)]
+
+
+def rows_of_valid_shots(rows: Rows, shot: Array, valid: Array, first: int) -> Rows:
+    """Those of `rows` whose shot is marked in `valid`, which begins at shot `first`."""
+    return _select(select_valid, rows, shot, valid, first)
 
 
 class GateCounts(NamedTuple):
@@ -178,13 +184,21 @@ class GateCounts(NamedTuple):
 class Tally:
     """Counts rows, shot by shot. Rows of a shot must come together, in as many pieces as one likes."""
 
-    def __init__(self) -> None:
-        self._state = np.zeros(_STATE, np.int64)
-        self._state[_OPEN_SHOT] = -1
+    def __init__(self, state: npt.NDArray[np.int64] | None = None) -> None:
+        """state: goes on with these numbers, in place."""
+        self._state = np.empty(_STATE, np.int64) if state is None else state
+        if state is None:
+            self.cleared()
 
-    def add(self, keep: Mask, shot: npt.NDArray[np.int64]) -> None:
-        """Count the rows of a block that `keep` marks."""
-        count_rows(keep, shot, self._state)
+    def cleared(self) -> Self:
+        """Nothing counted."""
+        self._state[:] = 0
+        self._state[_OPEN_SHOT] = -1
+        return self
+
+    def add(self, rows: Rows, shot: npt.NDArray[np.int64]) -> None:
+        """Count rows of a block, whose column `shot` this is."""
+        count_rows(rows, shot, self._state)
 
     def result(self, shots: int) -> GateCounts:
         """What was counted in `shots` shots, the empty ones included."""

@@ -58,7 +58,9 @@ def make_rows(rng: np.random.Generator, first_shot: int, n_shots: int, iodine: f
     return table.sort_values("toa", ignore_index=True).astype({column.name: column.dtype for column in CENTROIDS})
 
 
-def record(send: Callable[..., None], path: Path, *, triggers: bool = True, geometry: bool = True) -> GatedRun:
+def record(
+    send: Callable[..., None], path: Path, *, triggers: bool = True, geometry: bool = True, sample: str = ""
+) -> GatedRun:
     """Write the event file and send the documents."""
     rng = np.random.default_rng(7)
     file = EventFile(path, image_shape=(256, 256), tof_edges_ns=np.linspace(0, 20_000, 101), attributes={})
@@ -85,12 +87,14 @@ def record(send: Callable[..., None], path: Path, *, triggers: bool = True, geom
     file.append("shots", {"time": np.arange(len(valid)) * 1e6, "valid": valid})
     file.close()
     table = pd.DataFrame(points, index=pd.Index(range(1, len(points) + 1), name="seq_num"))
-    uid = _send_documents(send, path, table, len(rows), geometry=geometry)
+    uid = _send_documents(send, path, table, len(rows), geometry=geometry, sample=sample or path.stem)
     return GatedRun(uid, path, rows, valid, table)
 
 
-def _send_documents(send: Callable[..., None], path: Path, points: pd.DataFrame, rows: int, *, geometry: bool) -> str:
-    run = event_model.compose_run(metadata={"sample": "gated", "scan_id": 11})
+def _send_documents(
+    send: Callable[..., None], path: Path, points: pd.DataFrame, rows: int, *, geometry: bool, sample: str = ""
+) -> str:
+    run = event_model.compose_run(metadata={"sample": sample, "scan_id": 11})
     send("start", run.start_doc)
     integer = {"source": "test", "dtype": "integer", "dtype_numpy": "<i8", "shape": []}
     number = {"source": "test", "dtype": "number", "dtype_numpy": "<f8", "shape": []}

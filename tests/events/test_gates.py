@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ophyd_timepix.config import Gate, MassCalibration
-from ophyd_timepix.events.gates import Condition, Tally, conditions, keep_valid, shot_span
+from ophyd_timepix.events.gates import Condition, Tally, conditions, rows_of_valid_shots, shot_span
 
 
 def table(n, seed=0):
@@ -25,6 +25,10 @@ def table(n, seed=0):
         "tot": rng.integers(0, 400, n).astype(np.uint32),
         "size": rng.integers(1, 9, n).astype(np.uint32),
     }
+
+
+def every(n):
+    return np.arange(n, dtype=np.int32)
 
 
 def naive_inside(corners, x, y):
@@ -62,16 +66,21 @@ def naive_keep(gate, columns, row, calibration=None):
 )
 def test_a_gate_keeps_what_a_loop_over_its_definition_keeps(gate):
     columns, calibration = table(500), MassCalibration(t0_ns=10, k_ns=100)
-    keep = np.ones(500, bool)
-    left = Condition.of(gate, calibration).narrow(keep, columns.__getitem__)
-    assert left == keep.sum()
-    assert keep.tolist() == [naive_keep(gate, columns, row, calibration) for row in range(500)]
+    rows = Condition.of(gate, calibration).select(every(500), columns.__getitem__)
+    assert rows.tolist() == [row for row in range(500) if naive_keep(gate, columns, row, calibration)]
+
+
+def test_rows_that_are_out_already_stay_out():
+    columns = table(500)
+    few = every(500)[::3]
+    rows = Condition.of(Gate(name="tof", tof=(100, 500))).select(few, columns.__getitem__)
+    assert rows.tolist() == [row for row in range(0, 500, 3) if 100 <= columns["tof"][row] < 500]
+    assert few.tolist() == list(range(0, 500, 3))
 
 
 def test_windows_are_half_open():
-    keep = np.ones(3, bool)
-    Condition.of(Gate(name="g", tot=(1, 3))).narrow(keep, {"tot": np.array([1, 2, 3], np.uint32)}.__getitem__)
-    assert keep.tolist() == [True, True, False]
+    tot = {"tot": np.array([1, 2, 3], np.uint32)}
+    assert Condition.of(Gate(name="g", tot=(1, 3))).select(every(3), tot.__getitem__).tolist() == [0, 1]
 
 
 def test_columns_are_not_asked_for_when_no_row_is_left():
@@ -82,18 +91,17 @@ def test_columns_are_not_asked_for_when_no_row_is_left():
         return table(10)[name]
 
     condition = Condition.of(Gate(name="none", tof=(5000, None), roi=(0, 5, 0, 5), tot=(1, None)))
-    assert condition.narrow(np.ones(10, bool), read) == 0
+    assert len(condition.select(every(10), read)) == 0
     assert asked == ["tof"]
     assert condition.columns == ("tof", "tot", "x", "y")
 
 
 def test_only_rows_of_valid_shots_stay():
     shot = np.array([-1, 4, 4, 5, 6, 7, 7])
-    keep = np.ones(7, bool)
-    assert keep_valid(keep, shot, np.array([1, 0, 1], np.uint8), 4) == 3  # shot 7 is not in the table yet
-    assert keep.tolist() == [False, True, True, False, True, False, False]
-    assert shot_span(shot) == (4, 8)
-    assert shot_span(np.array([-1, -1])) == (-1, -1)
+    rows = rows_of_valid_shots(every(7), shot, np.array([1, 0, 1], np.uint8), 4)
+    assert rows.tolist() == [1, 2, 4]  # shot 7 is not in the table yet
+    assert shot_span(every(7), shot) == (4, 8)
+    assert shot_span(every(1), shot) == (-1, -1)
 
 
 @settings(max_examples=40, deadline=None)
@@ -104,7 +112,7 @@ def test_a_tally_is_the_mean_and_its_error_over_shots_however_the_rows_are_cut(n
     tally = Tally()
     places = [0, *sorted(min(cut, n) for cut in cuts), n]
     for start, stop in pairwise(places):
-        tally.add(keep[start:stop], columns["shot"][start:stop])
+        tally.add(np.flatnonzero(keep[start:stop]).astype(np.int32), columns["shot"][start:stop])
     shots = max(n // 3, 1) + 5
     result = tally.result(shots)
     found = Counter(columns["shot"][keep].tolist())
@@ -117,12 +125,12 @@ def test_a_tally_is_the_mean_and_its_error_over_shots_however_the_rows_are_cut(n
 
 def test_without_shots_a_count_has_a_counting_error_and_no_rate():
     tally = Tally()
-    tally.add(np.ones(9, bool), np.full(9, -1))
+    tally.add(every(9), np.full(9, -1))
     counts, shots, per_shot, error, counts_error = tally.result(0)
     assert (counts, shots, counts_error) == (9, 0, 3.0)
     assert math.isnan(per_shot)
     assert math.isnan(error)
-    tally.add(np.ones(1, bool), np.array([0]))
+    tally.add(every(1), np.array([0]))
     assert tally.result(1).counts_per_shot == 1
     assert math.isnan(tally.result(1).error)
 
