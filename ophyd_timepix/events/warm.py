@@ -2,12 +2,21 @@
 
 import numpy as np
 
-from ..config import Geometry, Metric, Processing
+from ..config import Gate, Geometry, Metric, Processing
 from . import cutting, order
 from .block import BlockArrays, Capacity
 from .builder import BlockBuilder
 from .centroid import CentroidFinder
+from .counting import PointCounter
+from .gates import Condition
 from .histograms import add_histogram, add_image
+from .sums import PointArrays, Spectrum
+
+_GATES = (
+    Gate(name="box", tof=(0, 1e9), roi=(0, 255, 0, 255), tot=(0, 1000), size=(1, 100)),
+    Gate(name="circle", circle=(0, 0, 1e3)),
+    Gate(name="polygon", polygon=((0, 0), (300, 0), (0, 300))),
+)
 
 
 class _TwoHits:
@@ -38,5 +47,7 @@ def warm_up() -> None:
     columns = block.centroid_columns()
     add_image(np.zeros((4, 4), np.uint64), columns["x"], columns["y"])
     add_histogram(np.zeros(4, np.uint64), columns["tof"], 0.0, 1.0)
+    counter = PointCounter(PointArrays.empty((4, 4), Spectrum(0.0, 1.0, 4)), [Condition.of(gate) for gate in _GATES])
+    counter.add(columns, 0, block.shot_columns()["valid"])
     order.shift_keys(block.keys, 0, 0, 0)
     cutting.find_last_cut(block.keys, 0, 2, 0, 1, block.shot_tick, 0, 0)

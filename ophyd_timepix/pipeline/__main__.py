@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--control-fd", type=int, required=True, help="inherited socket to the user's process")
     parser.add_argument("--workers", type=int, default=1, help="centroid processes")
     parser.add_argument("--ring-bytes", type=int, required=True, help="size of the RAM ring, a power of two")
+    parser.add_argument("--live-fd", type=int, default=-1, help="inherited memory for what a point adds up to")
     parser.add_argument("--log", type=Path, required=True, help="the log file that stderr goes to")
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is Bluesky's pause key
@@ -28,7 +29,13 @@ def main() -> int:
     warm_decoder()
     warm_events()
     control = LineSocket(socket.socket(fileno=options.control_fd))
-    supervisor = Supervisor(control, workers=options.workers, ring_bytes=options.ring_bytes, log_path=options.log)
+    supervisor = Supervisor(
+        control,
+        workers=options.workers,
+        ring_bytes=options.ring_bytes,
+        log_path=options.log,
+        live_fd=options.live_fd,
+    )
     return supervisor.serve()
 
 

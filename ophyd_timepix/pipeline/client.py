@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from ..events.counting import PointArrays
+from ..events.sums import PointArrays
 from .errors import PipelineError, PipelineTimeout, StageDied
 from .messages import (
     Acquired,
@@ -335,9 +335,18 @@ class _Link:
         return StageDied(StageDeath(stage="supervisor", reason=reason, traceback=trace, log=self._log_path))
 
 
-def _command(fd: int, workers: int, ring_bytes: int, log_path: Path) -> list[str]:
+def _command(fd: int, live_fd: int, workers: int, ring_bytes: int, log_path: Path) -> list[str]:
     """-P: a module in the user's working directory must not shadow the standard library's."""
-    options = ["--control-fd", str(fd), "--workers", str(workers), "--ring-bytes", str(ring_bytes)]
+    options = [
+        "--control-fd",
+        str(fd),
+        "--live-fd",
+        str(live_fd),
+        "--workers",
+        str(workers),
+        "--ring-bytes",
+        str(ring_bytes),
+    ]
     return [sys.executable, "-P", "-m", "ophyd_timepix.pipeline", *options, "--log", str(log_path)]
 
 

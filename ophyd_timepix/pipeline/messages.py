@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..config import Gate, Geometry, MassCalibration, Processing
+from ..events.sums import N_GATES, Spectrum
 from ..protocol.words import MATRIX_SIDE
 
 
@@ -64,17 +65,22 @@ class RunRequest(Message):
             raise ValueError(f"the column phase needs {shape[0]} chips of {shape[1]} double columns each")
         return self
 
-
     @property
     def image_shape(self) -> tuple[int, int]:
         """Rows and columns of the picture."""
         return self.geometry.height_px, self.geometry.width_px
 
+    @property
+    def spectrum(self) -> Spectrum:
+        """The bins of time of flight."""
+        low, high = self.tof_range_ns
+        return Spectrum(low, (high - low) / self.tof_bins, self.tof_bins)
+
 
 class Counting(Message):
     """What an acquisition counts while it runs. Gates may differ from one acquisition to the next."""
 
-    gates: tuple[Gate, ...] = Field((), max_length=8)
+    gates: tuple[Gate, ...] = Field((), max_length=N_GATES)
     calibration: MassCalibration | None = Field(None, description="for gates of m/q")
 
 

@@ -32,7 +32,18 @@ from .capture_stage import CaptureStage
 from .centroid_stage import CentroidStage
 from .decode_stage import DecodeStage, ReadRequest
 from .ledger import Ledger, Part, add_ledgers
-from .messages import Acquired, Counting, Progress, Receiver, RecordedFile, RunPaths, RunRequest, RunSummary, Sent, StageDeath
+from .messages import (
+    Acquired,
+    Counting,
+    Progress,
+    Receiver,
+    RecordedFile,
+    RunPaths,
+    RunRequest,
+    RunSummary,
+    Sent,
+    StageDeath,
+)
 from .shared import Gauge, Shared
 from .stage import Stage, run_forked
 from .wire import LineSocket

@@ -15,9 +15,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from ..events.block import BlockArrays
-from ..events.counting import PointArrays, PointCounter, Spectrum
+from ..events.counting import PointCounter
 from ..events.gates import Condition
 from ..events.histograms import add_histogram, add_image
+from ..events.sums import PointArrays
 from ..files.event_file import EventFile, tof_edges
 from ..files.master import write_master
 from .ledger import BlockTotals
@@ -65,7 +66,12 @@ class WriteStage(Stage):
         self._starts: dict[str, int] = {}
         self._flushed = time.monotonic()
         self._dirty = False
-        self.requests = {"open": self._open, "begin": self._begin, "acquisition": self._acquisition, "close": self._close_file}
+        self.requests = {
+            "open": self._open,
+            "begin": self._begin,
+            "acquisition": self._acquisition,
+            "close": self._close_file,
+        }
 
     def inputs(self) -> Sequence[Connection]:
         return self._sources
@@ -144,7 +150,7 @@ class WriteStage(Stage):
         """An acquisition is to come. Raises ValueError for gates that cannot be counted."""
         _, run = self._opened()
         conditions = [Condition.of(gate, counting.calibration) for gate in counting.gates]
-        arrays = PointArrays(self._live, run.image_shape, spectrum(run))
+        arrays = PointArrays(self._live, run.image_shape, run.spectrum)
         self._counting = counting
         self._counter = PointCounter(arrays, conditions, triggered=self._shots > 0)
 
@@ -205,12 +211,6 @@ class WriteStage(Stage):
         self._gauges[Gauge.CENTROIDS] = file.rows("centroids")
         self._dirty = True
         return bool(block.header.last)
-
-
-def spectrum(run: RunRequest) -> Spectrum:
-    """The bins of time of flight of a run."""
-    low, high = run.tof_range_ns
-    return Spectrum(low, (high - low) / run.tof_bins, run.tof_bins)
 
 
 def _known(value: float) -> float | None:
