@@ -174,6 +174,7 @@ class FakeBoard:
     """A board with `present` chips. `calls` lists what it was told; `failing` names calls that raise."""
 
     local_address = "127.0.0.1"
+    losses = 0
 
     def __init__(self, present: int = 1) -> None:
         self.client = FakeClient()

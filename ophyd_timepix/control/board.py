@@ -52,7 +52,10 @@ _RESET_RETRY_S: Final = 0.5
 
 
 class Board(BiasSupply):
-    """A SPIDR with up to four chips. Any number of threads may use it at once."""
+    """A SPIDR with up to four chips. Any number of threads may use it at once.
+
+    Hold it as long as its chips are used: it is the board that sets settings again after a loss. One board a client.
+    """
 
     def __init__(
         self, client: SpidrClient, *, clock: Clock = time.monotonic, wait: Wait = threading.Event.wait

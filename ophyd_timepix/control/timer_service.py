@@ -12,9 +12,10 @@ A sample bounds the zero from both sides: the board read its timer between the h
 sample with the least uncertainty: half of its round trip, and what the board's clock may have drifted since it was
 restarted. The chip repeats each reading in its data stream, which is the reference for whoever has only the recording.
 
-`sample` raises TimerJumped when the timer ran backwards: it was restarted in between, by a power cycle, a reset or
-another client. Times before and after do not belong to one run, and the run is to end. A timer that merely runs slow is
-no error (a loaded simulator's does): `drift` says so.
+`sample` raises TimerJumped when the timer ran backwards, or the board was found to have lost its state
+(`Board.losses`): it was restarted in between, by a power cycle, a reset or another client. Times before and after do
+not belong to one run, and the run is to end. A timer that merely runs slow is no error (a loaded simulator's does):
+`drift` says so.
 """
 
 import threading
@@ -67,6 +68,7 @@ class TimerService:
         self._drift: Drift | None = None
         self._latest: Anchor | None = None
         self._round = 0
+        self._losses = board.losses
         self.samples = 0
         """Since the last restart."""
 
@@ -85,6 +87,7 @@ class TimerService:
         with self._lock:
             self._forget()
             self._board.reset_timers()
+            self._losses = self._board.losses
 
     def sample(self, chip: int = 0) -> TimerReading:
         """Read the timer of a chip. Raises TimerJumped when it was restarted since the last sample."""
@@ -106,13 +109,16 @@ class TimerService:
         new = _anchor_of(reading, latest)
         # Samples of two threads may overlap, and then come in either order.
         in_order = latest is None or reading.host_before_ns >= latest.reading.host_after_ns
-        if latest is not None and in_order and reading.went_back_since(latest.reading):
+        went_back = in_order and latest is not None and reading.went_back_since(latest.reading)
+        if latest is not None and (went_back or self._board.losses != self._losses):
             self._forget()
+            self._losses = self._board.losses
             self._anchor = self._latest = _anchor_of(reading, None)
+            way = "went back" if went_back else "was restarted on its way"
             raise TimerJumped(
-                f"{self._board.client.address}: the timer went back from {latest.reading.counts} to {reading.counts} "
-                "counts: it was restarted by a power cycle, a reset or another client. Times of this run do not fit "
-                "together any more: end it and start a new one"
+                f"{self._board.client.address}: the timer {way} from {latest.reading.counts} to {reading.counts} "
+                "counts, by a power cycle, a reset or another client. Times of this run do not fit together any more: "
+                "end it and start a new one"
             )
         if in_order:
             self._latest = new

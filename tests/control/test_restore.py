@@ -15,6 +15,7 @@ from ophyd_timepix.control import (
     SpidrClosed,
     TestPulse,
     TriggerConfig,
+    restore,
 )
 from ophyd_timepix.protocol import (
     Command,
@@ -29,8 +30,10 @@ from ophyd_timepix.protocol import (
     pack_dac,
 )
 from spidr_sim.board import Board as SimulatedBoard
+from spidr_sim.clock import VirtualClock
 from spidr_sim.faults import Faults
 from spidr_sim.streams import StreamCounters
+from spidr_sim.tcp import TcpServer
 from tests.control.conftest import LentTime, Traffic
 from tests.sim.board_doubles import COUNTS_PER_MS, RecordingStreams, StandingClock
 
@@ -52,6 +55,12 @@ TRIGGER = TriggerConfig(TriggerMode.AUTO, 100, 50, 3, 75)
 @pytest.fixture(autouse=True)
 def board_that_has_been_on_for_a_while(clock: StandingClock) -> None:
     clock.now = 10_000 * COUNTS_PER_MS
+
+
+@pytest.fixture
+def timer_proves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulated clock stands still, the host's goes on: let that pass for agreement."""
+    monkeypatch.setattr(restore, "TIMER_TOLERANCE_S", 60.0)
 
 
 def some_matrix() -> PixelMatrix:
@@ -147,6 +156,7 @@ def test_restoring_starts_nothing_and_ramps_the_bias_last(board: Board, faults: 
     assert max(abs(after - before) for before, after in itertools.pairwise(volts)) < 2.1
 
 
+@pytest.mark.usefixtures("timer_proves")
 def test_pulled_cable_costs_a_comparison_and_sets_nothing(board: Board, faults: Faults, traffic: Traffic):
     configure(board)
     board.chip(0).timer()
@@ -162,6 +172,20 @@ def test_pulled_cable_costs_a_comparison_and_sets_nothing(board: Board, faults: 
     assert board.last_restore is not None
     assert (board.last_restore.lost, board.last_restore.restarted, board.losses) == ((), False, 0)
     assert "settings are as they were" in str(board.last_restore)
+
+
+def test_timer_that_runs_as_the_hosts_clock_does_is_a_proof():
+    simulated = SimulatedBoard(1, RecordingStreams(), VirtualClock())
+    with TcpServer(simulated) as server, SpidrClient(*server.address, timeout_s=10.0) as client:
+        board = Board(client)
+        board.chip(0).upload_matrix(some_matrix())
+        board.chip(0).timer()
+        server.faults.arm("reset:GET_HUMIDITY")
+        with pytest.raises(SpidrClosed):
+            client.request(Command.GET_HUMIDITY)
+        traffic = Traffic(simulated)
+        client.request(Command.GET_HUMIDITY)
+        assert [request.command for request in traffic.requests] == [Command.GET_TIMER, Command.GET_HUMIDITY]
 
 
 def test_without_a_timer_that_proves_it_was_on_the_matrix_is_compared_too(
@@ -193,6 +217,7 @@ def test_timer_gives_a_power_cycle_away_where_the_flash_holds_the_same_values(
     assert board.losses == 1
 
 
+@pytest.mark.usefixtures("timer_proves")
 def test_setting_that_another_client_changed_meanwhile_is_set_back(
     board: Board, faults: Faults, simulated: SimulatedBoard
 ):
@@ -226,6 +251,7 @@ def test_setting_whose_request_got_no_answer_is_set_back_and_is_no_sign_of_a_los
     assert board.last_restore.undone == ()
 
 
+@pytest.mark.usefixtures("timer_proves")
 def test_column_whose_upload_got_no_answer_is_compared(board: Board, faults: Faults, traffic: Traffic):
     chip = board.chip(0)
     chip.upload_matrix(PixelMatrix())

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ophyd_timepix.control import Board, TimerJumped, TimerReading, TimerService
+from ophyd_timepix.control import Board, SpidrClosed, TimerJumped, TimerReading, TimerService
+from ophyd_timepix.protocol import Dac
+from spidr_sim.faults import Faults
 from tests.control.conftest import Traffic
 from tests.sim.board_doubles import COUNTS_PER_MS, StandingClock
 
@@ -32,6 +34,7 @@ class FakeBoard:
     readings: list[TimerReading]
     client: FakeClient = field(default_factory=FakeClient)
     restarts: int = 0
+    losses: int = 0
 
     def chip(self, index: int) -> FakeChip:
         return FakeChip(self.readings)
@@ -98,6 +101,33 @@ def test_timer_that_went_back_is_an_error_and_a_new_beginning(after: TimerReadin
     assert timers.anchor is not None
     assert timers.anchor.reading == after
     timers.sample()
+
+
+def test_loss_that_the_board_noticed_is_an_error_where_the_timer_alone_gives_nothing_away():
+    """The board came back so soon after the last sample that its timer has passed it again."""
+    board = FakeBoard([reading(0.001, 0.2), reading(5.0, 0.2), reading(6.0, 0.2)])
+    timers = TimerService(board)  # type: ignore[arg-type]
+    timers.sample()
+    board.losses += 1
+    with pytest.raises(TimerJumped):
+        timers.sample()
+    timers.sample()
+
+
+def test_power_cycle_is_noticed_where_the_timer_has_passed_the_last_sample(
+    board: Board, faults: Faults, clock: StandingClock
+):
+    timers = TimerService(board)
+    board.chip(0).set_dac(Dac.VFBK, 7)
+    timers.restart()
+    clock.now = 1000 * COUNTS_PER_MS
+    timers.sample()
+    faults.arm("power-cycle")
+    with pytest.raises(SpidrClosed):
+        timers.sample()
+    clock.now = 9000 * COUNTS_PER_MS
+    with pytest.raises(TimerJumped):
+        timers.sample()
 
 
 def test_timer_that_wraps_after_81_days_goes_on():
