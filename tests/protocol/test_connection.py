@@ -186,3 +186,16 @@ def test_any_well_framed_message_is_a_request_a_bad_request_or_no_request_at_all
         assert isinstance(server.next_event(), Request | BadRequest)
     except RemoteProtocolError as error:
         assert "reply came" in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("n_bytes", [1, 8, 20, 40])
+def test_bytes_that_nobody_asked_for_break_the_connection_before_the_next_request(n_bytes: int):
+    """A reply that came twice would fit the same question asked again."""
+    client = awaiting_client()
+    reply = bytes.fromhex("0001011a 00000014 00000000 00000001 00060007")
+    client.receive_data(reply)
+    assert client.next_event() == Reply(Command.GET_DAC, 1, (6 << 16 | 7,))
+    client.receive_data((reply * 2)[:n_bytes])
+    with pytest.raises(RemoteProtocolError, match=f"{n_bytes} bytes came before it that nobody asked for"):
+        client.send(GET_DAC)
+    assert client.state is State.BROKEN
