@@ -1,9 +1,9 @@
 """Tiled's writer of one run, made to need fewer requests: each takes 40 to 60 ms, whatever it holds.
 
 A page of events is one request (Tiled's writer takes pages apart and writes event by event, unless it holds events back
-until the run ends); a column is registered together with its first rows; where nobody can listen, the end of a stream is
-not announced. Knows how bluesky_tiled_plugins keeps what it has not written; no other module does. Where a version keeps
-it elsewhere, its own way of writing is used.
+until the run ends); a column is registered together with its first rows; where nobody can listen, the end of a stream
+is not announced. Knows how bluesky_tiled_plugins keeps what it has not written; no other module does. Where a version
+keeps it elsewhere, its own way of writing is used.
 """
 
 import logging

@@ -30,7 +30,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.Co
 def test_it_ends_well(demo: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
     _, done = demo
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
+    # on a busy machine the catalog may be told to lag; nothing else is to complain about
+    assert [line for line in done.stderr.splitlines() if "behind; nothing is lost" not in line] == []
     assert "The ledger closes and the catalog agrees with the truth" in done.stdout
     assert done.stdout.count("agrees") == 3 + 1
 
