@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ophyd_timepix.config import Geometry
-from ophyd_timepix.events.columns import CENTROIDS
+from ophyd_timepix.events.columns import CENTROIDS, SHOTS
 from ophyd_timepix.files.event_file import EventFile
 
 SHOTS_PER_POINT = 40
@@ -59,26 +59,32 @@ def make_rows(rng: np.random.Generator, first_shot: int, n_shots: int, iodine: f
 
 
 def record(
-    send: Callable[..., None], path: Path, *, triggers: bool = True, geometry: bool = True, sample: str = ""
+    send: Callable[..., None],
+    path: Path,
+    *,
+    triggers: bool = True,
+    geometry: bool = True,
+    sample: str = "",
+    shots: bool = False,
 ) -> GatedRun:
-    """Write the event file and send the documents."""
+    """Write the event file and send the documents. shots: with a stream of the table of shots."""
     rng = np.random.default_rng(7)
     file = EventFile(path, image_shape=(256, 256), tof_edges_ns=np.linspace(0, 20_000, 101), attributes={})
     early = make_rows(rng, 0, EARLY_ROWS * 4, 1.0).head(EARLY_ROWS).assign(shot=-1, tof=np.nan)
     parts, marks, points = [early], [], []
     n_rows, n_shots = len(early), 0
     for iodine in (3.0, None, 1.0, 0.2):
-        shots = CANCELLED_SHOTS if iodine is None else SHOTS_PER_POINT
-        part = make_rows(rng, n_shots, shots, iodine or 3.0)
-        valid = np.ones(shots, np.uint8)
+        n_new = CANCELLED_SHOTS if iodine is None else SHOTS_PER_POINT
+        part = make_rows(rng, n_shots, n_new, iodine or 3.0)
+        valid = np.ones(n_new, np.uint8)
         valid[[3, -1]] = 0
         if iodine is not None:
             first = 0 if not points else n_rows
-            spans = (first, n_rows + len(part), n_shots, n_shots + shots, shots, int(valid.sum()))
+            spans = (first, n_rows + len(part), n_shots, n_shots + n_new, n_new, int(valid.sum()))
             points.append(dict(zip(COUNTED, spans, strict=True)))
         parts.append(part)
         marks.append(valid)
-        n_rows, n_shots = n_rows + len(part), n_shots + shots
+        n_rows, n_shots = n_rows + len(part), n_shots + n_new
     rows, valid = pd.concat(parts, ignore_index=True), np.concatenate(marks)
     if not triggers:
         rows["shot"], rows["tof"], valid = -1, np.nan, valid[:0]
@@ -87,12 +93,21 @@ def record(
     file.append("shots", {"time": np.arange(len(valid)) * 1e6, "valid": valid})
     file.close()
     table = pd.DataFrame(points, index=pd.Index(range(1, len(points) + 1), name="seq_num"))
-    uid = _send_documents(send, path, table, len(rows), geometry=geometry, sample=sample or path.stem)
+    uid = _send_documents(
+        send, path, table, len(rows), geometry=geometry, sample=sample or path.stem, n_shots=len(valid) if shots else 0
+    )
     return GatedRun(uid, path, rows, valid, table)
 
 
 def _send_documents(
-    send: Callable[..., None], path: Path, points: pd.DataFrame, rows: int, *, geometry: bool, sample: str = ""
+    send: Callable[..., None],
+    path: Path,
+    points: pd.DataFrame,
+    rows: int,
+    *,
+    geometry: bool,
+    sample: str = "",
+    n_shots: int = 0,
 ) -> str:
     run = event_model.compose_run(metadata={"sample": sample, "scan_id": 11})
     send("start", run.start_doc)
@@ -115,19 +130,32 @@ def _send_documents(
         configuration=configuration if geometry else None,
     )
     send("descriptor", primary.descriptor_doc)
-    columns = {f"tpx_centroids_{c.name}": number | {"dtype_numpy": c.dtype, "external": "STREAM:"} for c in CENTROIDS}
-    centroids = run.compose_descriptor(name="tpx_centroids", data_keys=columns)
-    send("descriptor", centroids.descriptor_doc)
     for seq_num, point in points.iterrows():
         data = {f"tpx_{name}": int(value) for name, value in point.items()} | {"delay": 0.5 * int(seq_num)}
         send("event", primary.compose_event(data=data, timestamps=dict.fromkeys(data, 1.0)))
-    for column in CENTROIDS:
+    _send_table(run, send, path, "centroids", CENTROIDS, rows)
+    if n_shots:
+        _send_table(run, send, path, "shots", SHOTS, n_shots)
+    send("stop", run.compose_stop())
+    return str(run.start_doc["uid"])
+
+
+def _send_table(run: Any, send: Callable[..., None], path: Path, name: str, table: Any, rows: int) -> None:
+    keys = {
+        f"tpx_{name}_{column.name}": {
+            "source": "test", "dtype": "number", "dtype_numpy": column.dtype, "shape": [], "external": "STREAM:",
+        }
+        for column in table
+    }  # fmt: skip
+    stream = run.compose_descriptor(name=f"tpx_{name}", data_keys=keys)
+    send("descriptor", stream.descriptor_doc)
+    for column in table:
         resource = run.compose_stream_resource(
             mimetype="application/x-hdf5",
             uri=f"file://localhost{path}",
-            data_key=f"tpx_centroids_{column.name}",
+            data_key=f"tpx_{name}_{column.name}",
             parameters={
-                "dataset": f"/entry/centroids/{column.name}",
+                "dataset": f"/entry/{name}/{column.name}",
                 "chunk_shape": (65_536,),
                 "swmr": True,
                 "event_list": True,
@@ -139,8 +167,6 @@ def _send_documents(
             resource.compose_stream_datum(
                 indices={"start": 0, "stop": rows},
                 seq_nums={"start": 1, "stop": rows + 1},
-                descriptor=centroids.descriptor_doc,
+                descriptor=stream.descriptor_doc,
             ),
         )
-    send("stop", run.compose_stop())
-    return str(run.start_doc["uid"])

@@ -344,6 +344,21 @@ def test_an_event_file_that_was_moved_is_named_with_the_way_to_mend_it(
     assert len(centroids(run, valid_only=False)) == len(scan.rows)
 
 
+def test_a_catalog_with_a_stream_of_shots_answers_all_that_the_file_does(
+    send: CatalogWriter, catalog: CatalogProfile, db: Any
+) -> None:
+    scan = record(send, catalog.readable[0] / "shots.h5", shots=True)
+    send.wait(timeout_s=60)
+    run = db.v3[scan.uid]
+    table = centroids(run, direct=False)
+    pd.testing.assert_frame_equal(table, scan.rows[scan.is_valid], check_index_type=False, check_names=False)
+    assert counts(run, IODINE, direct=False) == counts(run, IODINE)
+    pd.testing.assert_frame_equal(
+        regate(run, METHYL, calibration=CALIBRATION, direct=False), regate(run, METHYL, calibration=CALIBRATION)
+    )
+    np.testing.assert_array_equal(image(run, direct=False), image(run))
+
+
 def test_a_file_of_the_same_name_with_other_columns_is_not_taken_for_the_run(scan: GatedRun, run: Any) -> None:
     from ophyd_timepix.catalog.columns import FileColumns, ServedColumns, choose_columns
 
