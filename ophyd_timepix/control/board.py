@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-from ophyd_timepix.protocol import Command, Register, TriggerMode
+from ophyd_timepix.protocol import Command, Register, Setting, TriggerMode
 from ophyd_timepix.protocol.commands import (
     MAX_DEVICES,
     RESET_DEFAULT_SPEED,
@@ -32,6 +32,7 @@ from .client import SpidrClient
 from .counters import UnwrappedCounter
 from .errors import ChipMissing, ConnectionLost, ControlError, LimitError, ReadBackError, SpidrClosed
 from .info import BoardInfo, ChipInfo, SentCounters, ShutterTimes, TriggerConfig
+from .limits import whole_setting
 from .poller import Poller, Watch
 from .restore import Restoration, RestoreReport
 from .wire import Clock, Wait
@@ -174,7 +175,13 @@ class Board(BiasSupply):
 
     def set_trigger(self, config: TriggerConfig) -> None:
         """How the shutter opens at `start_trigger`. Read back."""
-        words = (config.mode.code, config.length_us, config.frequency_hz, config.count, config.delay_ns)
+        settings = (
+            (Setting.SHUTTER_LENGTH, config.length_us),
+            (Setting.SHUTTER_FREQUENCY, config.frequency_hz),
+            (Setting.SHUTTER_COUNT, config.count),
+            (Setting.SHUTTER_DELAY, config.delay_ns),
+        )
+        words = (config.mode.code, *(whole_setting(self.client.address, *setting) for setting in settings))
         with self.client.exclusive():
             # Older firmware knows no delay, so it is told one only where there is one, or was.
             self.client.request(Command.SET_TRIGCONFIG, 0, words if config.delay_ns else words[:4])

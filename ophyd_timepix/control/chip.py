@@ -21,10 +21,11 @@ from ophyd_timepix.protocol import (
     PulseTiming,
     Register,
     SenseCode,
+    Setting,
     pack_dac,
     unpack_dac,
 )
-from ophyd_timepix.protocol.chip_config import TEST_PULSES_MAX, ConfigWord, Mode
+from ophyd_timepix.protocol.chip_config import ConfigWord, Mode
 from ophyd_timepix.protocol.commands import ALL_HEADERS
 from ophyd_timepix.protocol.dacs import SENSE_OFF
 from ophyd_timepix.protocol.pixel_matrix import decode_ctpr, encode_ctpr, matrix_from_columns
@@ -41,6 +42,7 @@ from ophyd_timepix.protocol.words import MATRIX_SIDE
 from .client import Answer, SpidrClient
 from .errors import ChipMissing, LimitError, ReadBackError
 from .info import ChipInfo, TestPulse, TimerReading
+from .limits import whole, whole_setting
 
 DEFAULT_DACS: Final[Mapping[Dac, int]] = {dac: dac.default for dac in Dac}
 """What a camera runs with; a chip after reset has other values."""
@@ -107,11 +109,10 @@ class Chip:
 
     def set_dac(self, dac: Dac, value: int) -> None:
         """Set a DAC and read it back."""
-        if not 0 <= value <= dac.max:
-            raise LimitError(f"{self._where}: {dac.name} is 0 to {dac.max} (DAC code), not {value}; nothing was sent")
+        code = whole(self._where, dac.name, value, 0, dac.max, "(DAC code)")
         with self._client.exclusive():
-            self._request(Command.SET_DAC, pack_dac(dac.code, value))
-            self._check(dac.name, value, self.dac(dac))
+            self._request(Command.SET_DAC, pack_dac(dac.code, code))
+            self._check(dac.name, code, self.dac(dac))
 
     def dacs(self) -> dict[Dac, int]:
         """All DAC settings."""
@@ -148,8 +149,7 @@ class Chip:
         says where their voltages can be read.
         """
         channel = self._adc_channel()
-        if not 1 <= samples <= _HALF_WORD:
-            raise LimitError(f"{self._where}: the ADC adds up 1 to {_HALF_WORD} samples, not {samples}")
+        samples = whole(self._where, "what the ADC adds up", samples, 1, _HALF_WORD, "samples")
         with self._sense_lock:
             self._request(Command.SET_SENSEDAC, _sense_code(source))
             try:
@@ -185,7 +185,10 @@ class Chip:
 
     def set_test_columns(self, columns: npt.ArrayLike) -> None:
         """Which of the 256 columns get test pulses."""
-        data = encode_ctpr(columns)
+        try:
+            data = encode_ctpr(columns)
+        except ValueError as error:
+            raise LimitError(f"{self._where}: {error}; nothing was sent") from None
         with self._client.exclusive():
             self._client.request(Command.SET_CTPR, self.index, (0,), data)
             if self._request(Command.GET_CTPR).data != data:
@@ -203,18 +206,14 @@ class Chip:
 
     def set_test_pulse(self, pulse: TestPulse) -> None:
         """Period, phase and number of test pulses. Which pixels get them: the matrix and `set_test_columns`."""
-        if not 0 <= pulse.count <= TEST_PULSES_MAX:
-            raise LimitError(
-                f"{self._where}: the number of test pulses is 0 to {TEST_PULSES_MAX}, not {pulse.count}; "
-                "nothing was sent"
-            )
+        count = whole_setting(self._where, Setting.TEST_PULSES, pulse.count)
         try:
             word = PulseTiming(pulse.period, pulse.phase).word
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise LimitError(f"{self._where}: test pulses: {error}; nothing was sent") from None
         with self._client.exclusive():
             self._request(Command.SET_TPPERIODPHASE, word)
-            self._request(Command.SET_TPNUMBER, pulse.count)
+            self._request(Command.SET_TPNUMBER, count)
             self._check("test pulse", pulse, self.test_pulse())
 
     # --- configuration words ------------------------------------------------------------------------------------------
@@ -279,12 +278,8 @@ class Chip:
 
     def set_output_mask(self, mask: int) -> None:
         """Which links send, a mask of 8 bits. The board cannot read it back."""
-        if not 0 <= mask <= LINKS_MASK:
-            raise LimitError(
-                f"{self._where}: the output mask is 0 to 0x{LINKS_MASK:X} (a bit per link), not {mask}; "
-                "nothing was sent"
-            )
-        self._request(Command.SET_OUTPUTMASK, mask)
+        word = whole(self._where, "the output mask", mask, 0, LINKS_MASK, "(a bit per link)")
+        self._request(Command.SET_OUTPUTMASK, word)
 
     def t0_sync(self) -> None:
         """T0 synchronisation: the chip marks the moment in its stream."""
@@ -299,8 +294,7 @@ class Chip:
 
     def set_destination(self, address: str | None, port: int) -> None:
         """Where this chip's datagrams go; None: our end of the control connection."""
-        if not 0 < port < 65_536:
-            raise LimitError(f"{self._where}: a UDP port is 1 to 65535, not {port}; nothing was sent")
+        port = whole_setting(self._where, Setting.UDP_PORT, port)
         destination = _ipv4(address or self._client.local_address())
         with self._client.exclusive():
             self._request(Command.SET_IPADDR_DEST, destination)
@@ -330,11 +324,12 @@ class Chip:
 
     def set_header_filter(self, eth: int = ALL_HEADERS, cpu: int | None = None) -> None:
         """Which header nibbles go to Ethernet, and to the board's CPU (None: as it is)."""
-        for mask in (eth, 0 if cpu is None else cpu):
-            if not 0 <= mask <= ALL_HEADERS:
-                raise LimitError(f"{self._where}: the header filter is 0 to 0xFFFF (16 bits), not 0x{mask:X}")
+        eth, to_cpu = (
+            whole(self._where, "the header filter", mask, 0, ALL_HEADERS, "(16 bits)")
+            for mask in (eth, 0 if cpu is None else cpu)
+        )
         with self._client.exclusive():
-            wanted = (eth, self.header_filter()[1] if cpu is None else cpu)
+            wanted = (eth, self.header_filter()[1] if cpu is None else to_cpu)
             self._request(Command.SET_HEADERFILTER, wanted[1] << 16 | eth)
             self._check("header filter", wanted, self.header_filter())
 
@@ -357,17 +352,16 @@ class Chip:
     def _set_word(self, setter: Command, getter: Command, kind: type[ConfigWord], config: SupportsIndex) -> None:
         try:
             word = kind.from_word(config).word
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise LimitError(f"{self._where}: {error}; nothing was sent") from None
         with self._client.exclusive():
             self._request(setter, word)
             self._check(kind.__name__, hex(word), hex(self._get(getter)))
 
     def _set_plain(self, setter: Command, getter: Command, name: str, value: int, limit: int) -> None:
-        if not 0 <= value <= limit:
-            raise LimitError(f"{self._where}: the {name} is 0 to {limit}, not {value}; nothing was sent")
+        word = whole(self._where, f"the {name}", value, 0, limit)
         with self._client.exclusive():
-            self._request(setter, value)
+            self._request(setter, word)
             self._check(name, value, self._get(getter))
 
     def _adc_channel(self) -> int:

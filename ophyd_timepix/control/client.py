@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import index
 from types import TracebackType
 from typing import Final, Self
 
@@ -184,10 +185,9 @@ class SpidrClient:
         timeout_s: float | None = None,
     ) -> Answer:
         """Ask the board. Raises ControlError; after any ConnectionLost the next request connects anew."""
-        request = Request(command, device, ints, data)
+        request = self._request_of(command, device, ints, data)
         limit_s = timeout_s or max(self.timeout_s, _SLOW_COMMANDS_S.get(command, 0.0))
         with self._lock:
-            self._refuse_misuse(request)
             self.memory.asked(request)
             reply, sent_ns, received_ns = self._exchange(request, limit_s)
             if reply.error and not _is_harmless(command, reply.error):
@@ -226,11 +226,18 @@ class SpidrClient:
             raise
         return reply, sent_ns, time.monotonic_ns()
 
-    def _refuse_misuse(self, request: Request) -> None:
+    def _request_of(self, command: Command, device: int, ints: tuple[int, ...], data: bytes) -> Request:
+        """A request that the table allows, of Python's integers: it is remembered, and numpy's small ones overflow."""
         try:
+            request = Request(command, index(device), tuple(map(index, ints)), data)
             encode_request(request)
+        except TypeError as error:
+            raise LimitError(
+                f"{self.address}: {command.name} takes whole numbers ({error}); nothing was sent"
+            ) from None
         except LocalProtocolError as error:
             raise LimitError(f"{self._where(request)}: {error}; nothing was sent") from None
+        return request
 
     def _take_unasked(self, sock: socket.socket, request: Request) -> None:
         """Bytes that came since the last reply, which nobody asked for: the connection refuses to send after them."""
@@ -313,7 +320,7 @@ class SpidrClient:
             # IPv4 only: a board has no other, and our end is where its datagrams go.
             target = socket.getaddrinfo(self.host, self.port, socket.AF_INET, socket.SOCK_STREAM)[0][4]
             sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # two dots in a row cannot be asked for
             raise SpidrUnreachable(
                 f"{self.address}: no such host ({error}); check the address: the camera's display shows it"
             ) from error

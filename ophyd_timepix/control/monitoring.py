@@ -6,12 +6,15 @@ from ophyd_timepix.protocol import Command, Quantity, Setting
 
 from .errors import LimitError
 from .info import Environment, Supplies, Supply, Temperatures
+from .limits import whole, whole_setting
 from .wire import Wire
 
 SupplyName = Literal["analogue", "digital", "vdd"]
 
 FANS: Final = (Quantity.CHIP_FAN, Quantity.BOARD_FAN)
 """Fans by their index."""
+
+_HALF_WORD: Final = 0xFFFF
 
 _SUPPLIES: Final[dict[str, tuple[Quantity, Quantity, Quantity]]] = {
     "analogue": (Quantity.ANALOGUE_V, Quantity.ANALOGUE_A, Quantity.ANALOGUE_W),
@@ -70,23 +73,16 @@ class Monitoring(Wire):
 
     def fan_rpm(self, index: int) -> int:
         """A fan: 0 on the chip board, 1 on the board (rpm)."""
-        self._check_fan(index)
-        return int(self.measure(FANS[index]))
+        return int(self.measure(FANS[self._fan(index)]))
 
     def set_fan(self, index: int, percent: int) -> None:
         """Speed of a fan (%). The board reads back rpm only, and fans take their time: nothing is compared."""
-        self._check_fan(index)
-        low, high = Setting.FAN.limits
-        if not low <= percent <= high:
-            raise LimitError(
-                f"{self.client.address}: a fan runs at {low:g} to {high:g} %, not {percent} %; nothing was sent"
-            )
-        self._request(Command.SET_FANSPEED, index << 16 | percent)
+        speed = whole_setting(self.client.address, Setting.FAN, percent)
+        self._request(Command.SET_FANSPEED, self._fan(index) << 16 | speed)
 
     def fan_setting(self, index: int) -> int | None:
         """The speed set last (%); None when none was set since the last reset."""
-        self._check_fan(index)
-        words = self.client.memory.last(Command.SET_FANSPEED, 0, index)
+        words = self.client.memory.last(Command.SET_FANSPEED, 0, self._fan(index))
         return None if words is None else words[0] & 0xFFFF
 
     def vdda_v(self) -> float:
@@ -95,10 +91,10 @@ class Monitoring(Wire):
 
     def adc(self, channel: int, samples: int = 1) -> int:
         """Sum of some 12-bit samples of an ADC channel."""
+        where = self.client.address
+        channel = whole(where, "an ADC channel", channel, 0, _HALF_WORD)
+        samples = whole(where, "what the ADC adds up", samples, 1, _HALF_WORD, "samples")
         return self._get(Command.GET_SPIDR_ADC, samples << 16 | channel)
 
-    def _check_fan(self, index: int) -> None:
-        if not 0 <= index < len(FANS):
-            raise LimitError(
-                f"{self.client.address}: fans are 0 (chip board) and 1 (board), there is no {index}; nothing was sent"
-            )
+    def _fan(self, index: int) -> int:
+        return whole(self.client.address, "a fan", index, 0, len(FANS) - 1, "(of the chip board, of the board)")

@@ -8,7 +8,8 @@ from typing import Final
 from ophyd_timepix.protocol import Command, Register
 
 from .client import SpidrClient
-from .errors import LimitError, ReadBackError
+from .errors import ReadBackError
+from .limits import whole
 
 Clock = Callable[[], float]
 """Seconds that only grow."""
@@ -44,14 +45,10 @@ class Wire:
 
     def _set_register(self, register: Register, value: int) -> None:
         """Set a register that holds a setting, and read it back."""
-        if not 0 <= value <= REGISTER_MAX:
-            raise LimitError(
-                f"{self.client.address}: register {register.name} is 0 to 0x{REGISTER_MAX:X} (32 bits), not {value}; "
-                "nothing was sent"
-            )
+        word = whole(self.client.address, f"register {register.name}", value, 0, REGISTER_MAX, "(32 bits)")
         with self.client.exclusive():
-            self.write_register(register.address, value)
-            self._check(f"register {register.name}", value, self.read_register(register.address))
+            self.write_register(register.address, word)
+            self._check(f"register {register.name}", word, self.read_register(register.address))
 
     def _flag(self, register: Register, field: str) -> bool:
         return bool(register.field(field).get(self.read_register(register.address)))

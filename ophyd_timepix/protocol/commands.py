@@ -60,8 +60,8 @@ class Form:
         if not self.min_bytes <= len(data) <= self.max_bytes:
             raise LocalProtocolError(f"{len(data)} bytes given, {_range(self.min_bytes, self.max_bytes)} needed")
         for value in ints:
-            if not 0 <= value <= MAX_INT:
-                raise LocalProtocolError(f"value {value} does not fit in a word of 32 bits (0 to {MAX_INT})")
+            if not hasattr(value, "__index__") or not 0 <= value <= MAX_INT:
+                raise LocalProtocolError(f"value {value!r} does not fit in a word of 32 bits (0 to {MAX_INT})")
         return struct.pack(f">{len(ints)}I", *ints) + data
 
     def split(self, payload: bytes) -> tuple[tuple[int, ...], bytes]:

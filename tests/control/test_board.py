@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ from spidr_sim.board import Board as SimulatedBoard
 from spidr_sim.settings import Readout
 from spidr_sim.streams import StreamCounters
 from spidr_sim.tcp import TcpServer
+from tests.control.conftest import Traffic
 from tests.control.scripted import ScriptedServer, replies
 from tests.sim.board_doubles import COUNTS_PER_MS, RecordingStreams, StandingClock
 
@@ -232,8 +234,8 @@ def test_board_that_was_away_works_again_when_it_is_back(simulated: SimulatedBoa
 
 
 def test_error_of_the_board_keeps_other_verbs_working(board: Board):
-    with pytest.raises(BoardError, match=r"SET_TRIGCONFIG.*ILLEGAL_PARAMETER"):
-        board.set_trigger(TriggerConfig(frequency_hz=0))
+    with pytest.raises(BoardError, match=r"GET_SPIDR_ADC.*ILLEGAL_PARAMETER"):
+        board.adc(7)
     assert board.temperatures().chip == 41.5
 
 
@@ -286,9 +288,29 @@ def test_clocks_do_not_touch_each_other(board: Board):
     assert (board.external_clock(), board.clock_80_mhz()) == (False, True)
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (TriggerConfig(frequency_hz=0), "SHUTTER_FREQUENCY is 1 to 40000000 Hz, not 0"),
+        (TriggerConfig(length_us=1 << 31), "SHUTTER_LENGTH is 0 to 107374182 us, not 2147483648"),
+        (TriggerConfig(length_us=1.5), "SHUTTER_LENGTH .* us, not 1.5, which is no whole number"),
+        (TriggerConfig(count=-1), "SHUTTER_COUNT is 0 to"),
+        (TriggerConfig(delay_ns=1 << 32), "SHUTTER_DELAY is 0 to .* ns"),
+    ],
+)
+def test_shutter_setting_that_cannot_be_is_refused_before_the_wire(
+    board: Board, traffic: Traffic, config: TriggerConfig, expected: str
+):
+    board.temperatures()
+    traffic.clear()
+    with pytest.raises(LimitError, match=expected):
+        board.set_trigger(config)
+    assert traffic.requests == []
+
+
 @pytest.mark.parametrize("word", [-1, 1 << 32])
 def test_register_word_that_cannot_be_is_refused(board: Board, word: int):
-    with pytest.raises(LimitError, match="TDC_CONTROL is 0 to 0xFFFFFFFF"):
+    with pytest.raises(LimitError, match="TDC_CONTROL is 0 to 4294967295"):
         board.set_tdc_control(word)
 
 
@@ -319,6 +341,17 @@ def test_fans_are_set_in_percent_and_read_in_rpm(board: Board):
     for index, percent in ((2, 50), (-1, 50), (0, 101), (0, -1)):
         with pytest.raises(LimitError, match="nothing was sent"):
             board.set_fan(index, percent)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64])
+def test_integers_of_numpy_keep_their_value_in_a_word(board: Board, traffic: Traffic, kind: type[np.integer[Any]]):
+    """Shifted to their place in a word, those of 8 bits lose it."""
+    board.set_fan(kind(1), kind(80))
+    assert board.fan_setting(1) == 80
+    board.adc(3, kind(5))
+    assert traffic.of(Command.GET_SPIDR_ADC)[0].ints == (5 << 16 | 3,)
+    board.set_tdc_control(kind(5))
+    assert type(board.client.memory.last(Command.SET_SPIDRREG, 0, Register.TDC_CONTROL.address)[1]) is int
 
 
 def test_each_quantity_of_the_table_can_be_measured(board: Board):

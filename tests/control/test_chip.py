@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -221,6 +223,33 @@ def test_voltage_settles_without_holding_up_the_line_and_nobody_routes_another(b
 def test_chip_whose_adc_channel_is_that_of_the_bias_says_so(chip: Chip):
     with pytest.raises(LimitError, match="chip 1: the ADC channel 1 measures the bias or VDDA"):
         chip.temperature(settle_s=0)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.uint64])
+def test_integers_of_numpy_keep_their_value_in_a_word(chip: Chip, kind: type[np.integer[Any]]):
+    """Shifted to their place in a word, those of 8 bits lose it."""
+    chip.set_dac(Dac.VTHRESHOLD_FINE, kind(100))
+    assert chip.dac(Dac.VTHRESHOLD_FINE) == 100
+    chip.set_header_filter(kind(6), kind(5))
+    assert chip.header_filter() == (6, 5)
+
+
+@pytest.mark.parametrize("value", [5.0, float("nan"), "5", None, b"5", [5], np.float64(5)])
+def test_what_is_no_whole_number_is_refused_before_the_wire(chip: Chip, value: Any):
+    verbs: tuple[Callable[[Any], object], ...] = (
+        lambda value: chip.set_dac(Dac.VFBK, value),
+        chip.set_general_config,
+        chip.set_slvs,
+        chip.set_output_mask,
+        chip.set_header_filter,
+        lambda value: chip.set_destination(None, value),
+        lambda value: chip.set_test_pulse(TestPulse(value, 0, 0)),
+        lambda value: chip.set_test_pulse(TestPulse(0, 0, value)),
+        chip.set_test_columns,
+    )
+    for verb in verbs:
+        with pytest.raises(LimitError, match="nothing was sent"):
+            verb(value)
 
 
 @pytest.mark.parametrize("samples", [0, 65_536])

@@ -168,6 +168,9 @@ def test_values_outside_the_table_are_refused_before_the_wire(client: SpidrClien
         (Command.SET_DAC, 4, (0,)),
         (Command.GET_DEVICECOUNT, 1, (0,)),
         (Command.SET_DAC, 0, (1, 2)),
+        (Command.SET_DAC, 0, (1.5,)),
+        (Command.SET_DAC, 0, ("1",)),
+        (Command.SET_DAC, None, (1,)),
     ):
         with pytest.raises(LimitError, match="nothing was sent"):
             client.request(command, device, ints)
@@ -181,6 +184,12 @@ def test_values_outside_the_table_are_refused_before_the_wire(client: SpidrClien
 def test_address_as_text(address: str, expected: tuple[str, int]):
     client = SpidrClient.at(address)
     assert (client.host, client.port) == expected
+
+
+@pytest.mark.parametrize("host", ["192.168.1..10", "c" * 70, "."])
+def test_host_that_no_name_server_can_be_asked_for(host: str):
+    with pytest.raises(SpidrUnreachable, match="no such host"):
+        SpidrClient(host).request(GET_COUNT)
 
 
 @pytest.mark.parametrize("address", ["", ":50000", "camera:", "camera:port", "camera:70000", "camera:0"])

@@ -187,6 +187,8 @@ def test_values_that_do_not_have_the_form_are_refused_before_the_wire(command: C
             ClientConnection().send(Request(command, 0, (1 << 32,) * form.max_ints, bytes(form.max_bytes)))
         with pytest.raises(LocalProtocolError, match="32 bits"):
             ClientConnection().send(Request(command, 0, (-1,) * form.max_ints, bytes(form.max_bytes)))
+        with pytest.raises(LocalProtocolError, match="32 bits"):
+            ClientConnection().send(Request(command, 0, (1.0,) * form.max_ints, bytes(form.max_bytes)))
 
 
 def test_header_is_as_in_the_reference():
