@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..config import Geometry, Metric, Processing
+from ..files.reader import read_about
 from ..pipeline.client import Pipeline
 from ..pipeline.errors import PipelineError
 from ..pipeline.messages import RecordedFile, RunRequest, RunSummary
@@ -83,7 +84,25 @@ def request_for(recordings: list[Recording], output: Path, processing: Processin
     own = [run for run in map(_own_run, recordings) if run is not None]
     n_chips = max([_chips(recordings), *(run.n_chips for run in own)])
     geometry = own[0].geometry if own and own[0].n_chips == n_chips else Geometry.for_chips(n_chips)
-    return RunRequest(event_file=output, processing=processing, n_chips=n_chips, geometry=geometry)
+    only = own[0] if len(own) == len(recordings) == 1 else None
+    start, configuration = ({}, {}) if only is None else documents_of(recordings[0], only)
+    return RunRequest(
+        event_file=output,
+        processing=processing,
+        n_chips=n_chips,
+        geometry=geometry,
+        timer_zero_iso=None if only is None else only.timer_zero_iso,
+        start=start or {"plan_name": "process", "recordings": [str(r.path) for r in recordings]},
+        configuration=configuration,
+    )
+
+
+def documents_of(recording: Recording, run: RunRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Start document and configuration of the run that made this recording, from its event file, if that is there."""
+    for path in (recording.path.with_name(run.event_file.name), run.event_file):
+        with contextlib.suppress(OSError):
+            return read_about(path, "start_document"), read_about(path, "configuration")
+    return {}, {}
 
 
 def recorded_file(recording: Recording, n_chips: int) -> RecordedFile:

@@ -7,11 +7,15 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..config import Geometry
-from ..control import Board, SpidrClient
+from ..config.text import to_text
+from ..control import Board, ControlError, SpidrClient
+from ..control.configuration import read_configuration
+from ..devices.configuration import MATRICES, keep_matrix
 from ..devices.recording import Recording, RunFile
 from ..pipeline.client import Pipeline
 from ..pipeline.messages import Acquired, RunSummary
@@ -39,12 +43,12 @@ def run(options: argparse.Namespace) -> int:
     with SpidrClient.at(options.address) as client:
         board = Board(client)
         n_chips = len(board.present_chips())
-        file = _run_file(options, n_chips)
+        file = replace(_run_file(options, n_chips), configuration=_settings(board, options.output))
         # The processes take seconds to start: they come after everything that can be refused without them.
         with Pipeline(workers=options.workers) as pipeline:
             recording = Recording(lambda: board, n_chips, lambda: pipeline)
             acquired = _acquire(recording, file, options.seconds)
-            summary = recording.close(dict(file.start), {})
+            summary = recording.close(dict(file.start), dict(file.configuration))
     result = _result(acquired, summary)
     print(json.dumps(result) if options.json else _as_text(result))
     unaccounted, lost = summary.ledger["unaccounted"], summary.ledger["lost_datagrams"]
@@ -65,6 +69,21 @@ def _run_file(options: argparse.Namespace, n_chips: int) -> RunFile:
         centroid=not options.raw_only,
         start={"plan_name": "record"},
     )
+
+
+def _settings(board: Board, directory: Path) -> dict[str, Any]:
+    """What the board is set to, in the form in which a detector keeps it."""
+    try:
+        settings = read_configuration(board)
+    except (ControlError, ValueError) as error:
+        print(f"ophyd-timepix: the settings of the board are not stored with the run: {error}", file=sys.stderr)
+        return {}
+    matrices = {chip.index: str(keep_matrix(chip.matrix, directory.resolve())) for chip in settings.chips}
+    return {
+        "settings": to_text(settings, "board", f"{MATRICES}/DIGEST.npz", settings.digest()),
+        "matrices": [matrices.get(index, "") for index in range(max(matrices, default=-1) + 1)],
+        "detector": {"chip_ids": ",".join(chip.name for chip in settings.chips)},
+    }
 
 
 def _made(directory: Path) -> Path:

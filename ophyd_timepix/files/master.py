@@ -1,12 +1,14 @@
-"""The NeXus master (`.nxs`): a small file written after a run that makes the event file readable for everybody.
+"""The NeXus master (`.nxs`): a file written after a run that makes the event file readable for everybody.
 
-It holds the picture, the ToF spectrum, the start document, configuration and ledger, and links to the columns of the
-event file beside it. It is written whole under another name and then renamed: a reader never sees half of it.
+It holds the picture, the ToF spectrum, the events as NXevent_data has them, the start document, configuration, settings
+and ledger, and links to the tables of the event file beside it. It is written whole under another name and then given
+its own: a reader never sees half of it, and nothing is ever overwritten.
 """
 
 import json
 import os
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,13 +16,19 @@ import h5py
 import numpy as np
 
 from ..config import Geometry
+from ..protocol.words import MATRIX_SIDE
 from .event_file import TABLES
+from .events import write_events
 from .reader import open_event_file
 
+GAP: Final = 1 << 0
 MASKED_BY_USER: Final = 1 << 8
-"""NXdetector, pixel_mask: bit 8."""
+"""NXdetector, pixel_mask: bit 0, no sensor there; bit 8, masked by the user."""
 PIXEL_PITCH_M: Final = 55e-6
 """Timepix3 manual: 55 µm square pixels."""
+LOCAL_NAME: Final = "timepix"
+EVENTS: Final = f"{LOCAL_NAME}_events"
+UNFINISHED: Final = ".part"
 
 
 def write_master(
@@ -31,25 +39,57 @@ def write_master(
     configuration: Mapping[str, Any],
     ledger: Mapping[str, Any],
 ) -> None:
-    """Write the master of `event_file`. start: the run's start document (may be empty)."""
+    """Write the master of the closed `event_file`.
+
+    start: the run's start document (may be empty). configuration: `request` (the run, as the pipeline was asked),
+    `settings` (YAML), `matrices` (a file per chip), `detector`; whatever is missing is left out.
+    Raises FileExistsError when there is one.
+    """
+    refusal = f"{path} exists and is never overwritten; choose another name"
     if path.exists():
-        raise FileExistsError(f"{path} exists and is never overwritten; choose another name")
-    unfinished = path.with_name(path.name + ".part")
-    with h5py.File(unfinished, "w") as file:
-        file.attrs["NX_class"] = "NXroot"
-        file.attrs["default"] = "entry"
-        entry = _group(file, "entry", "NXentry")
-        entry.attrs["default"] = "tof_spectrum"
-        _write_texts(entry, start, configuration, ledger)
-        with open_event_file(event_file) as source:
-            _write_spectrum(entry, source)
-            detector = _write_detector(entry, source)
-        _write_settings(entry, configuration)
-        _write_mask(detector, configuration)
-        target = os.path.relpath(event_file, path.parent)
-        for table in TABLES:
-            entry[table] = h5py.ExternalLink(target, f"/entry/{table}")
-    os.replace(unfinished, path)
+        raise FileExistsError(refusal)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
+    try:
+        with h5py.File(unfinished, "w") as file, open_event_file(event_file) as source:
+            _write(file, source, os.path.relpath(event_file, path.parent), start, configuration, ledger)
+        _give_its_name(unfinished, path, refusal)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _give_its_name(unfinished: Path, path: Path, refusal: str) -> None:
+    """A link refuses to overwrite, a rename does not; some file systems know no links."""
+    try:
+        os.link(unfinished, path)
+    except FileExistsError:
+        raise FileExistsError(refusal) from None
+    except OSError:
+        os.replace(unfinished, path)
+
+
+def _write(
+    file: h5py.File,
+    source: h5py.File,
+    target: str,
+    start: Mapping[str, Any],
+    configuration: Mapping[str, Any],
+    ledger: Mapping[str, Any],
+) -> None:
+    request = configuration.get("request", {})
+    zero_iso = request.get("timer_zero_iso")
+    file.attrs["NX_class"] = "NXroot"
+    file.attrs["default"] = "entry"
+    entry = _group(file, "entry", "NXentry")
+    entry.attrs["default"] = "tof_spectrum"
+    _write_about(entry, start, zero_iso, source)
+    _write_notes(entry, start, configuration, ledger)
+    _write_spectrum(entry, source)
+    detector = _write_detector(entry, source, configuration)
+    events = _group(detector, EVENTS, "NXevent_data")
+    write_events(events, source, detector["data"].shape, zero_iso)
+    entry[EVENTS] = h5py.SoftLink(events.name)
+    for table in TABLES:
+        entry[table] = h5py.ExternalLink(target, f"/entry/{table}")
 
 
 def _group(parent: h5py.Group, name: str, nx_class: str) -> h5py.Group:
@@ -58,20 +98,54 @@ def _group(parent: h5py.Group, name: str, nx_class: str) -> h5py.Group:
     return group
 
 
-def _write_texts(
+def _field(parent: h5py.Group, name: str, value: Any, units: str = "") -> None:
+    parent[name] = value
+    if units:
+        parent[name].attrs["units"] = units
+
+
+# --- about the run ----------------------------------------------------------------------------------------------------
+
+
+def _write_about(entry: h5py.Group, start: Mapping[str, Any], zero_iso: str | None, source: h5py.File) -> None:
+    entry["program_name"] = "ophyd_timepix"
+    entry["title"] = str(start.get("title") or start.get("plan_name") or "acquisition")
+    for field, key in (("entry_identifier_uuid", "uid"), ("experiment_identifier", "proposal")):
+        if start.get(key):
+            entry[field] = str(start[key])
+    if start.get("sample"):
+        name = start["sample"].get("name", "") if isinstance(start["sample"], Mapping) else start["sample"]
+        _group(entry, "sample", "NXsample")["name"] = str(name)
+    began = datetime.fromtimestamp(start["time"], UTC).isoformat() if "time" in start else zero_iso
+    if began is not None:
+        entry["start_time"] = began
+    if zero_iso is not None:
+        ended = datetime.fromisoformat(zero_iso) + timedelta(seconds=_last_ns(source) * 1e-9)
+        entry["end_time"] = ended.isoformat()
+
+
+def _last_ns(source: h5py.File) -> float:
+    """When the last centroid or shot was (ns since the timer's zero)."""
+    columns = [source["entry"][name] for name in ("centroids/toa", "shots/time")]
+    return max([float(column[-1]) for column in columns if column.shape[0]], default=0.0)
+
+
+def _write_notes(
     entry: h5py.Group, start: Mapping[str, Any], configuration: Mapping[str, Any], ledger: Mapping[str, Any]
 ) -> None:
-    entry["program_name"] = "ophyd_timepix"
-    if "uid" in start:
-        entry["entry_identifier_uuid"] = str(start["uid"])
-    entry["title"] = str(start.get("plan_name", "acquisition"))
     for name, content in (("start_document", start), ("configuration", configuration), ("ledger", ledger)):
-        note = _group(entry, name, "NXnote")
-        note["type"] = "application/json"
-        note["data"] = json.dumps(content, default=str)
+        _write_note(entry, name, "application/json", json.dumps(content, default=str))
+    if "settings" in configuration:  # in the form that `ophyd-timepix config` reads
+        _write_note(entry, "settings", "application/yaml", str(configuration["settings"]))
     for name in ("unaccounted", "hits", "centroids", "shots"):
         if name in ledger:
             entry["ledger"].attrs[name] = ledger[name]
+
+
+def _write_note(entry: h5py.Group, name: str, kind: str, text: str) -> None:
+    note = _group(entry, name, "NXnote")
+    note["type"] = kind
+    note["data"] = text
 
 
 def _write_spectrum(entry: h5py.Group, source: h5py.File) -> None:
@@ -80,46 +154,63 @@ def _write_spectrum(entry: h5py.Group, source: h5py.File) -> None:
     spectrum = _group(entry, "tof_spectrum", "NXdata")
     spectrum.attrs["signal"] = "counts"
     spectrum.attrs["axes"] = ["time_of_flight"]
-    spectrum["counts"] = np.asarray(source["entry/preview/tof"])
-    spectrum["time_of_flight"] = (edges[1:] + edges[:-1]) / 2
-    spectrum["time_of_flight"].attrs["units"] = "ns"
-    spectrum["time_of_flight_edges"] = edges
-    spectrum["time_of_flight_edges"].attrs["units"] = "ns"
+    _field(spectrum, "counts", np.asarray(source["entry/preview/tof"]), "counts")
+    _field(spectrum, "time_of_flight", (edges[1:] + edges[:-1]) / 2, "ns")
+    _field(spectrum, "time_of_flight_edges", edges, "ns")
 
 
-def _write_settings(entry: h5py.Group, configuration: Mapping[str, Any]) -> None:
-    """The settings of the camera, in the form that `ophyd-timepix config` reads."""
-    if "settings" in configuration:
-        note = _group(entry, "settings", "NXnote")
-        note["type"] = "application/yaml"
-        note["data"] = str(configuration["settings"])
+# --- the detector -----------------------------------------------------------------------------------------------------
 
 
-def _write_mask(detector: h5py.Group, configuration: Mapping[str, Any]) -> None:
-    """The masked pixels in the picture, as NXdetector has them: 0 is good."""
-    matrices = configuration.get("matrices") or []
-    geometry = Geometry(**configuration.get("request", {}).get("geometry", {}))
-    mask = np.zeros(detector["data"].shape, np.uint32)
-    for path, (a, b, c, d, e, f) in zip(matrices, geometry.placements, strict=False):
-        if not Path(path).is_file():
-            continue
-        with np.load(path) as matrix:
-            columns, rows = np.nonzero(matrix["mask"])
-        mask[d * columns + e * rows + f, a * columns + b * rows + c] = MASKED_BY_USER
-    if any(matrices):
-        detector["pixel_mask"] = mask
-
-
-def _write_detector(entry: h5py.Group, source: h5py.File) -> h5py.Group:
+def _write_detector(entry: h5py.Group, source: h5py.File, configuration: Mapping[str, Any]) -> h5py.Group:
     image = np.asarray(source["entry/preview/image"])
     rows, columns = image.shape
-    detector = _group(_group(entry, "instrument", "NXinstrument"), "timepix", "NXdetector")
+    detector = _group(_group(entry, "instrument", "NXinstrument"), LOCAL_NAME, "NXdetector")
     detector.attrs["signal"] = "data"
     detector.attrs["axes"] = ["y_pixel_offset", "x_pixel_offset"]
-    detector["data"] = image
-    detector["data"].attrs["units"] = "counts"
+    _field(detector, "data", image, "counts")
     detector["detector_number"] = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
-    for name, n in (("y_pixel_offset", rows), ("x_pixel_offset", columns)):
-        detector[name] = (np.arange(n) - (n - 1) / 2) * PIXEL_PITCH_M
-        detector[name].attrs["units"] = "m"
+    for axis, n in (("y", rows), ("x", columns)):
+        _field(detector, f"{axis}_pixel_offset", (np.arange(n) - (n - 1) / 2) * PIXEL_PITCH_M, "m")
+        _field(detector, f"{axis}_pixel_size", PIXEL_PITCH_M, "m")
+    detector["pixel_mask"] = _mask(image.shape, configuration)
+    detector["description"] = "Timepix3"
+    detector["type"] = "pixel"
+    detector["layout"] = "area"
+    names = [str(v) for k, v in configuration.get("detector", {}).items() if k.endswith("chip_ids") and v]
+    if names:
+        detector["serial_number"] = names[0]
+    _write_picture(entry, detector)
     return detector
+
+
+def _write_picture(entry: h5py.Group, detector: h5py.Group) -> None:
+    """The image once more as NXdata, where viewers look for something to draw."""
+    picture = _group(entry, "image", "NXdata")
+    picture.attrs["signal"] = "data"
+    picture.attrs["axes"] = ["y_pixel_offset", "x_pixel_offset"]
+    for name in ("data", "y_pixel_offset", "x_pixel_offset"):
+        picture[name] = h5py.SoftLink(f"{detector.name}/{name}")
+
+
+def _mask(shape: tuple[int, int], configuration: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.uint32]]:
+    """Gaps between chips and masked pixels, as NXdetector has them; 0 is good."""
+    geometry = Geometry(**configuration.get("request", {}).get("geometry", {}))
+    matrices = list(configuration.get("matrices") or [])
+    mask = np.full(shape, GAP, np.uint32)
+    column, row = np.meshgrid(np.arange(MATRIX_SIDE), np.arange(MATRIX_SIDE), indexing="ij")
+    for k, (a, b, c, d, e, f) in enumerate(geometry.placements):
+        masked = _masked_pixels(matrices[k]) if k < len(matrices) else None
+        values = MASKED_BY_USER * masked if masked is not None else np.zeros((MATRIX_SIDE, MATRIX_SIDE), np.uint32)
+        y, x = d * column + e * row + f, a * column + b * row + c
+        inside = (y >= 0) & (y < shape[0]) & (x >= 0) & (x < shape[1])
+        mask[y[inside], x[inside]] = values[inside]
+    return mask
+
+
+def _masked_pixels(path: str | Path) -> np.ndarray[Any, np.dtype[np.uint32]] | None:
+    """[column, row], 1 where the file of a pixel matrix masks; None: there is no such file any more."""
+    if not str(path) or not Path(path).is_file():
+        return None
+    with np.load(path) as matrix:
+        return np.asarray(matrix["mask"]).astype(np.uint32)

@@ -31,8 +31,17 @@ def read_table(
 
 
 def read_ledger(path: Path) -> dict[str, Any]:
-    """The ledger of a closed run; empty when the run did not end."""
+    """The ledger of a closed run, from its event file or its master; empty when the run did not end."""
     with open_event_file(path) as file:
-        text = bytes(file["entry/ledger"][()])
+        stored = file["entry/ledger"]
+        text = bytes((stored["data"] if isinstance(stored, h5py.Group) else stored)[()])
     ledger: dict[str, Any] = json.loads(text) if text else {}
     return ledger
+
+
+def read_about(path: Path, name: str) -> dict[str, Any]:
+    """What an event file was told when it was opened: `run`, `start_document`, `configuration`; empty when nothing."""
+    with open_event_file(path) as file:
+        entry = file["entry"]
+        about: dict[str, Any] = json.loads(entry[name][()]) if name in entry else {}
+    return about

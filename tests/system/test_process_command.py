@@ -76,6 +76,8 @@ def test_the_master_opens_with_everything_in_it(tmp_path):
         assert file["entry/centroids/x"][:].tolist() == [10.0]
         assert file["entry/centroids/toa"][:].tolist() == [25_000.0]
         assert file["entry/instrument/timepix/data"][20, 10] == 1
+        assert file["entry/timepix_events/event_id"][:].tolist() == [20 * 256 + 10]
+        assert json.loads(file["entry/start_document/data"][()])["plan_name"] == "process"
         assert file["entry/ledger"].attrs["unaccounted"] == 0
 
 
