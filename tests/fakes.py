@@ -17,10 +17,13 @@ import numpy.typing as npt
 from ophyd_timepix.control import BoardInfo, ChipInfo, SentCounters, SpidrRefused, TimerReading, TriggerConfig
 from ophyd_timepix.control.info import TestPulse
 from ophyd_timepix.events.columns import CENTROIDS
+from ophyd_timepix.events.sums import COUNTED, VALID, PointArrays
 from ophyd_timepix.files.event_file import EventFile
 from ophyd_timepix.pipeline.errors import PipelineError, StageDied
 from ophyd_timepix.pipeline.messages import (
     Acquired,
+    Counting,
+    GateResult,
     Progress,
     Receiver,
     RunPaths,
@@ -310,12 +313,15 @@ class FakePipeline:
         self.requests: list[RunRequest] = []
         self.closings: list[dict[str, Any]] = []
         self.acquisitions: list[Acquired] = []
+        self.countings: list[Counting] = []
+        self.live: PointArrays | None = None
         self.flow = threading.Event()
         self.flow.set()
         self.looked = threading.Event()
         self.idle = threading.Event()
         self.dead: PipelineError | None = None
         self.rows_per_acquisition = ROWS
+        self.lost_datagrams = 0
         self.closed = False
         self._running = 0
         self._shots = 0
@@ -345,14 +351,18 @@ class FakePipeline:
         self.requests.append(run)
         self._shots = self._rows = 0
         self.acquisitions = []
+        self.live = PointArrays.empty(run.image_shape, run.spectrum)
         self._file = EventFile(
             run.event_file, image_shape=(256, 256), tof_edges_ns=np.linspace(0, 1, 11), attributes={"program": "fake"}
         )
         stem = run.event_file
         return RunPaths(event_file=stem, spool=stem.with_suffix(".tpx3"), master=stem.with_suffix(".nxs"))
 
-    def begin(self, acquisition: int) -> None:
+    def begin(self, acquisition: int, counting: Counting | None = None) -> None:
         self._call("begin")
+        self.countings.append(counting or Counting())
+        if self.live is not None:
+            self.live.clear()
         if self._running:
             raise PipelineError(f"acquisition {self._running} is running; end it before the next begins")
         self._running = acquisition
@@ -365,7 +375,34 @@ class FakePipeline:
             self.looked.set()
             if self.flow.is_set():
                 self._shots += SHOTS_PER_LOOK
+                self._count()
         return Progress(acquisition=self._running, shots=self._shots, rows_on_disk=self._rows, hits=5 * self._rows)
+
+    def _count(self) -> None:
+        """Each gate gets a centroid in every second shot, the first of them; and one pixel of the picture."""
+        if self.live is None:
+            return
+        self.live.totals[VALID] += SHOTS_PER_LOOK
+        self.live.totals[COUNTED] += SHOTS_PER_LOOK
+        self.live.image[3, 7] += SHOTS_PER_LOOK
+        self.live.tof[5] += SHOTS_PER_LOOK
+        self.live.size[4] += SHOTS_PER_LOOK
+        self.live.sums += (7 * SHOTS_PER_LOOK, 3 * SHOTS_PER_LOOK)
+        gained = SHOTS_PER_LOOK // 2
+        self.live.gates[: len(self.countings[-1].gates), 2:] += gained
+        self.live.gate_images[: len(self.countings[-1].gates), 3, 7] += gained
+
+    def _gates(self) -> tuple[GateResult, ...]:
+        found = [self.live.gate(place) for place in range(len(self.countings[-1].gates))] if self.live else []
+        return tuple(
+            GateResult(
+                name=gate.name,
+                counts=now.counts,
+                counts_per_shot=now.counts_per_shot if now.shots else None,
+                error=now.error if now.shots > 1 else None,
+            )
+            for gate, now in zip(self.countings[-1].gates, found, strict=True)
+        )
 
     def end(self, sent: Sent | None = None, *, end_counts: int | None = None, cancelled: bool = False) -> Acquired:
         self._call("end")
@@ -377,7 +414,8 @@ class FakePipeline:
             acquisition=number, row_start=self._rows - n, row_stop=self._rows, hit_row_start=0, hit_row_stop=0,
             shot_start=0, shot_stop=self._shots, trigger_start=0, trigger_stop=2 * self._shots,
             valid_shots=max(self._shots - 1, 0), hits=5 * n, clusters=n, centroids=n, cancelled=cancelled,
-            ended_by="counters" if sent else "silence", seconds=0.1, ledger={"unaccounted": 0},
+            ended_by="counters" if sent else "silence", seconds=0.1,
+            ledger={"unaccounted": 0, "lost_datagrams": self.lost_datagrams}, gates=self._gates(),
         )  # fmt: skip
         self.acquisitions.append(acquired)
         self.idle.set()

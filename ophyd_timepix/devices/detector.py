@@ -7,6 +7,7 @@ stage is taken for a run, and the centroids are in the file but not in the docum
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path
@@ -18,21 +19,27 @@ from ophyd.status import Status
 
 from ..config import BoardConfig, DetectorConfig, Geometry, Processing, diff
 from ..control.configuration import Applied
+from ..events.sums import PointArrays
 from ..pipeline.client import Pipeline
-from ..pipeline.messages import Acquired, Progress, RunSummary
+from ..pipeline.messages import Acquired, RunSummary
 from .board import SpidrBoard
 from .chip import Timepix3Chip
 from .configuration import as_text, keep_matrix, last_seen, matrix_file
-from .exposure import AcquisitionError, AcquisitionStopped, Exposure, Goal, Outcome
+from .exposure import AcquisitionError, AcquisitionStopped, Exposure, Goal, Look, Outcome, Until
+from .gates import Gates, MassSettings, publish_array
 from .paths import DatedPaths, PathProvider
 from .processing import ProcessingSettings
 from .recording import PipelineClient, Recording, RunFile
-from .signals import DataKey, result, scalar_key, setting
+from .signals import DataKey, array, result, scalar_key, setting
+from .statistics import SpectrumSettings, Statistics, UntilSettings
 from .status import PlainStatus, ProgressStatus
 from .streams import CentroidStream, LedgerRow
 from .text import Text
 
 logger = logging.getLogger(__name__)
+
+LIVE_S = 0.2
+"""How often signals say what an exposure has until now."""
 
 
 class TimepixDetector(Device):
@@ -68,6 +75,14 @@ class TimepixDetector(Device):
     acquisition = result(0, meaning="number of the acquisition in the run; cancelled ones count")
     unaccounted = result(0, "words", meaning="sent by the board and nowhere to be found")
     file = result("", meaning="event file of the run")
+
+    gates = Cpt(Gates, "", kind=Kind.normal)
+    mass = Cpt(MassSettings, "", kind=Kind.config)
+    mass_calibration = result("", kind=Kind.config, meaning="calibration of m/q with its peaks, JSON; empty: none")
+    until = Cpt(UntilSettings, "", kind=Kind.config)
+    stats = Cpt(Statistics, "", kind=Kind.normal)
+    tof = Cpt(SpectrumSettings, "", kind=Kind.normal)
+    image = array("counts", "picture of the point: centroids of valid shots", shape=(256, 256))
 
     centroids = Cpt(CentroidStream, "", kind=Kind.omitted)
     ledger = Cpt(LedgerRow, "", kind=Kind.omitted)
@@ -115,12 +130,14 @@ class TimepixDetector(Device):
         self._since_checkpoint: list[int] = []
         self._superseded: list[int] = []
         self._warned = False
+        self._shown_at = 0.0
         self._kept_matrices: set[str] = set()
         super().__init__(name=name, **kwargs)
         self.exposure.put(exposure)
         self.shots.put(shots)
         self.processing.adopt(processing or Processing())
         self.geometry.publish(self._geometry.model_dump_json())
+        self._shape_arrays()
 
     # --- life
 
@@ -136,11 +153,13 @@ class TimepixDetector(Device):
         if self._recording.run is not None:
             self.close_run()
         self._recording.drop_pipeline()
+        self.stats.rest()
 
     def stage(self) -> list[object]:
         staged: list[object] = super().stage()
         self._stage_run = f"stage-{uuid.uuid4()}"
         self._flight = None
+        self._shape_arrays()
         try:
             self.connect()
         except Exception:
@@ -180,7 +199,17 @@ class TimepixDetector(Device):
             )
         )
 
+    @property
+    def picture(self) -> Geometry:
+        """Where each chip lies in the picture, and its size."""
+        return self._geometry
+
     # --- runs, as the preprocessor tells them
+
+    @property
+    def recording_run(self) -> str | None:
+        """The run that is being recorded, None between runs."""
+        return self._recording.run
 
     @property
     def recorded_run(self) -> str | None:
@@ -372,10 +401,12 @@ class TimepixDetector(Device):
         return None
 
     def _begin(self, *, flying: bool) -> Exposure:
+        goal, counting = self._goal(), self.gates.counting(self.mass.model)
         run = self._choose_run()
         exposure = Exposure(
             self._recording,
-            self._goal(),
+            goal,
+            counting=counting,
             prepare=lambda: self._open_run(run),
             opened=self._has_opened,
             looked=self._looked,
@@ -386,7 +417,12 @@ class TimepixDetector(Device):
         return exposure
 
     def _goal(self) -> Goal:
-        return Goal(self.shots.get(), self.exposure.get(), self.shot_timeout.get())
+        until, timeout = self.until, self.shot_timeout.get()
+        name = until.gate.get()
+        if not name:
+            return Goal(self.shots.get(), self.exposure.get(), timeout)
+        place = self.gates.on.index(self.gates.find(name))
+        return Goal(0, until.at_most.get(), timeout, Until(place, until.counts.get(), until.relative_error.get()))
 
     def _promise(self, exposure: Exposure) -> ProgressStatus:
         """A Status that ends as the exposure does."""
@@ -428,6 +464,8 @@ class TimepixDetector(Device):
             self.processing.model,
             self._geometry,
             self.keep_raw,
+            tof_range_ns=self.tof.range_ns,
+            tof_bins=self.tof.bins.get(),
             start=self._announced.get(run, {}),
             configuration=self._stored_configuration(),
         )
@@ -477,10 +515,45 @@ class TimepixDetector(Device):
         for status in kickoffs:
             status.set_finished()
 
-    def _looked(self, progress: Progress, done: float) -> None:
+    def _looked(self, look: Look) -> None:
         exposure = self._exposure
         for status in tuple(exposure.promises) if exposure is not None else ():
-            status.progress(done)
+            status.progress(look.done)
+        if time.monotonic() - self._shown_at >= LIVE_S:
+            self._shown_at = time.monotonic()
+            self._publish_live(look)
+
+    def _publish_live(self, look: Look) -> None:
+        """What there is until now, for those who watch."""
+        now, before = look.progress, look.since
+        shots, hits = now.shots - before.shots, now.hits - before.hits
+        self.n_hits.publish(hits)
+        self.n_shots.publish(shots)
+        self.n_triggers.publish(now.triggers - before.triggers)
+        self.hit_rate.publish(hits / look.open_seconds if look.open_seconds > 0 else 0.0)
+        self.open_time.publish(look.open_seconds)
+        sums = self._recording.sums
+        if sums is not None:
+            self.n_valid_shots.publish(sums.valid_shots)
+            self.gates.publish_live(sums)
+            self.tof.publish(sums)
+            self._publish_arrays(sums, everybody=False)
+        self.stats.publish_live(now, shots, hits, look.open_seconds, sums)
+        self.n_centroids.publish(now.centroids - before.centroids)
+
+    def _publish_arrays(self, sums: PointArrays, *, everybody: bool) -> None:
+        """Pictures and spectrum; everybody: also those that nobody subscribes to."""
+        publish_array(self.image, sums.image, everybody=everybody)
+        publish_array(self.tof.histogram, sums.tof[: sums.spectrum.bins], everybody=everybody)
+        self.gates.publish_images(sums, everybody=everybody)
+
+    def _shape_arrays(self) -> None:
+        """Arrays are described before their first value."""
+        shape = (self._geometry.height_px, self._geometry.width_px)
+        self.image.reshape(shape)
+        for slot in self.gates.slots:
+            slot.image.reshape(shape)
+        self.tof.histogram.reshape((self.tof.bins.get(),))
 
     def _finished(self, exposure: Exposure, outcome: Outcome, run: str, flying: bool) -> None:
         if outcome.acquired is not None:
@@ -528,6 +601,12 @@ class TimepixDetector(Device):
         self.shot_stop.publish(acquired.shot_stop)
         self.acquisition.publish(acquired.acquisition)
         self.unaccounted.publish(acquired.ledger.get("unaccounted", 0))
+        sums = self._recording.sums
+        if sums is not None:
+            self.tof.publish(sums)
+            self._publish_arrays(sums, everybody=True)
+        self.stats.publish(acquired, open_seconds, sums)
+        self.gates.publish(acquired.gates)
         self.n_centroids.publish(acquired.centroids)
 
     def _give_up(self, stopped: Exception | None) -> None:
@@ -557,6 +636,7 @@ class TimepixDetector(Device):
         applied = self.board.apply(config.board, any_chip=any_chip)
         self.processing.adopt(config.processing)
         self._geometry = config.geometry
+        self._shape_arrays()
         self.geometry.publish(self._geometry.model_dump_json())
         self._note_configuration()
         return applied

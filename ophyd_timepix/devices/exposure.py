@@ -13,13 +13,18 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ophyd.status import Status
 
+from ..events.sums import PointArrays
 from ..pipeline.errors import PipelineError
-from ..pipeline.messages import Acquired, Progress
+from ..pipeline.messages import Acquired, Counting, Progress
 from .recording import Recording
 from .status import ProgressStatus
+
+if TYPE_CHECKING:
+    from ..events.gates import GateCounts
 
 logger = logging.getLogger(__name__)
 
@@ -38,20 +43,72 @@ class AcquisitionStopped(AcquisitionError):
 
 
 @dataclass(frozen=True)
+class Until:
+    """Enough in a gate: `counts`, or a standard error of `relative_error` of the mean, whichever is first.
+
+    place: number of the gate among those that are counted.
+    """
+
+    place: int
+    counts: int = 0
+    relative_error: float = 0.0
+
+    def done(self, now: "GateCounts") -> float:
+        """Share of the goal that is reached; 1: all. Errors fall with the root of the counts."""
+        shares = [0.0]
+        if self.counts:
+            shares.append(now.counts / self.counts)
+        if self.relative_error and now.error > 0 and now.counts_per_shot > 0:
+            shares.append((self.relative_error * now.counts_per_shot / now.error) ** 2)
+        return min(max(shares), 1.0)
+
+
+@dataclass(frozen=True)
 class Goal:
-    """When an exposure is whole: after `shots` shots, or after `seconds` when `shots` is 0."""
+    """When an exposure is whole: with `until` reached, but after `seconds` at the latest; else after `shots` shots; or
+    after `seconds` when `shots` is 0.
+    """
 
     shots: int
     seconds: float
     shot_timeout_s: float = 10.0
+    until: Until | None = None
 
     @property
     def target(self) -> float:
+        if self.until is not None:
+            return 100.0
         return self.shots or self.seconds
 
     @property
     def unit(self) -> str:
+        if self.until is not None:
+            return "%"
         return "shots" if self.shots else "s"
+
+    @property
+    def by_shots(self) -> bool:
+        """Whether shots are what is waited for."""
+        return self.until is None and self.shots > 0
+
+    def done(self, shots: int, elapsed_s: float, sums: PointArrays | None) -> float:
+        """How much is done, of `target`."""
+        if self.until is None:
+            return shots if self.shots else elapsed_s
+        reached = self.until.done(sums.gate(self.until.place)) if sums is not None else 0.0
+        return 100.0 * max(reached, min(elapsed_s / self.seconds, 1.0))
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look at an exposure while it runs: of this attempt alone."""
+
+    progress: Progress
+    since: Progress
+    """As it was before the shutter opened."""
+    open_seconds: float
+    done: float
+    """In units of the goal."""
 
 
 class _Wish(enum.Enum):
@@ -73,9 +130,9 @@ class Outcome:
 class Exposure:
     """Takes the exposure in its own thread and calls `finished` with the outcome, once.
 
+    counting: gates to count meanwhile.
     prepare: called in the thread before each attempt (opens the run where there is none yet).
-    opened: called each time the shutter has opened.  looked: called with progress while it is open, with the amount
-    done in units of the goal.
+    opened: called each time the shutter has opened.  looked: called with what there is until now while it is open.
     """
 
     def __init__(
@@ -83,9 +140,10 @@ class Exposure:
         recording: Recording,
         goal: Goal,
         *,
+        counting: Counting | None = None,
         prepare: Callable[[], None],
         opened: Callable[[], None],
-        looked: Callable[[Progress, float], None],
+        looked: Callable[[Look], None],
         finished: Callable[["Exposure", Outcome], None],
     ) -> None:
         self.goal = goal
@@ -100,6 +158,7 @@ class Exposure:
         self.stopped: Exception | None = None
         """What the promises raise when the exposure is given up; None: they end quietly."""
         self._recording = recording
+        self._counting = counting
         self._prepare = prepare
         self._opened = opened
         self._looked = looked
@@ -173,7 +232,7 @@ class Exposure:
 
     def _attempt(self) -> Acquired:
         self._prepare()
-        self._recording.begin()
+        self._recording.begin(self._counting)
         self.numbers.append(self._recording.number)
         end_counts: int | None = None
         whole = False
@@ -183,7 +242,7 @@ class Exposure:
                 self._recording.open_shutter()
                 began = time.monotonic()
                 self._opened()
-                whole = self._expose(began, before.shots)
+                whole = self._expose(began, before)
                 end_counts = self._recording.timer_counts()
             self._recording.close_shutter()
             self._shut.set()
@@ -215,24 +274,29 @@ class Exposure:
         except Exception as error:  # noqa: BLE001
             logger.error("the acquisition could not be ended after a failure: %s", error)
 
-    def _expose(self, began: float, first_shot: int) -> bool:
+    def _expose(self, began: float, before: Progress) -> bool:
         """Wait for the goal. False: interrupted."""
         watch = _ShotWatch(self.goal, began)
+        goal = self.goal
         tended = began
         while True:
             if time.monotonic() - tended > TEND_S:
                 self._recording.tend()
                 tended = time.monotonic()
             elapsed = time.monotonic() - began
-            left = POLL_S if self.goal.shots else self.goal.seconds - elapsed
+            left = POLL_S if goal.by_shots else goal.seconds - elapsed
             if left <= 0:
                 return True
             if self._interrupted(min(left, POLL_S)):
                 return False
             progress = self._recording.progress()
-            done = watch.shots(progress.shots - first_shot) if self.goal.shots else time.monotonic() - began
-            self._looked(progress, done)
-            if self.goal.shots and done >= self.goal.shots:
+            shots = progress.shots - before.shots
+            if goal.by_shots:
+                watch.shots(shots)
+            elapsed = time.monotonic() - began
+            done = goal.done(shots, elapsed, self._recording.sums if goal.until is not None else None)
+            self._looked(Look(progress, before, elapsed, done))
+            if (goal.by_shots or goal.until is not None) and done >= goal.target:
                 return True
 
     def _interrupted(self, within_s: float) -> bool:
@@ -248,7 +312,8 @@ class _ShotWatch:
         self._shots = 0
         self._last = began
 
-    def shots(self, shots: int) -> int:
+    def shots(self, shots: int) -> None:
+        """So many have come. Raises AcquisitionError when none came for long."""
         now = time.monotonic()
         if shots > self._shots:
             self._shots, self._last = shots, now
@@ -258,4 +323,3 @@ class _ShotWatch:
                 "is the trigger on the TDC input and edge that `processing` names? "
                 "Set `shots` to 0 to expose by time, or raise `shot_timeout_s`"
             )
-        return shots

@@ -21,8 +21,9 @@ from ..clock import NS_PER_COUNT
 from ..config import Geometry, Processing
 from ..control import Board, SentCounters, TimerReading, TriggerConfig
 from ..control.timer_service import TimerService
+from ..events.sums import PointArrays
 from ..pipeline.errors import PipelineError, PipelineTimeout, StageDied
-from ..pipeline.messages import Acquired, Progress, Receiver, RunPaths, RunRequest, RunSummary, Sent
+from ..pipeline.messages import Acquired, Counting, Progress, Receiver, RunPaths, RunRequest, RunSummary, Sent
 from ..protocol.chip_config import column_phase
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,9 @@ class PipelineClient(Protocol):
     def start(self) -> None: ...
     def bind(self, receivers: Sequence[Receiver]) -> list[int]: ...
     def open_run(self, run: RunRequest) -> RunPaths: ...
-    def begin(self, acquisition: int) -> None: ...
+    def begin(self, acquisition: int, counting: Counting | None = None) -> None: ...
+    @property
+    def live(self) -> PointArrays | None: ...
     def progress(self) -> Progress: ...
     def end(self, sent: Sent | None = None, *, end_counts: int | None = None, cancelled: bool = False) -> Acquired: ...
     def close_run(
@@ -62,6 +65,8 @@ class RunFile:
     keep_raw: bool = True
     centroid: bool = True
     """False: the words only."""
+    tof_range_ns: tuple[float, float] = (0.0, 100_000.0)
+    tof_bins: int = 2000
     start: Mapping[str, Any] = field(default_factory=dict)
     """The start document: in the event file from the first moment on, for `recover`."""
     configuration: Mapping[str, Any] = field(default_factory=dict)
@@ -151,6 +156,8 @@ class Recording:
                 phase=self.phase,
                 timer_zero_ns=zero_ns,
                 timer_zero_iso=_utc(zero_ns),
+                tof_range_ns=file.tof_range_ns,
+                tof_bins=file.tof_bins,
                 start=_plain(file.start),
                 configuration=_plain(file.configuration),
             )
@@ -207,11 +214,17 @@ class Recording:
         """Number of the last acquisition begun in this run, from 1."""
         return self._number
 
-    def begin(self) -> None:
-        """Announce an acquisition to the pipeline. The shutter is still closed."""
+    def begin(self, counting: Counting | None = None) -> None:
+        """Announce an acquisition to the pipeline, and what it is to count. The shutter is still closed."""
         pipeline = self.connect()
         self._number += 1
-        self._ask(pipeline, lambda: pipeline.begin(self._number))
+        self._ask(pipeline, lambda: pipeline.begin(self._number, counting))
+
+    @property
+    def sums(self) -> PointArrays | None:
+        """What the acquisition that began last has added up to until now; it grows while one looks."""
+        with self._lock:
+            return None if self._pipeline is None else self._pipeline.live
 
     def open_shutter(self) -> None:
         self._board().open_shutter()

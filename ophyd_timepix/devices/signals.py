@@ -66,6 +66,57 @@ class Quantity(SignalRO):
         return {self.name: scalar_key(f"TPX3:{self.attr_name}", self._readback, self._units)}
 
 
+class ArrayQuantity(SignalRO):
+    """An array that the device publishes. In events only where somebody makes its kind normal: they are large.
+
+    Its shape is that of its last value.
+    """
+
+    def __init__(self, *, shape: tuple[int, ...], units: str = "", meaning: str = "", **kwargs: Any) -> None:
+        super().__init__(value=np.zeros(shape, np.uint32), **kwargs)
+        self.meaning = meaning
+        """What it is, in a few words."""
+        self._units = units
+
+    @property
+    def units(self) -> str:
+        return self._units
+
+    @property
+    def range(self) -> str:
+        """Its shape, for a table."""
+        return "array"
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody subscribes to it."""
+        return bool(self._callbacks[self.SUB_VALUE])
+
+    def publish(self, values: Any) -> None:
+        """Set the value, a copy; subscribers are told."""
+        Signal.put(self, np.array(values), force=True)
+
+    def reshape(self, shape: tuple[int, ...]) -> None:
+        """Zeros of another shape, where it has another."""
+        if self._readback.shape != shape:
+            self.publish(np.zeros(shape, self._readback.dtype))
+
+    def describe(self) -> dict[str, DataKey]:
+        key = {
+            "source": f"TPX3:{self.attr_name}",
+            "dtype": "array",
+            "dtype_numpy": self._readback.dtype.str,
+            "shape": list(self._readback.shape),
+            "units": self._units,
+        }
+        return {self.name: key}
+
+
+def array(units: str, meaning: str, *, shape: tuple[int, ...]) -> Any:
+    """Declare an ArrayQuantity that is in no document until its kind is set."""
+    return Cpt(ArrayQuantity, shape=shape, units=units, meaning=meaning, kind=Kind.omitted)
+
+
 class _Bounded(Signal):
     """A signal with a type, a unit, limits or choices, set at once: its Status is done when `set` returns."""
 
@@ -187,6 +238,11 @@ class Setting(_Bounded):
     def put(self, value: Any, **kwargs: Any) -> None:
         """Check and keep `value` in the type of the setting."""
         super().put(self.normal(value), force=True, **kwargs)
+
+    @property
+    def hints(self) -> dict[str, list[str]]:
+        """A setting that is scanned is its own axis, whatever its kind."""
+        return {"fields": [self.name]}
 
     def describe(self) -> dict[str, DataKey]:
         return self._key(f"TPX3:setting:{self.attr_name}")

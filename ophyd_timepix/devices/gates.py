@@ -1,0 +1,272 @@
+"""Gates as signals: eight slots, each a window in time of flight or m/q, region, ToT and size, with what it counted.
+
+A slot that is on is in the documents and in the plots; one that is off leaves no trace in them. Which slots are on is
+fixed while a run is recorded, because the keys of a run are; their windows may change from point to point, and may be
+scanned. Knows the model of a gate, not how it is counted.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ophyd import Component as Cpt
+from ophyd import Device, Kind
+
+from ..config import Gate, MassCalibration
+from ..config.gates import Window, check_gates
+from ..events.sums import N_GATES, PointArrays
+from ..pipeline.messages import Counting, GateResult
+from .signals import OFF, ON, ArrayQuantity, Setting, array, result, setting
+
+NONE: Final = 0.0
+"""A bound of 0 bounds nothing: documents have no other word for "none"."""
+
+
+def _bound(units: str, high: float, meaning: str) -> Any:
+    return setting(NONE, units=units, limits=(0.0, high), meaning=f"{meaning}; 0: none")
+
+
+class _Switch(Setting):
+    """On or off, between runs."""
+
+    def put(self, value: Any, **kwargs: Any) -> None:
+        wanted = self.normal(value)
+        if wanted != self.get():
+            self.parent.may_switch()
+        super().put(wanted, **kwargs)
+        self.parent.show()
+
+
+class GateSlot(Device):
+    """One gate. `adopt` takes it from a model; `model` gives it."""
+
+    enabled = Cpt(
+        _Switch, value=OFF, choices=(OFF, ON), kind=Kind.config, meaning="whether it counts; set between runs"
+    )
+    label = setting("", meaning="name of the gate; empty: that of the slot")
+    tof_min = _bound("ns", 1e9, "earliest time of flight")
+    tof_max = _bound("ns", 1e9, "time of flight after the latest")
+    mq_min = _bound("u/e", 1e6, "least mass over charge, instead of times of flight")
+    mq_max = _bound("u/e", 1e6, "mass over charge above the largest")
+    x_min = _bound("pixel", 1e5, "region: first column")
+    x_max = _bound("pixel", 1e5, "region: column after the last")
+    y_min = _bound("pixel", 1e5, "region: first row")
+    y_max = _bound("pixel", 1e5, "region: row after the last")
+    tot_min = _bound("25 ns", 1e9, "least sum of ToT")
+    tot_max = _bound("25 ns", 1e9, "sum of ToT above the largest")
+    size_min = _bound("hits", 1e6, "least size of a cluster")
+    size_max = _bound("hits", 1e6, "size of a cluster above the largest")
+
+    counts = result(0, "centroids", Kind.hinted, meaning="centroids of valid shots in the gate")
+    counts_per_shot = result(math.nan, "1/shot", meaning="the same per valid shot; NaN without one")
+    error = result(math.nan, "1/shot", meaning="standard error of that; NaN with fewer than 2 valid shots")
+    image = array("counts", "picture of the gate", shape=(256, 256))
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self.enabled.get() == ON)
+
+    @property
+    def title(self) -> str:
+        """What the gate is called."""
+        return str(self.label.get()) or str(self.attr_name)
+
+    def may_switch(self) -> None:
+        """Raise RuntimeError while a run is recorded: its documents have their keys."""
+        detector = self.parent.parent
+        if detector.recording_run is not None:
+            raise RuntimeError(
+                f"{self.name} cannot be switched on or off while {detector.name} records a run, whose columns are "
+                "fixed; switch it before the run. Its windows may change between points"
+            )
+
+    def show(self) -> None:
+        """Be in the documents and plots when it is on."""
+        self.kind = Kind.normal if self.is_on else Kind.omitted
+        self.parent.show()
+
+    def bounds(self, quantity: str) -> Window | None:
+        """The window of tof, mq, x, y, tot or size; None where both bounds are 0."""
+        low, high = (getattr(self, f"{quantity}_{end}").get() for end in ("min", "max"))
+        return None if low == high == NONE else (low or None, high or None)
+
+    def model(self, width_px: int = 256, height_px: int = 256) -> Gate:
+        """The gate. Raises ValueError when its bounds contradict each other. Size of the picture: for open regions."""
+        x, y = self.bounds("x"), self.bounds("y")
+        roi = None
+        if x is not None or y is not None:
+            (x0, x1), (y0, y1) = x or (None, None), y or (None, None)
+            roi = (x0 or 0.0, x1 or width_px, y0 or 0.0, y1 or height_px)
+        windows = {name: self.bounds(name) for name in ("tof", "mq", "tot", "size")}
+        return Gate(name=self.title, roi=roi, **windows)
+
+    def adopt(self, gate: Gate) -> None:
+        """Take name and windows of a gate. Raises ValueError for what a slot has no signals for."""
+        for name in ("circle", "polygon"):
+            if getattr(gate, name) is not None:
+                raise ValueError(
+                    f"the gate {gate.name!r} has a {name}, a slot takes a region of columns and rows (roi); "
+                    f"count in a {name} afterwards, with `regate`"
+                )
+        x, y = (gate.roi[:2], gate.roi[2:]) if gate.roi is not None else (None, None)
+        windows = {"tof": gate.tof, "mq": gate.mq, "tot": gate.tot, "size": gate.size, "x": x, "y": y}
+        for name, window in windows.items():
+            for end, value in zip(("min", "max"), window or (None, None), strict=True):
+                getattr(self, f"{name}_{end}").put(max(value or NONE, NONE))
+        self.label.put(gate.name)
+
+    def publish(self, found: GateResult) -> None:
+        """What it counted."""
+        self.counts_per_shot.publish(_or_nan(found.counts_per_shot))
+        self.error.publish(_or_nan(found.error))
+        self.counts.publish(found.counts)
+
+    def __repr__(self) -> str:
+        windows = [
+            f"{name} {window[0] or 'any'} to {window[1] or 'any'}"
+            for name in ("tof", "mq", "x", "y", "tot", "size")
+            if (window := self.bounds(name))
+        ]
+        return f"<{self.name} {self.title!r}: {', '.join(windows) or 'all'}, {self.enabled.get()}>"
+
+
+class Gates(Device):
+    """The slots `gate0` ... `gate7`. `define` sets all of them from models; `counting` is what a point counts."""
+
+    gate0 = Cpt(GateSlot, "", kind=Kind.omitted)
+    gate1 = Cpt(GateSlot, "", kind=Kind.omitted)
+    gate2 = Cpt(GateSlot, "", kind=Kind.omitted)
+    gate3 = Cpt(GateSlot, "", kind=Kind.omitted)
+    gate4 = Cpt(GateSlot, "", kind=Kind.omitted)
+    gate5 = Cpt(GateSlot, "", kind=Kind.omitted)
+    gate6 = Cpt(GateSlot, "", kind=Kind.omitted)
+    gate7 = Cpt(GateSlot, "", kind=Kind.omitted)
+
+    @property
+    def slots(self) -> tuple[GateSlot, ...]:
+        return tuple(getattr(self, name) for name in self.component_names)
+
+    @property
+    def on(self) -> tuple[GateSlot, ...]:
+        """The slots that count, in their order."""
+        return tuple(slot for slot in self.slots if slot.is_on)
+
+    def find(self, name: str) -> GateSlot:
+        """The slot that counts under this label, or that is called so. Raises ValueError."""
+        for slot in self.on:
+            if name in (slot.title, slot.attr_name):
+                return slot
+        on = ", ".join(repr(slot.title) for slot in self.on) or "none"
+        raise ValueError(f"no gate {name!r} is on; on are: {on}")
+
+    def define(self, *gates: Gate) -> None:
+        """These gates and no others: into the first slots, on; the other slots off."""
+        if len(gates) > N_GATES:
+            raise ValueError(f"{len(gates)} gates were given, there are {N_GATES} slots")
+        check_names(gates)
+        for place, slot in enumerate(self.slots):
+            if place < len(gates):
+                slot.adopt(gates[place])
+            slot.enabled.put(ON if place < len(gates) else OFF)
+
+    def show(self) -> None:
+        """Gates are plotted instead of all centroids, where there are any."""
+        self.parent.n_centroids.kind = Kind.normal if self.on else Kind.hinted
+
+    def counting(self, calibration: MassCalibration | None) -> Counting:
+        """What the pipeline is asked to count. Raises ValueError, with what to do, for gates that hold nothing."""
+        slots, detector = self.on, self.parent
+        if not slots:
+            return Counting()
+        geometry, processing = detector.picture, detector.processing.model
+        models = [slot.model(geometry.width_px, geometry.height_px) for slot in slots]
+        if calibration is None and any(gate.mq is not None for gate in models):
+            raise ValueError(
+                f"gates of {self.name} are windows of m/q, and {detector.name} has no calibration of m/q; "
+                f"run the plan calibrate_mass({detector.name}, ...), or set {detector.name}.mass"
+            )
+        check_gates(models, geometry, processing, calibration)
+        return Counting(gates=tuple(models), calibration=calibration)
+
+    def publish(self, found: Sequence[GateResult]) -> None:
+        """What they counted, in their order."""
+        for slot, one in zip(self.on, found, strict=False):
+            slot.publish(one)
+
+    def publish_live(self, sums: PointArrays) -> None:
+        """What they have counted until now."""
+        for place, slot in enumerate(self.on):
+            now = sums.gate(place)
+            slot.counts_per_shot.publish(now.counts_per_shot)
+            slot.error.publish(now.error)
+            slot.counts.publish(now.counts)
+
+    def publish_images(self, sums: PointArrays, *, everybody: bool) -> None:
+        """Their pictures; everybody: also those that nobody subscribes to."""
+        for place, slot in enumerate(self.on):
+            publish_array(slot.image, sums.gate_images[place], everybody=everybody)
+
+
+class _MassSetting(Setting):
+    """A number of the calibration, which stands in the configuration as a whole too."""
+
+    def put(self, value: Any, **kwargs: Any) -> None:
+        super().put(value, **kwargs)
+        self.parent.tell()
+
+
+def _of_mass(units: str, low: float, meaning: str) -> Any:
+    return Cpt(_MassSetting, value=0.0, units=units, limits=(low, 1e9), meaning=meaning, kind=Kind.config)
+
+
+class MassSettings(Device):
+    """The calibration of m/q: t = t0 + k sqrt(m/q). `calibrate_mass` finds it; k = 0: there is none."""
+
+    t0 = _of_mass("ns", -1e9, "time of flight of a massless ion")
+    k = _of_mass("ns/sqrt(u/e)", 0.0, "flight of an ion of 1 u/e after t0; 0: unknown")
+    t0_error = _of_mass("ns", 0.0, "standard error of t0; 0: unknown")
+    k_error = _of_mass("ns/sqrt(u/e)", 0.0, "standard error of k; 0: unknown")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._adopted: MassCalibration | None = None
+        super().__init__(*args, **kwargs)
+
+    @property
+    def model(self) -> MassCalibration | None:
+        """The calibration, with the peaks that it was fitted to while nobody changed it by hand."""
+        k = self.k.get()
+        if k <= 0:
+            return None
+        errors = {f"{name}_ns": getattr(self, name).get() or None for name in ("t0_error", "k_error")}
+        own = MassCalibration(t0_ns=self.t0.get(), k_ns=k, **errors)
+        adopted = self._adopted
+        same = adopted is not None and adopted.model_copy(update={"peaks": ()}) == own
+        return adopted if same else own
+
+    def adopt(self, calibration: MassCalibration | None) -> None:
+        """Set all from a model; None: there is none."""
+        self._adopted = calibration
+        for name in self.component_names:
+            value = 0.0 if calibration is None else getattr(calibration, f"{name}_ns")
+            getattr(self, name).put(value or 0.0)
+
+    def tell(self) -> None:
+        """The whole as JSON in the configuration, where the catalog looks for it; empty: none."""
+        model = self.model
+        self.parent.mass_calibration.publish("" if model is None else json.dumps(model.model_dump(mode="json")))
+
+
+def check_names(gates: Sequence[Gate]) -> None:
+    """Raise ValueError for two gates of one name."""
+    check_gates(gates, calibration=MassCalibration(t0_ns=0.0, k_ns=1.0))
+
+
+def publish_array(signal: ArrayQuantity, values: Any, *, everybody: bool) -> None:
+    """Publish an array, or leave it when nobody looks: a copy costs."""
+    if everybody or signal.watched:
+        signal.publish(values)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
