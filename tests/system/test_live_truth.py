@@ -58,6 +58,8 @@ def test_every_hit_sent_is_decoded_exactly_and_the_ledger_closes(pipeline, tmp_p
         ledgers = take(sim.address, pipeline, event_file, chips, points=2)
     assert [ledger["unaccounted"] for ledger in ledgers] == [0, 0]
     assert sum(ledger["lost_datagrams"] for ledger in ledgers) == 0
+    for ledger in ledgers:
+        assert not {name: n for name, n in ledger.items() if n and name.startswith(("rejected", "filtered"))}
     with h5py.File(truth_file) as file:
         sent = {name: file["hits"][name][:] for name in ("chip", "x", "y", "tot", "tick")}
         triggers = {name: file["triggers"][name][:] for name in ("input", "falling", "counter", "tick")}
