@@ -10,6 +10,7 @@ from ophyd_timepix.control import (
     BoardError,
     ChipMissing,
     ControlError,
+    RestoreFailed,
     SpidrClient,
     SpidrClosed,
     SpidrGarbled,
@@ -93,7 +94,7 @@ def once_there(verb, *arguments):  # type: ignore[no-untyped-def]
     while True:
         try:
             return verb(*arguments)
-        except (SpidrRefused, SpidrTimeout):
+        except (SpidrRefused, SpidrTimeout, RestoreFailed):
             if time.monotonic() > deadline:
                 raise
 
