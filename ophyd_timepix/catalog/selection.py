@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypedDict, cast
 
 import numpy as np
@@ -69,6 +70,12 @@ class Span:
         return self.parts[-1].stop
 
 
+@lru_cache(maxsize=1)
+def _every_row(n: int) -> Kept:
+    """0 to n - 1, made once: it takes as long as a window. Nobody writes to kept rows."""
+    return np.arange(n, dtype=np.int32)
+
+
 @dataclass
 class Piece:
     """The rows of a span while they are looked at. Columns are read when they are first asked for."""
@@ -80,8 +87,9 @@ class Piece:
     _values: dict[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        every = _every_row(BLOCK_ROWS)
         first = self.span.start
-        ranges = [np.arange(part.start - first, part.stop - first, dtype=np.int32) for part in self.span.parts]
+        ranges = [every[part.start - first : part.stop - first] for part in self.span.parts]
         self.kept = ranges[0] if len(ranges) == 1 else np.concatenate(ranges)
 
     def column(self, name: str) -> Array:

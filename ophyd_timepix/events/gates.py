@@ -33,11 +33,21 @@ _STATE: Final = TALLY_FIELDS
 
 @kernel
 def select_within(rows: Rows, values: Array, low: float, high: float, into: Rows) -> int:
-    """Rows whose value is in [low, high). Returns how many. `into` may be `rows`, here and below."""
+    """Rows whose value is in [low, high). Returns how many, here and below."""
     n = 0
     for row in rows:
         into[n] = row
         n += (values[row] >= low) & (values[row] < high)  # no branch: one row in two is the worst that there is
+    return n
+
+
+@kernel
+def select_all_within(rows: Rows, values: Array, low: float, high: float, into: Rows) -> int:
+    """The same for all rows of a block: `rows` is as long as `values`."""
+    n = 0
+    for row in range(values.shape[0]):
+        into[n] = row
+        n += (values[row] >= low) & (values[row] < high)
     return n
 
 
@@ -150,7 +160,9 @@ class Condition:
         for column, low, high in self.windows:
             if not len(rows):
                 return rows
-            rows = _select(select_within, rows, read(column), low, high)
+            values = read(column)
+            kernel_ = select_within if len(rows) < len(values) else select_all_within
+            rows = _select(kernel_, rows, values, low, high)
         if self.circle is not None and len(rows):
             rows = _select(select_in_circle, rows, read("x"), read("y"), *map(float, self.circle))
         if self.polygon is not None and len(rows):
