@@ -145,7 +145,7 @@ def _bytes_of(path: Path) -> bytes:
 
 def _validated(values: dict[str, Any], text_path: Path, matrix_path: Path) -> BoardConfig | DetectorConfig:
     kind = values.get("kind")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ConfigError(f"kind is {' or '.join(_KINDS)}, not {kind!r}")
     checksum = values.get("checksum")
     fields = {name: value for name, value in values.items() if name not in _HEAD_FIELDS}
@@ -173,6 +173,9 @@ def _fill_matrices(board: Any, path: Path) -> None:
     """Put the matrix in the place of its digest, for each chip."""
     chips = board.get("chips") if isinstance(board, dict) else None
     chips = [chip for chip in chips if isinstance(chip, dict)] if isinstance(chips, list) else []
+    for chip in chips:
+        if not isinstance(chip.get("index", 0), int):
+            raise ConfigError(f"board.chips: the index of a chip is a number, not {chip['index']!r}")
     digests = {chip.get("index", 0): chip.get("matrix") for chip in chips}
     matrices = _matrices(path, digests)
     for chip in chips:

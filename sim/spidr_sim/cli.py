@@ -102,7 +102,7 @@ def _settings(options: argparse.Namespace) -> SceneSettings:
         rate_hz=options.rate,
         shot_rate_hz=options.shot_rate,
         seed=options.seed,
-        n_chips=options.chips or 1,
+        n_chips=1 if options.chips is None else options.chips,
     )
 
 
@@ -112,7 +112,8 @@ def _source(options: argparse.Namespace) -> Source:
         return scene_source(_settings(options), keep_truth=keep_truth)
     recording = read_recording(options.replay)
     log.info(f"{options.replay}: {recording.seconds:.3f} s, {len(recording.chips)} chips")
-    return RecordingSource(recording, options.chips or len(recording.chips), keep_truth=keep_truth)
+    n_chips = len(recording.chips) if options.chips is None else options.chips
+    return RecordingSource(recording, n_chips, keep_truth=keep_truth)
 
 
 def _truth(options: argparse.Namespace, n_chips: int) -> Truth | None:

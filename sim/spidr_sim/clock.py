@@ -7,6 +7,7 @@ never jumps, never runs backwards, and nothing is skipped.
 It knows no word, no socket and no scene.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -21,8 +22,8 @@ class VirtualClock:
     """25 ns counts since the last restart. `lock` lets several readings and what follows from them be one step."""
 
     def __init__(self, host_ns: Callable[[], int] = time.monotonic_ns, speed: float = 1.0) -> None:
-        if not speed > 0:
-            raise ValueError(f"the clock's speed must be above 0, not {speed}")
+        if not 0 < speed < math.inf:
+            raise ValueError(f"the clock's speed must be above 0 and finite, not {speed}")
         self.lock = threading.RLock()
         self._host_ns = host_ns
         self._counts_per_ns = speed / NS_PER_COUNT

@@ -5,6 +5,7 @@ chips run with operating defaults, the sensor at 50 V. Unless a PLL word is give
 `.tpx3` files of SERVAL. This module knows no clock and no socket.
 """
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
@@ -81,6 +82,8 @@ def joined(truths: list[SliceTruth]) -> SliceTruth:
 
 def write_recording(path: Path, source: Source, seconds: float, truth: Truth | None = None) -> int:
     """Write `seconds` of an open source as `.tpx3`: a chunk per chip and millisecond. Returns the number of words."""
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"the length of a recording must be above 0 s and finite, not {seconds} s")
     counts = round(seconds * COUNTS_PER_SECOND)
     n_words = 0
     with path.open("wb") as file:
