@@ -7,6 +7,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is, and nothing about the claim.
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
 
 REAL_DATA = Path(os.environ.get("TIMEPIX_REAL_DATA", "../shared/data"))
 
