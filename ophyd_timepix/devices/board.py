@@ -148,6 +148,7 @@ class SpidrBoard(Device):
         applied = ""
         if before is not None:
             applied = str(apply_configuration(self.control, before, ramp_v_per_s=self.bias.ramp_rate.get()))
+            self._hold_bias(before)
         for chip in self.chips:
             chip.matrix.forget()
         self.connect()
@@ -160,6 +161,17 @@ class SpidrBoard(Device):
         except (ControlError, ValueError) as error:
             logger.warning("the settings of %s cannot be read, so none are set again after its reset: %s", self, error)
             return None
+
+    def _hold_bias(self, config: BoardConfig) -> None:
+        """Set the bias of `config` where it was only found right by the ADC.
+
+        After a reset the supply may be on its way to the voltage that the board comes up with, and pass the right one.
+        """
+        bias = config.bias
+        if bias is not None and bias.enabled and bias.volts is not None and self.control.bias_setting is None:
+            self.control.ramp_bias(
+                bias.volts, rate_v_per_s=self.bias.ramp_rate.get(), tolerance_v=self.bias.tolerance.get()
+            )
 
     # --- settings
 
