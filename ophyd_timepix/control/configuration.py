@@ -68,7 +68,7 @@ class ApplyError(ControlError):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Applied:
     """What applying a configuration did."""
 
@@ -82,6 +82,8 @@ class Applied:
     def __str__(self) -> str:
         names = ": " + ", ".join(self.changed) if self.changed else ""
         return f"{len(self.changed)} settings changed{names}; {self.unchanged} were right already"
+
+    __repr__ = __str__  # it is what a prompt shows after `load`
 
 
 # --- read -------------------------------------------------------------------------------------------------------------

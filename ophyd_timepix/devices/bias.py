@@ -95,6 +95,7 @@ class Bias(Device):
 
     def set(self, volts: float, **kwargs: Any) -> Status:
         """Ramp to `volts`. Refuses what the board cannot give here and now; what fails later is in the Status."""
+        self.check_value(volts)
         target = float(self.setpoint.normal(volts))
         with self._lock:
             before = self._ramp
@@ -129,7 +130,12 @@ class Bias(Device):
 
     def check_value(self, volts: float) -> None:
         """Raise ValueError unless the board can give `volts`."""
-        self.setpoint.check_value(volts)
+        try:
+            self.setpoint.check_value(volts)
+        except ValueError as error:
+            if isinstance(volts, int | float) and volts < BIAS_MIN_V:
+                raise ValueError(f"{error}; `off()` ramps it down and switches it off") from None
+            raise
 
     def locate(self) -> dict[str, float]:
         """Setpoint and measured voltage (bluesky's Locatable)."""

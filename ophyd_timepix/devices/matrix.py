@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 from ophyd import Component as Cpt
 from ophyd import Device, Kind
 from ophyd.status import Status
 
 from ..control import Chip
 from ..protocol import PixelMatrix
+from ..protocol.words import MATRIX_SIDE
 from .signals import Hardware, result
 from .status import PlainStatus
 
@@ -67,13 +69,18 @@ class Matrix(Device):
 
     def upload(self, matrix: PixelMatrix) -> None:
         """Upload and read back. Raises ControlError when the chip holds another."""
-        if not isinstance(matrix, PixelMatrix):
-            raise ValueError(f"{self.name} takes a PixelMatrix (ophyd_timepix.protocol), not {type(matrix).__name__}")
+        self.check_value(matrix)
         self._chip.upload_matrix(matrix)
         self._note(PixelMatrix.from_codes(matrix.codes()))
 
+    def check_value(self, matrix: Any) -> None:
+        """Raise ValueError unless it is a PixelMatrix."""
+        if not isinstance(matrix, PixelMatrix):
+            raise ValueError(f"{self.name} takes a PixelMatrix (ophyd_timepix.protocol), not {type(matrix).__name__}")
+
     def set(self, matrix: PixelMatrix) -> Status:
-        """`upload` as a Status, for `bps.mv`."""
+        """`upload` as a Status, for `bps.mv`. Refuses what is no matrix here and now."""
+        self.check_value(matrix)
         status = PlainStatus(self)
         try:
             self.upload(matrix)
@@ -85,9 +92,9 @@ class Matrix(Device):
 
     def mask(self, column: int, row: int, masked: bool = True) -> None:
         """Mask one pixel, or unmask it."""
+        if not all(isinstance(number, int | np.integer) and 0 <= number < MATRIX_SIDE for number in (column, row)):
+            raise ValueError(f"{self.name} has columns and rows 0 to {MATRIX_SIDE - 1}, not ({column}, {row})")
         matrix = PixelMatrix.from_codes((self.last or self.read_back()).codes())
-        if not (0 <= column < len(matrix.mask) and 0 <= row < len(matrix.mask)):
-            raise ValueError(f"{self.name} has columns and rows 0 to {len(matrix.mask) - 1}, not ({column}, {row})")
         matrix.mask[column, row] = masked
         self.upload(matrix)
 

@@ -6,7 +6,7 @@ from ophyd import Device
 
 from ..protocol import Register
 from ..protocol.quantities import Quantity
-from .signals import Monitored, counted, measured, settable, setting, switch
+from .signals import Hardware, Monitored, counted, measured, settable, setting, switch
 from .text import Text, table
 
 PERIOD_S: Final = 1.0
@@ -78,6 +78,9 @@ class Clock(Device):
         self.external.get()
         self.fast.get()
 
+    def __repr__(self) -> str:
+        return _table("clock", (self.external, self.fast))
+
 
 class Tdc(Device):
     """The TDC of the board. Which edges the shots come from is the detector's `processing`."""
@@ -91,3 +94,13 @@ class Tdc(Device):
     def refresh(self) -> None:
         """Ask the board."""
         self.word.get()
+
+    def __repr__(self) -> str:
+        return _table("TDC", (self.word, self.triggers))
+
+
+def _table(title: str, signals: tuple[Hardware, ...]) -> Text:
+    """Signals as last seen."""
+    rows = [(title, "value", "range", "meaning")]
+    rows += [(signal.attr_name, signal.shown, signal.range or signal.units, signal.meaning) for signal in signals]
+    return table(rows)

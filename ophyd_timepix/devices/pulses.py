@@ -59,6 +59,8 @@ class TestPulse(Device):
         """Columns that get test pulses: 256 booleans, or the numbers of the columns."""
         wanted = np.asarray(columns)
         if wanted.dtype != np.bool_:
+            if wanted.size and not np.issubdtype(wanted.dtype, np.integer):
+                raise ValueError(f"{self.name}: columns are 256 booleans or numbers from 0 to 255, not {columns!r}")
             numbers = wanted.astype(int)
             if numbers.size and not (numbers.min() >= 0 and numbers.max() <= 255):
                 raise ValueError(f"{self.name}: columns are numbered 0 to 255, not {numbers.min()} to {numbers.max()}")

@@ -187,7 +187,7 @@ class _Bounded(Signal):
 
     def _number(self, value: Any) -> Scalar:
         unit = f" {self._units}" if self._units else ""
-        if not isinstance(value, int | float):
+        if not isinstance(value, int | float) or (isinstance(value, bool) and not self._may_be_bool):
             raise ValueError(f"{self.name} is a number{f' ({self._units})' if unit else ''}, not {value!r}")
         if not math.isfinite(value):
             raise ValueError(f"{self.name} is a finite number{f' ({self.range}{unit})' if unit else ''}, not {value!r}")
@@ -197,6 +197,11 @@ class _Bounded(Signal):
         if self._type is float:
             return float(value)
         return self._type(self._whole(value))
+
+    @property
+    def _may_be_bool(self) -> bool:
+        """True is no 1 V and no DAC code, but a bit may be True."""
+        return self._type is bool or self._limits == (0, 1)
 
     def _whole(self, value: Any) -> int:
         whole = round(value)

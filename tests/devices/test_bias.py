@@ -33,6 +33,14 @@ def test_a_voltage_that_the_board_does_not_have_is_refused_before_the_wire(spidr
     assert not fake_board.calls
 
 
+def test_whoever_wants_no_bias_is_told_how_to_switch_it_off(spidr, fake_board):
+    with pytest.raises(ValueError, match=r"12 to 104 V, not 0; `off\(\)` ramps it down"):
+        spidr.bias.set(0)
+    with pytest.raises(ValueError, match="spidr_bias_setpoint is a number"):
+        spidr.bias.set(True)
+    assert not fake_board.calls
+
+
 def test_a_second_move_takes_over_and_the_first_says_so(spidr, held):
     first = spidr.bias.set(90)
     assert held.ramps.wait(5)

@@ -32,6 +32,7 @@ def test_a_dac_takes_what_a_scan_gives_and_rounds_to_its_step(spidr, value):
         (None, "is a number"),
         (1j, "is a number"),
         ([430], "is a number"),
+        (True, "is a number"),
     ],
 )
 def test_a_dac_refuses_anything_else_before_the_wire(spidr, fake_board, value, words):

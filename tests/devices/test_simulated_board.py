@@ -55,6 +55,40 @@ def test_a_reset_brings_back_all_settings(simulated):
     assert simulated.chip0.matrix.last == matrix
 
 
+def test_a_reset_brings_back_a_bias_that_the_supply_is_still_near(simulated):
+    simulated.connect()
+    simulated.bias.ramp_rate.put(1000.0)
+    simulated.bias.set(63).wait(10)
+    simulated.reset()  # it comes up with 50 V, and the ADC reads nearly 63 V at first
+    assert simulated.control.bias_setting == pytest.approx(63, abs=0.1)
+    assert simulated.bias.setpoint.last == pytest.approx(63, abs=0.1)
+
+
+def test_a_prompt_shows_what_loading_changed(simulated, tmp_path):
+    simulated.connect()
+    path = simulated.save(tmp_path / "good")
+    simulated.chip0.dacs.vfbk.set(77).wait(1)
+    assert repr(simulated.load(path)).startswith("1 settings changed: chip 0 dacs.vfbk; ")
+
+
+def test_what_is_no_matrix_pixel_or_column_is_refused_here_and_now(simulated):
+    simulated.connect()
+    for pixel in ((256, 0), (0, -1), (1.5, 0), ("a", 0)):
+        with pytest.raises(ValueError, match="columns and rows 0 to 255"):
+            simulated.chip0.matrix.mask(*pixel)
+    with pytest.raises(ValueError, match="takes a PixelMatrix"):
+        simulated.chip0.matrix.set(3)
+    for columns in ([300], ["a"], [1.5]):
+        with pytest.raises(ValueError, match="spidr_chip0_test_pulse: columns are"):
+            simulated.chip0.test_pulse.choose_columns(columns)
+
+
+def test_clock_and_tdc_are_tables_at_a_prompt(simulated):
+    assert "TDC       value" in repr(simulated.tdc)
+    simulated.connect()
+    assert "external  off    off | on  external reference clock" in repr(simulated.clock)
+
+
 def test_a_reset_may_leave_the_board_as_it_comes_up(simulated):
     simulated.connect()
     simulated.chip0.dacs.vfbk.set(77).wait(1)
