@@ -31,6 +31,9 @@ Every signal of `SpidrBoard` (`{BOARD}`), of its chips (`{BOARD}.chip0` ... `chi
 
 In documents the dots of a name are `_`: `{BOARD}_chip0_dacs_vfbk`. The bias and the shutter have the names of their
 devices: `{BOARD}_bias`, `{BOARD}_shutter`.
+
+A run of `{DETECTOR}` records the settings of its board in its own configuration, with shorter names: without `dacs` and
+`config`, as in `{DETECTOR}_chip0_vfbk`, `{DETECTOR}_chip0_general_mode`, `{DETECTOR}_bias_setpoint`.
 """
 
 SECTIONS: Final = (

@@ -38,5 +38,5 @@ def test_every_line_of_the_page_runs(RE, checker, tmp_path, monkeypatch):
             RE.clear_suspenders()
             tpx.close()
             spidr.disconnect()
-    assert [len(run.stream("primary")) for run in checker.runs] == [36, 9, 10]
+    assert [len(run.stream("primary")) for run in checker.runs] == [37, 9, 10]
     assert checker.runs[-1].stream("spidr_monitor_chip_temperature_monitor")
