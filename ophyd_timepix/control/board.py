@@ -70,6 +70,8 @@ class Board(BiasSupply):
 
         self.poller = Poller(client.address, clock=clock)
         """For whatever is to be asked every now and then; its thread ends with its last job, or with `close`."""
+        self.configuring = threading.Lock()
+        """Held while a configuration is applied: two at once would put back each other's settings."""
         self.last_restore: RestoreReport | None = None
         """What the last comparison after a loss found."""
         self.losses = 0
@@ -287,9 +289,11 @@ class Board(BiasSupply):
         """Reset board and chips: all settings are lost, here too. Takes seconds. Identifies the board anew.
 
         Returns the board's status word (0: good), None when the board hung up in place of an answer; then it has 15 s
-        to be back. Other threads may ask meanwhile: nothing is set again behind a reset.
+        to be back. Other threads may ask meanwhile: nothing is set again behind a reset. Ends a ramp of the bias.
         """
         self._info = None
+        with self.client.exclusive():
+            self._bias_turn += 1
         try:
             status = self._request_reset(speed)
         except SpidrClosed as closed:

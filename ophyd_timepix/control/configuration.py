@@ -161,8 +161,20 @@ def apply_configuration(
 
     any_chip: apply the settings of a chip also to another one than they were made for. Thresholds and equalisation
     belong to one chip, so this is refused otherwise. The bias is ramped, without holding up the line.
-    Raises ApplyError that names the item that failed; other ControlErrors come before anything is written.
+    Raises ApplyError that names the item that failed; other ControlErrors come before anything is written, also where
+    another configuration is just being applied.
     """
+    if not board.configuring.acquire(blocking=False):
+        raise ControlError(
+            f"{board.client.address}: another configuration is being applied; nothing was sent. Wait until it is done"
+        )
+    try:
+        return _apply(board, config, any_chip, ramp_v_per_s)
+    finally:
+        board.configuring.release()
+
+
+def _apply(board: Board, config: BoardConfig, any_chip: bool, ramp_v_per_s: float) -> Applied:
     indices = tuple(chip.index for chip in config.chips)
     with board.client.exclusive():
         _require_names(board, config, any_chip)
@@ -243,7 +255,7 @@ def _put_back(board: Board, written: Sequence[_Item], items: Sequence[_Item], *,
                 item.write(item.old)
             except ConnectionLost as error:
                 log.warning(f"{board.client.address}: the old settings cannot be set again: {error}")
-                _remember(board, left)
+                _remember(board, left, written)
                 return tuple(failed + [each.path for each in reversed(left)])
             except ControlError as error:
                 log.warning(f"{board.client.address}: {item.path} cannot be set again: {error}")
@@ -252,11 +264,18 @@ def _put_back(board: Board, written: Sequence[_Item], items: Sequence[_Item], *,
     return tuple(failed)
 
 
-def _remember(board: Board, items: Iterable[_Item]) -> None:
-    """Make the line's memory hold the old values: they are what is set again when the board is back."""
+def _remember(board: Board, items: Iterable[_Item], written: Sequence[_Item]) -> None:
+    """Make the line's memory hold the old values: they are what is set again when the board is back.
+
+    Where a new value was written, finding it there is no sign that the board lost its settings.
+    """
+    memory = board.client.memory
     for item in items:
         for request in item.requests(item.old):
-            board.client.memory.answered(request, (), 0, 0)
+            if item in written:
+                memory.want(request)
+            else:
+                memory.answered(request, (), 0, 0)
 
 
 # --- the items --------------------------------------------------------------------------------------------------------

@@ -82,7 +82,9 @@ def test_stop_leaves_the_bias_where_it_is(client: SpidrClient, lent: LentTime, t
     assert 50 < board.bias_setting < 60
 
 
-@pytest.mark.parametrize("order", [lambda b: b.set_bias(20), lambda b: b.bias_enable(False), lambda b: b.ramp_bias(15)])
+@pytest.mark.parametrize(
+    "order", [lambda b: b.set_bias(20), lambda b: b.bias_enable(False), lambda b: b.ramp_bias(15), Board.reset]
+)
 def test_newest_command_ends_a_ramp(client: SpidrClient, lent: LentTime, traffic: Traffic, order):  # type: ignore[no-untyped-def]
     ordered = False
 

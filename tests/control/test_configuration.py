@@ -15,6 +15,7 @@ from ophyd_timepix.control import (
     BoardError,
     ChipMissing,
     ConnectionLost,
+    ControlError,
     LimitError,
     ReadBackError,
     SpidrClient,
@@ -191,6 +192,28 @@ def test_the_line_is_free_while_the_bias_ramps(board: Board, clock: RunningClock
 
 
 # --- refused before anything is sent ----------------------------------------------------------------------------------
+def test_a_second_configuration_is_refused_while_one_is_applied(
+    board: Board, clock: RunningClock, monkeypatch: pytest.MonkeyPatch
+):
+    """Each would end the other's ramp, and both would put back what the other wrote."""
+    first = board_config(1).changed(bias=BiasConfig(enabled=True, volts=53.0))
+    second = board_config(1).changed(tdc=9)
+    refused: list[str] = []
+
+    def wait(event: threading.Event, seconds: float) -> bool:
+        with pytest.raises(ControlError, match=r"another configuration is being applied; nothing was sent") as error:
+            apply_configuration(board, second)
+        refused.append(str(error.value))
+        return clock.wait(event, seconds)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(board, "_wait", wait)
+        apply_configuration(board, first)
+    assert refused
+    assert not diff(read_configuration(board, [0]), first)
+    assert "tdc" in apply_configuration(board, second).changed
+
+
 def test_settings_of_another_chip_are_refused_unless_told(board: Board, simulated: SimulatedBoard):
     config = BoardConfig(chips=(chip_config(1).changed(index=0),))
     before = state_of(simulated)
@@ -341,6 +364,20 @@ def test_a_board_that_stays_away_gets_the_old_settings_when_it_is_back(
     faults.clear()
     once_there(board.identify)
     assert state_of(simulated) == before
+
+
+def test_new_settings_that_a_board_still_has_after_a_failure_are_no_sign_that_it_was_restarted(
+    board: Board, faults: Faults
+):
+    losses = board.losses
+    faults.arm("unreachable=3600:SET_DAC:9")
+    with pytest.raises(ApplyError):
+        apply_configuration(board, board_config(1))
+    faults.clear()
+    once_there(board.identify)
+    assert board.last_restore is not None
+    assert (board.last_restore.lost, board.losses) == ((), losses)
+    assert "chip 0 DAC IBIAS_PREAMP_ON" in board.last_restore.undone
 
 
 def once_there(ask: Callable[[], object]) -> None:
