@@ -13,15 +13,35 @@ _HOME = {
     "TimepixDetector": "ophyd_timepix.devices",
     "install": "ophyd_timepix.wiring",
     "tpx_fly": "ophyd_timepix.plans",
+    "calibrate_mass": "ophyd_timepix.plans",
+    "count_until": "ophyd_timepix.plans",
+    "Gate": "ophyd_timepix.config",
+    "MassCalibration": "ophyd_timepix.config",
     "centroids": "ophyd_timepix.catalog",
+    "counts": "ophyd_timepix.catalog",
+    "regate": "ophyd_timepix.catalog",
 }
 
-__all__ = ["SpidrBoard", "TimepixDetector", "__version__", "centroids", "install", "tpx_fly"]
+__all__ = [
+    "Gate",
+    "MassCalibration",
+    "SpidrBoard",
+    "TimepixDetector",
+    "__version__",
+    "calibrate_mass",
+    "centroids",
+    "count_until",
+    "counts",
+    "install",
+    "regate",
+    "tpx_fly",
+]
 
 if TYPE_CHECKING:
-    from .catalog import centroids
+    from .catalog import centroids, counts, regate
+    from .config import Gate, MassCalibration
     from .devices import SpidrBoard, TimepixDetector
-    from .plans import tpx_fly
+    from .plans import calibrate_mass, count_until, tpx_fly
     from .wiring import install
 
 

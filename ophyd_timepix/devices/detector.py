@@ -131,6 +131,8 @@ class TimepixDetector(Device):
         self._superseded: list[int] = []
         self._warned = False
         self._shown_at = 0.0
+        self.last_sums: PointArrays | None = None
+        """What the last point added up to: picture and spectra, of valid shots."""
         self._kept_matrices: set[str] = set()
         super().__init__(name=name, **kwargs)
         self.exposure.put(exposure)
@@ -379,7 +381,25 @@ class TimepixDetector(Device):
                 "behind a checkpoint: put the checkpoint before the trigger, not between trigger and wait"
             )
         reading: dict[str, dict[str, Any]] = super().read()
+        for signal in self._scanned():
+            reading |= signal.read()
         return reading
+
+    def describe(self) -> dict[str, DataKey]:
+        keys: dict[str, DataKey] = super().describe()
+        for signal in self._scanned():
+            keys |= signal.describe()
+        return keys
+
+    def _scanned(self) -> list[Any]:
+        """Settings of this detector that an open run scans: bluesky leaves the reading of a part to the whole."""
+        dimensions = [
+            d for start in tuple(self._announced.values()) for d in start.get("hints", {}).get("dimensions", ())
+        ]
+        fields = {field for names, *_ in dimensions for field in names if field.startswith(f"{self.name}_")}
+        if not fields:
+            return []
+        return [walk.item for walk in self.walk_signals() if walk.item.name in fields and walk.item.kind is Kind.config]
 
     def _join_after_pause(self, *, flying: bool) -> Exposure | None:
         """The replay of a trigger after a pause: what it took before is superseded, what runs starts over."""
@@ -601,7 +621,8 @@ class TimepixDetector(Device):
         self.shot_stop.publish(acquired.shot_stop)
         self.acquisition.publish(acquired.acquisition)
         self.unaccounted.publish(acquired.ledger.get("unaccounted", 0))
-        sums = self._recording.sums
+        live = self._recording.sums
+        sums = self.last_sums = None if live is None else live.copy(len(self.gates.on))
         if sums is not None:
             self.tof.publish(sums)
             self._publish_arrays(sums, everybody=True)

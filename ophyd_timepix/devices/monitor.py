@@ -102,5 +102,5 @@ class Tdc(Device):
 def _table(title: str, signals: tuple[Hardware, ...]) -> Text:
     """Signals as last seen."""
     rows = [(title, "value", "range", "meaning")]
-    rows += [(signal.attr_name, signal.shown, signal.range or signal.units, signal.meaning) for signal in signals]
+    rows += [(signal.attr_name, signal.shown, signal.range, signal.meaning) for signal in signals]
     return table(rows)

@@ -69,12 +69,13 @@ class PointArrays:
         """With memory of their own, all zeros."""
         return cls(np.zeros(cls.nbytes(shape, spectrum.bins), np.uint8).data, shape, spectrum)
 
-    def copy(self) -> "PointArrays":
-        """As they are now, for good."""
+    def copy(self, n_gates: int = N_GATES) -> "PointArrays":
+        """As they are now, for good. Pictures of the first `n_gates` gates alone."""
         shape = (self.image.shape[0], self.image.shape[1])
         other = PointArrays.empty(shape, self.spectrum)
-        for mine, theirs in zip(self._views(), other._views(), strict=True):
+        for mine, theirs in zip(self._views()[:-1], other._views()[:-1], strict=True):
             theirs[...] = mine
+        other.gate_images[:n_gates] = self.gate_images[:n_gates]
         return other
 
     def _views(self) -> tuple[Array, ...]:

@@ -1,0 +1,167 @@
+"""Gates as scan signals on the simulated camera: TCP, UDP, the pipeline's processes, bluesky and the catalog."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import bluesky.plans as bp
+import numpy as np
+import pytest
+from bluesky import RunEngine
+from bluesky.callbacks.best_effort import BestEffortCallback
+from ophyd import Kind
+from ophyd.sim import SynAxis
+
+from ophyd_timepix import Gate, calibrate_mass, count_until
+from ophyd_timepix.catalog import CatalogProfile, CatalogWriter, counts, image, regate
+from ophyd_timepix.devices import SpidrBoard, TimepixDetector
+from ophyd_timepix.plans import tpx_fly, until, with_settings
+from ophyd_timepix.wiring import install
+from spidr_sim.particles import NS_PER_SQRT_MASS, PEAKS, T0_NS, time_of_flight_ns
+from tests.bluesky_fixtures import checker
+from tests.catalog.conftest import catalog, db, profiles
+from tests.sim_process import running_sim
+
+__all__ = ["catalog", "checker", "db", "profiles"]
+
+MASSES = {peak.name: peak.mass_per_charge for peak in PEAKS}
+FLIGHTS = {peak.name: time_of_flight_ns(peak) for peak in PEAKS}
+IODINE = Gate(name="iodine", mq=(125, 129))
+METHYL = Gate(name="methyl_core", tof=(4800, 5300), roi=(60, 200, 60, 200), tot=(10, 4000), size=(2, None))
+
+
+@pytest.fixture(scope="module")
+def camera(catalog: CatalogProfile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TimepixDetector]:
+    with running_sim(scene="vmi", rate=2e5, shot_rate=1000.0, seed=11) as sim:
+        spidr = SpidrBoard(sim.address, name="spidr")
+        tpx = TimepixDetector(spidr, name="tpx", data_dir=catalog.readable[0], exposure=0.15)
+        try:
+            tpx.connect()
+            yield tpx
+        finally:
+            tpx.close()
+            spidr.disconnect()
+
+
+@pytest.fixture
+def tpx(camera: TimepixDetector) -> Iterator[TimepixDetector]:
+    yield camera
+    camera.gates.define()
+    camera.mass.adopt(None)
+    camera.exposure.put(0.15)
+    camera.shots.put(0)
+
+
+@pytest.fixture
+def RE(tpx: TimepixDetector) -> Iterator[RunEngine]:
+    engine = RunEngine({}, call_returns_result=True)
+    installation = install(engine, [tpx], min_free_bytes=0)
+    yield engine
+    installation.uninstall()
+
+
+@pytest.fixture
+def writer(RE: RunEngine, catalog: CatalogProfile, db: Any, tmp_path: Any) -> Iterator[CatalogWriter]:
+    writer = CatalogWriter(catalog.name, backup_directory=tmp_path / "backup")
+    RE.subscribe(lambda name, doc: writer(name, doc))
+    yield writer
+    writer.close()
+
+
+def calibrated(tpx: TimepixDetector) -> Any:
+    guesses = {name: (MASSES[name], FLIGHTS[name] + 60.0) for name in ("CH3+", "I++", "I+")}
+    return calibrate_mass(tpx, guesses, seconds=0.3)
+
+
+def test_a_run_taken_with_gates_is_what_regating_it_gives(RE, tpx, writer, db):
+    """By time of flight and by m/q, with region, ToT and size; per point; with errors; the m/q of the run itself."""
+    calibration = RE(calibrated(tpx)).plan_result
+    assert T0_NS < calibration.t0_ns < T0_NS + 25, "time-walk delays all ions alike"
+    assert calibration.k_ns == pytest.approx(NS_PER_SQRT_MASS, abs=max(5 * calibration.k_error_ns, 0.5))
+    assert [peak.name for peak in calibration.peaks] == ["CH3+", "I++", "I+"]
+    tpx.gates.define(IODINE, METHYL)
+    uid = RE(bp.scan([tpx], SynAxis(name="delay"), 0, 1, 3)).run_start_uids[0]
+    writer.wait(60)
+    assert writer.failure is None
+    table = regate(db[uid], [IODINE, METHYL])
+    for slot, name in (("gate0", "iodine"), ("gate1", "methyl_core")):
+        assert (table[f"tpx_gates_{slot}_counts"] > 20).all()
+        for column in ("counts", "counts_per_shot", "error"):
+            np.testing.assert_allclose(table[f"tpx_gates_{slot}_{column}"], table[f"{name}_{column}"], rtol=1e-12)
+    np.testing.assert_array_equal(tpx.gates.gate1.image.get(), image(db[uid], gate=METHYL, point=3))
+    np.testing.assert_array_equal(tpx.image.get(), image(db[uid], point=3))
+    assert tpx.stats.centroids_per_shot.get() == counts(db[uid], point=3).counts_per_shot
+
+
+def test_a_gate_is_scanned_like_a_motor_and_plotted(RE, checker, tpx, capsys):
+    best_effort = BestEffortCallback()
+    best_effort.disable_plots()
+    RE.subscribe(best_effort)
+    tpx.gates.define(Gate(name="window", tof=(0, 16_000)))
+    RE(bp.scan([tpx], tpx.gates.gate0.tof_min, 0, 14_000, 3))
+    points = checker.run.stream("primary")
+    assert [p["tpx_gates_gate0_tof_min"] for p in points] == [0, 7000, 14_000]
+    first, second, third = (p["tpx_gates_gate0_counts"] for p in points)
+    assert first > second > third
+    (described,) = checker.run.described("primary")
+    assert described["hints"]["tpx"]["fields"] == ["tpx_gates_gate0_counts"]
+    assert "tpx_gates_gate0_counts" in capsys.readouterr().out.replace("\n", "")
+    assert not any("gate1" in key for key in described["data_keys"])
+
+
+def test_points_last_until_a_gate_has_enough(RE, checker, tpx):
+    RE(calibrated(tpx))
+    tpx.gates.define(IODINE)
+    RE(count_until(tpx, gate="iodine", counts=300, num=2))
+    RE(with_settings(until(tpx, gate="gate0", relative_error=0.1), bp.scan([tpx], SynAxis(name="delay"), 0, 1, 2)))
+    RE(count_until(tpx, gate="iodine", counts=10**9, at_most_s=0.2))
+    _, by_counts, by_error, by_time = (run.stream("primary") for run in checker.runs)
+    assert all(300 <= p["tpx_gates_gate0_counts"] < 3000 for p in by_counts)
+    assert all(p["tpx_gates_gate0_error"] <= 0.1 * p["tpx_gates_gate0_counts_per_shot"] for p in by_error)
+    assert all(p["tpx_open_time"] < 5 for p in by_error)
+    assert [p["tpx_open_time"] == pytest.approx(0.2, abs=0.15) for p in by_time] == [True]
+    assert tpx.until.gate.get() == ""
+
+
+def test_statistics_of_a_point_agree_with_its_rows(RE, checker, tpx):
+    tpx.image.kind = tpx.tof.histogram.kind = Kind.normal
+    try:
+        RE(bp.count([tpx]))
+    finally:
+        tpx.image.kind = tpx.tof.histogram.kind = Kind.omitted
+    run = checker.run
+    (point,) = run.stream("primary")
+    (described,) = run.described("primary")
+    assert described["data_keys"]["tpx_image"]["shape"] == [256, 256]
+    assert described["data_keys"]["tpx_tof_histogram"]["dtype_numpy"] == "<u4"
+    columns = {name: run.column(name) for name in ("shot", "x", "y", "tof", "tot", "size")}
+    kept = (columns["shot"] >= 0) & (columns["shot"] < columns["shot"].max())  # the last shot is not whole
+    assert point["tpx_image"].sum() == pytest.approx(kept.sum(), abs=50)
+    assert point["tpx_stats_x_mean"] == pytest.approx(columns["x"][kept].mean(), abs=0.5)
+    assert point["tpx_stats_y_mean"] == pytest.approx(columns["y"][kept].mean(), abs=0.5)
+    assert point["tpx_stats_size_median"] == pytest.approx(np.median(columns["size"][kept]), abs=0.5)
+    assert point["tpx_stats_tot_median"] == pytest.approx(np.median(columns["tot"][kept]), rel=0.02)
+    assert point["tpx_stats_trigger_rate"] == pytest.approx(1000, rel=0.2)
+    assert min(abs(point["tpx_tof_peak"] - flight) for flight in FLIGHTS.values()) < 100
+    assert 0 < point["tpx_tof_width"] < 1000
+    assert point["tpx_stats_healthy"] == 1
+    assert math.isfinite(point["tpx_stats_hits_per_shot"])
+
+
+def test_live_values_and_pictures_are_told_while_a_flight_goes_on(RE, checker, tpx):
+    seen: list[tuple[str, float]] = []
+    tpx.gates.define(Gate(name="all"))
+    tokens = [
+        tpx.gates.gate0.counts.subscribe(lambda value, **_: seen.append(("counts", value)), run=False),
+        tpx.image.subscribe(lambda value, **_: seen.append(("image", int(value.sum()))), run=False),
+    ]
+    try:
+        RE(tpx_fly(tpx, seconds=1.2))
+    finally:
+        tpx.gates.gate0.counts.unsubscribe(tokens[0])
+        tpx.image.unsubscribe(tokens[1])
+    for name in ("counts", "image"):
+        values = [value for kind, value in seen if kind == name]
+        assert len(values) >= 4
+        assert sorted(values) == values
+        assert 0 < values[1] < values[-1]
