@@ -69,6 +69,28 @@ SECTIONS: Final = (
 """Title, path of the device, and what else there is to say."""
 
 
+DETECTOR_SECTIONS: Final = (
+    (
+        "Gates",
+        "gates.gate0",
+        f"Eight slots, `gate0` ... `gate7`; `{DETECTOR}.gates.define(Gate(...), ...)` sets all. Those that are off are in "
+        + "no document; of those that are on the settings are in the configuration and the counts in the plots.",
+    ),
+    (
+        "m/q",
+        "mass",
+        f"t = t0 + k sqrt(m/q). `RE(calibrate_mass({DETECTOR}, ...))` finds it; `{DETECTOR}.mass_calibration` is all of it.",
+    ),
+    (
+        "A goal in a gate",
+        "until",
+        f"While `gate` names one, it goes before `shots` and `exposure`. `RE(count_until({DETECTOR}, ...))` sets it.",
+    ),
+    ("Statistics", "stats", "Of the point; a few times a second while it is exposed, for those who subscribe."),
+    ("Spectrum", "tof", "Settings take effect with the next run."),
+)
+
+
 PULSE_TIMING: Final = "SET_TPPERIODPHASE"
 
 
@@ -99,6 +121,9 @@ def page() -> str:
     parts.append(_table(DETECTOR, detector, doubts))
     parts.append(f"### Processing: `{DETECTOR}.processing`\n")
     parts.append(_table(f"{DETECTOR}.processing", detector.processing, doubts))
+    for title, path, text in DETECTOR_SECTIONS:
+        parts.append(f"### {title}: `{DETECTOR}.{path}`\n\n{text}\n")
+        parts.append(_table(f"{DETECTOR}.{path}", getattr(detector, path), doubts))
     parts.append("## Uncertain\n")
     parts.append("".join(f"- `{entry}`: {doubt}\n" for entry, doubt in sorted(doubts.items())))
     return "\n".join(parts)
@@ -134,7 +159,7 @@ def _settable(signal: Any) -> bool:
 
 
 def _recorded(signal: Any) -> str:
-    """Which documents it is in."""
+    """Which documents it is in, with its device."""
     recorded = getattr(signal, "recorded", False) or signal.kind is Kind.config
     places = ["event"] * bool(signal.kind & Kind.normal) + ["configuration"] * recorded
     return ", ".join(places) or "on request"
