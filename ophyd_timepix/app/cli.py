@@ -25,6 +25,7 @@ SUBCOMMANDS: Final = {
     "demo": "a simulated camera through the whole of it: count, scan, fly, catalog, pictures",
     "record": "record from a SPIDR board, without Bluesky",
     "process": "recordings (.tpx3, Pymepix .raw, SPIDR .dat) to centroids",
+    "recover": "finish runs that a halt, a kill or a power loss left unfinished",
     "info": "what is in a recording",
     "config": "settings in files: show, compare with another file or a board, convert from and to SoPhy",
     "reference": "all signals of board, chip and detector as a page: unit, range, meaning, where they live",

@@ -19,6 +19,7 @@ from ..config import Geometry
 from ..protocol.words import MATRIX_SIDE
 from .event_file import TABLES
 from .events import write_events
+from .naming import give_its_name
 from .reader import open_event_file
 
 GAP: Final = 1 << 0
@@ -45,26 +46,15 @@ def write_master(
     `settings` (YAML), `matrices` (a file per chip), `detector`; whatever is missing is left out.
     Raises FileExistsError when there is one.
     """
-    refusal = f"{path} exists and is never overwritten; choose another name"
     if path.exists():
-        raise FileExistsError(refusal)
+        raise FileExistsError(f"{path} exists and is never overwritten; choose another name")
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         with h5py.File(unfinished, "w") as file, open_event_file(event_file) as source:
             _write(file, source, os.path.relpath(event_file, path.parent), start, configuration, ledger)
-        _give_its_name(unfinished, path, refusal)
+        give_its_name(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _give_its_name(unfinished: Path, path: Path, refusal: str) -> None:
-    """A link refuses to overwrite, a rename does not; some file systems know no links."""
-    try:
-        os.link(unfinished, path)
-    except FileExistsError:
-        raise FileExistsError(refusal) from None
-    except OSError:
-        os.replace(unfinished, path)
 
 
 def _write(
@@ -138,7 +128,7 @@ def _write_notes(
     if "settings" in configuration:  # in the form that `ophyd-timepix config` reads
         _write_note(entry, "settings", "application/yaml", str(configuration["settings"]))
     for name in ("unaccounted", "hits", "centroids", "shots"):
-        if name in ledger:
+        if ledger.get(name) is not None:
             entry["ledger"].attrs[name] = ledger[name]
 
 

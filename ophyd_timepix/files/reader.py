@@ -30,18 +30,25 @@ def read_table(
         return {name: np.asarray(group[name][start:end]) for name in names}
 
 
+def count_rows(path: Path, table: str = "centroids") -> int:
+    """Rows that all columns of a table hold."""
+    with open_event_file(path) as file:
+        return min(int(column.shape[0]) for column in file["entry"][table].values())
+
+
 def read_ledger(path: Path) -> dict[str, Any]:
     """The ledger of a closed run, from its event file or its master; empty when the run did not end."""
-    with open_event_file(path) as file:
-        stored = file["entry/ledger"]
-        text = bytes((stored["data"] if isinstance(stored, h5py.Group) else stored)[()])
-    ledger: dict[str, Any] = json.loads(text) if text else {}
-    return ledger
+    return read_about(path, "ledger")
 
 
 def read_about(path: Path, name: str) -> dict[str, Any]:
-    """What an event file was told when it was opened: `run`, `start_document`, `configuration`; empty when nothing."""
+    """What an event file or a master says about its run: `start_document`, `configuration`, `ledger`, and `run`, how
+    the pipeline was asked (event file only); empty when it says nothing.
+    """
     with open_event_file(path) as file:
-        entry = file["entry"]
-        about: dict[str, Any] = json.loads(entry[name][()]) if name in entry else {}
+        stored = file["entry"].get(name)
+        if stored is None:
+            return {}
+        text = bytes((stored["data"] if isinstance(stored, h5py.Group) else stored)[()])
+    about: dict[str, Any] = json.loads(text) if text else {}
     return about

@@ -195,10 +195,11 @@ class Pipeline:
         *,
         configuration: dict[str, Any] | None = None,
         cancelled: Sequence[int] = (),
+        master: bool = True,
     ) -> RunSummary:
         """Recordings through the same stages. Each file, or each acquisition of our own files, is an acquisition.
 
-        A bare path takes column phase and timer zero from `run`. cancelled: as in `close_run`.
+        A bare path takes column phase and timer zero from `run`. cancelled, master: as in `close_run`.
         """
         recorded = [
             RecordedFile(path=f.resolve(), phase=run.phase, timer_zero_ns=run.timer_zero_ns)
@@ -211,6 +212,7 @@ class Pipeline:
             "files": [f.model_dump(mode="json") for f in recorded],
             "configuration": configuration or {},
             "cancelled": list(cancelled),
+            "master": master,
         }
         return RunSummary.model_validate(self._call("process", arguments, timeout_s=None))
 

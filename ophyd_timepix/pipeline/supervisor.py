@@ -412,7 +412,9 @@ class Supervisor:
         run = OpenRun(request)
         yield from self._open_processing(request)
         try:
-            for number, read in enumerate(parts, 1):
+            for place, read in enumerate(parts, 1):
+                # The acquisitions of one recording keep their numbers, of several they are counted through.
+                number = read.acquisition if len(files) == 1 else place
                 part = Part(number, False, "files", time.monotonic())
                 ledger = Ledger()
                 ledger.take_recording(read.span, read.recording)

@@ -111,7 +111,7 @@ class WriteStage(Stage):
             attributes={
                 "processing": run.processing.model_dump_json(),
                 "geometry": run.geometry.model_dump_json(),
-                "run": json.dumps(run.description()),
+                "run": json.dumps({k: v for k, v in run.description().items() if k not in ("event_file", "spool")}),
                 "start_document": json.dumps(run.start),
                 "configuration": json.dumps(run.configuration),
             },

@@ -86,20 +86,29 @@ class Span(NamedTuple):
     stop: int
     end_counts: int | None
     """The board's timer when its shutter closed (25 ns counts), where it is known."""
+    closed: bool = True
+    """False: the recording breaks off within it."""
 
 
 def spans(records: Records, n_bytes: int) -> list[Span]:
-    """The acquisitions of a recording of `n_bytes`, in order. What lies between them belongs to none."""
+    """The acquisitions of a recording of `n_bytes`, in order. What lies between them belongs to none.
+
+    After a power loss the index may know more than the recording holds: what begins beyond its end is left out.
+    """
     numbers = records["acquisition"]
     starts = np.flatnonzero(np.diff(numbers, prepend=0))
     found = []
     for k, first in enumerate(starts):
         if numbers[first] == 0:
             continue
+        if records["offset"][first] >= n_bytes:
+            break
         closing = records[starts[k + 1]] if k + 1 < len(starts) else None
         stop = n_bytes if closing is None else min(int(closing["offset"]), n_bytes)
-        end_counts = None if closing is None or closing["end_counts"] < 0 else int(closing["end_counts"])
-        found.append(Span(int(numbers[first]), int(records["offset"][first]), stop, end_counts))
+        closed = closing is not None and closing["offset"] <= n_bytes
+        end_counts = int(closing["end_counts"]) if closing is not None and closed else -1
+        known = end_counts if end_counts >= 0 else None
+        found.append(Span(int(numbers[first]), int(records["offset"][first]), stop, known, closed))
     return found
 
 

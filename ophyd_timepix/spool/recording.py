@@ -7,6 +7,7 @@ synchronised in steps and dropped from it. Never called from a receive thread.
 
 import contextlib
 import errno
+import fcntl
 import logging
 import mmap
 import os
@@ -36,6 +37,7 @@ class RecordingWriter:
         head = header(run)
         self._index_fd = os.open(index_path(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o664)
         try:
+            claim(self._index_fd)
             self._append_index(head)
             self._direct, self._fd = _open_new(path)
         except BaseException:
@@ -110,6 +112,20 @@ class RecordingWriter:
             _write_all(self._fd, bounce, start, self.path)
             del bounce
         ring.marks[Mark.ON_DISK] = stop
+
+
+def claim(index_fd: int) -> bool:
+    """Hold a recording through its open index for as long as the descriptor lives. False: somebody else holds it.
+
+    Advisory: it keeps `recover` away from what is still being written. A file system without locks refuses nobody.
+    """
+    try:
+        fcntl.flock(index_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        log.debug("the file system knows no locks: %s", error)
+    return True
 
 
 def salvage(path: Path, ring: Ring, records: Records) -> int:

@@ -162,7 +162,8 @@ def test_nexusformat_finds_the_default_plot_the_events_and_the_tables(master):
     assert root["entry/title"].nxvalue == "count"
 
 
-def test_pandas_gets_the_flat_tables_through_the_master(master):
+def test_pandas_gets_the_flat_tables_through_the_master(tmp_path):
+    master = write_run(tmp_path)
     table = pd.DataFrame(read_table(master, "centroids"))
     assert list(table["x"]) == pytest.approx(X)
     assert list(table.columns.sort_values()) == sorted(c.name for c in CENTROIDS)

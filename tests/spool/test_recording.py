@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ophyd_timepix.spool.index import RECORD, SILENCE_NS, Span, index_path, read_index, slice_end, spans
-from ophyd_timepix.spool.recording import RecordingWriter, salvage
+from ophyd_timepix.spool.recording import RecordingWriter, claim, salvage
 from ophyd_timepix.spool.ring import N_MARKS, Mark, Ring
 
 RING = 1 << 22
@@ -113,8 +113,27 @@ def test_the_acquisitions_of_a_recording_are_found_again():
         (0, 0, 0, 0, 0, -1), (100, 1, 0, 0, 1, -1), (150, 2, 0, 0, 1, -1), (200, 3, 0, 0, 0, 77),
         (208, 4, 0, 0, 0, -1), (300, 5, 0, 0, 2, -1),
     )  # fmt: skip
-    assert spans(index, 400) == [Span(1, 100, 200, 77), Span(2, 300, 400, None)]
+    assert spans(index, 400) == [Span(1, 100, 200, 77), Span(2, 300, 400, None, closed=False)]
     assert spans(index[:0], 400) == []
+
+
+def test_acquisitions_beyond_the_end_of_a_recording_are_left_out():
+    """After a power loss the index may know more than the recording holds."""
+    index = records(
+        (0, 0, 0, 0, 1, -1), (200, 1, 0, 0, 0, 77), (200, 2, 0, 0, 2, -1), (300, 3, 0, 0, 0, 99),
+    )  # fmt: skip
+    assert spans(index, 250) == [Span(1, 0, 200, 77), Span(2, 200, 250, None, closed=False)]
+    assert spans(index, 200) == [Span(1, 0, 200, 77)]
+    assert spans(index, 120) == [Span(1, 0, 120, None, closed=False)]
+    assert spans(index, 0) == []
+
+
+def test_a_recording_is_claimed_for_as_long_as_it_is_written(tmp_path):
+    writer = RecordingWriter(tmp_path / "a.tpx3", {})
+    with open(index_path(writer.path), "rb") as index:
+        assert not claim(index.fileno())
+        writer.close()
+        assert claim(index.fileno())
 
 
 def test_a_recording_that_cannot_be_made_leaves_no_index(tmp_path):

@@ -1,0 +1,102 @@
+"""`ophyd-timepix recover`: finish what a halt, a kill or a power loss left unfinished."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..pipeline.client import Pipeline
+from ..pipeline.errors import PipelineError
+from .recovery import Found, Recovered, RecoveryError, State, find_runs, recover_run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="directories (all below them) or files")
+    parser.add_argument("--dry-run", action="store_true", help="only say what is wrong and would be done")
+    parser.add_argument("--all", action="store_true", help="list the runs that are well, too")
+    parser.add_argument("--workers", type=int, default=1, help="centroid processes (default 1)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a run instead of a table")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Recover; exit code 1 when a run could not be finished, or (--dry-run) needs it."""
+    runs = find_runs(options.paths)
+    rows = [_row(found) for found in runs] if options.dry_run else _recover(runs, options.workers)
+    shown = [row for row in rows if options.all or row["state"] not in (State.COMPLETE, State.RAW_ONLY)]
+    if options.json:
+        for row in shown:
+            print(json.dumps(row))
+    else:
+        _print_table(shown, len(runs))
+    return 1 if any(row["failed"] or (options.dry_run and row["todo"]) for row in rows) else 0
+
+
+def _recover(runs: Sequence[Found], workers: int) -> list[dict[str, Any]]:
+    with ExitStack() as stack:
+        needed = any(found.needs_processing for found in runs)
+        pipeline = stack.enter_context(Pipeline(workers=workers)) if needed else None
+        return [_recovered(found, pipeline) for found in runs]
+
+
+def _recovered(found: Found, pipeline: Pipeline | None) -> dict[str, Any]:
+    if found.is_well:
+        return _row(found)
+    try:
+        return _row(found, recover_run(found, pipeline))
+    except (RecoveryError, OSError, ValueError, PipelineError) as error:
+        print(f"ophyd-timepix: {found.event_file}: {error}", file=sys.stderr)
+        return _row(found) | {"done": "failed, nothing was changed", "failed": True}
+
+
+def _row(found: Found, recovered: Recovered | None = None) -> dict[str, Any]:
+    """A run in the report."""
+    row: dict[str, Any] = {
+        "event_file": str(found.event_file),
+        "recording": None if found.recording is None else str(found.recording),
+        "state": str(found.state),
+        "todo": "" if found.is_well or recovered else _todo(found),
+        "done": "left alone" if found.state is State.BUSY else "",
+        "failed": False,
+    }
+    if recovered is not None:
+        row |= {
+            "done": "master written" if found.state is State.NO_MASTER else "finished",
+            "rows": recovered.rows,
+            "rows_before": recovered.rows_before,
+            "kept": None if recovered.kept is None else str(recovered.kept),
+            "master": str(found.master),
+            "unaccounted": recovered.ledger.get("unaccounted"),
+        }
+    return row
+
+
+def _todo(found: Found) -> str:
+    if found.state is State.NO_MASTER:
+        return "write the master"
+    if found.needs_processing:
+        return "process the recording"
+    return "finish from its rows" if found.state is State.UNFINISHED else "nothing can be done: no recording"
+
+
+def _print_table(rows: Sequence[dict[str, Any]], n_runs: int) -> None:
+    if not rows:
+        print(f"{n_runs} runs, nothing to recover")
+        return
+    table = Table("event file", "was", "done", "rows", box=None, pad_edge=False)
+    for row in rows:
+        gained = f"{row['rows_before']:,} -> {row['rows']:,}" if "rows" in row else ""
+        table.add_row(row["event_file"], row["state"], row["done"] or row["todo"], gained)
+    console = Console()
+    # a path is for copying: it is never cut
+    console.width = max(console.width, console.measure(table).maximum)
+    console.print(table)
+    for row in rows:
+        if row.get("kept"):
+            print(f"kept: {row['kept']}")
