@@ -6,6 +6,7 @@ from ophyd import Device
 
 from ..config import Edge, Metric, Processing
 from .signals import Scalar, setting
+from .text import table
 
 OFF: Final = 0.0
 """A ToF bound of 0 filters nothing: documents have no other word for "none"."""
@@ -45,3 +46,9 @@ class ProcessingSettings(Device):
         """Set every signal from a model."""
         for name, value in processing.model_dump(mode="json").items():
             getattr(self, name).put(OFF if value is None else value)
+
+    def __repr__(self) -> str:
+        rows = [("processing", "value", "unit", "range", "meaning")]
+        signals = [getattr(self, name) for name in self.component_names]
+        rows += [(signal.attr_name, signal.shown, signal.units, signal.range, signal.meaning) for signal in signals]
+        return table(rows)

@@ -221,6 +221,16 @@ class _Bounded(Signal):
             status.set_finished()
         return status
 
+    @property
+    def shown(self) -> str:
+        """The value for a table."""
+        value, decimals = self._readback, self._precision
+        return f"{value:.{decimals}f}" if decimals is not None and isinstance(value, float) else str(value)
+
+    def __repr__(self) -> str:
+        parts = [self.shown, self._units, f"({self.range})" if self.range else "", self.meaning and f": {self.meaning}"]
+        return f"<{self.name} = {' '.join(filter(None, parts))}>".replace(" :", ":")
+
     def _key(self, source: str) -> dict[str, DataKey]:
         key = scalar_key(source, self._readback, self._units)
         if self._choices is not None:
@@ -361,14 +371,7 @@ class Hardware(_Bounded):
     @property
     def shown(self) -> str:
         """The last value for a table; `?` before the hardware was asked."""
-        if not self.seen:
-            return "?"
-        decimals = self._precision
-        return f"{self.last:.{decimals}f}" if decimals is not None and isinstance(self.last, float) else str(self.last)
-
-    def __repr__(self) -> str:
-        parts = [self.shown, self._units, f"({self.range})" if self.range else "", self.meaning and f": {self.meaning}"]
-        return f"<{self.name} = {' '.join(filter(None, parts))}>".replace(" :", ":")
+        return super().shown if self.seen else "?"
 
 
 class Verb(Hardware):

@@ -196,3 +196,13 @@ def test_chips_and_words_are_datasheets_too(spidr):
     assert "holes (positive)" in spidr.chip0.config.summary()
     spidr.connect()
     assert "W0000_A01" in repr(spidr.chip0)
+
+
+def test_settings_without_hardware_look_the_same_at_a_prompt(tpx):
+    assert repr(tpx.exposure).startswith("<tpx_exposure = ")
+    assert repr(tpx.processing.radius_px) == (
+        "<tpx_processing_radius_px = 2.0 pixel (0.1 to 8): spatial radius of the neighbourhood>"
+    )
+    lines = repr(tpx.processing).splitlines()
+    assert len(lines) == 1 + len(tpx.processing.component_names)
+    assert lines[1].split()[:6] == ["radius_px", "2.0", "pixel", "0.1", "to", "8"]
