@@ -73,13 +73,12 @@ DETECTOR_SECTIONS: Final = (
     (
         "Gates",
         "gates.gate0",
-        f"Eight slots, `gate0` ... `gate7`; `{DETECTOR}.gates.define(Gate(...), ...)` sets all. Those that are off are in "
-        + "no document; of those that are on the settings are in the configuration and the counts in the plots.",
+        f"`gate0` ... `gate7`; `{DETECTOR}.gates.define(Gate(...), ...)` sets all. Those that are off are in no document.",
     ),
     (
         "m/q",
         "mass",
-        f"t = t0 + k sqrt(m/q). `RE(calibrate_mass({DETECTOR}, ...))` finds it; `{DETECTOR}.mass_calibration` is all of it.",
+        f"t = t0 + k sqrt(m/q). `RE(calibrate_mass({DETECTOR}, ...))` finds it.",
     ),
     (
         "A goal in a gate",
