@@ -7,11 +7,8 @@ each matrix, so that two files that do not belong together are told apart.
 
 import contextlib
 import io
-import lzma
 import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from ophyd_timepix.protocol import PixelMatrix
 
-from .errors import ConfigError
+from .errors import ZIP_TROUBLE, ConfigError
 from .model import BoardConfig, DetectorConfig
 from .text import explain, from_text, to_text
 
@@ -32,11 +29,6 @@ _KINDS: Final[dict[str, type[BoardConfig] | type[DetectorConfig]]] = {"board": B
 _PARTS: Final = ("mask", "threshold_adjust", "test")
 _MAX_ARRAY_BYTES: Final = 1_000_000
 _HEAD_FIELDS: Final = ("format", "version", "kind", "checksum")
-_ZIP_TROUBLE: Final = (
-    zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, struct.error, ValueError, KeyError, EOFError,
-    RuntimeError, OSError,
-)  # fmt: skip
-"""What reading a damaged zip raises: a flipped flag makes it encrypted (RuntimeError) or packed otherwise."""
 
 
 def paths_of(path: str | Path) -> tuple[Path, Path]:
@@ -200,7 +192,7 @@ def _read_matrices(path: Path, digests: dict[Any, Any]) -> dict[Any, PixelMatrix
             return {index: _matrix(archive, index, digest) for index, digest in digests.items()}
     except ConfigError as error:
         raise ConfigError(f"{path.name}: {error}") from None
-    except _ZIP_TROUBLE as error:
+    except ZIP_TROUBLE as error:
         raise ConfigError(f"{path.name} is damaged ({error}); take a copy that was not") from None
 
 
@@ -210,7 +202,7 @@ def _matrix(archive: zipfile.ZipFile, index: object, digest: object) -> PixelMat
         raise ConfigError(f"the {missing[0]} of chip {index} is not in it: it belongs to another configuration")
     try:
         matrix = PixelMatrix(*(_array(archive, f"chip{index}_{part}.npy") for part in _PARTS))
-    except _ZIP_TROUBLE as error:
+    except ZIP_TROUBLE as error:
         raise ConfigError(f"the matrix of chip {index} is damaged ({error}); take a copy that was not") from None
     if matrix.digest() != digest:
         raise ConfigError(

@@ -12,7 +12,6 @@ a file that this module wrote is not known: it has what the readers need, not al
 import os
 import uuid
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from ophyd_timepix.protocol import Dac, PixelMatrix
 from ophyd_timepix.protocol.pixel_matrix import ADJUST_MAX, SHAPE
 
 from .dac_values import DacValues
-from .errors import ConfigError
+from .errors import ZIP_TROUBLE, ConfigError
 from .model import ChipConfig
 
 SUFFIX: Final = ".spx"
@@ -40,7 +39,6 @@ JAVA_HEADER: Final = bytes.fromhex("ACED0005757200025B53EF832E06E55DB0FA02000078
 ARRAY_BYTES: Final = len(JAVA_HEADER) + 2 * N_PIXELS
 _ARRAY_MARK: Final = "_short[]"
 _MAX_XML_BYTES: Final = 4_000_000
-_ZIP_TROUBLE: Final = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, RuntimeError)
 
 Pixels = npt.NDArray[np.int16]
 
@@ -95,7 +93,7 @@ def _parts(path: Path) -> tuple[bytes, list[bytes]]:
         raise ConfigError("there is no such file") from None
     except ConfigError:
         raise
-    except (*_ZIP_TROUBLE, OSError) as error:
+    except ZIP_TROUBLE as error:
         raise ConfigError(f"it is no zip, or a damaged one ({error}); take another copy") from None
 
 
@@ -105,7 +103,7 @@ def _entry(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes:
         raise ConfigError(f"{name} has {size} bytes; it has at most {max_bytes}")
     try:
         return archive.read(name)
-    except _ZIP_TROUBLE as error:
+    except ZIP_TROUBLE as error:
         raise ConfigError(f"{name} in it is damaged ({error}); take another copy") from None
 
 

@@ -39,7 +39,6 @@ CODE_MAX: Final = 0x3F
 
 COLUMNS_PER_MESSAGE: Final = 3
 PACKED_COLUMN_BYTES: Final = MATRIX_SIDE * 6 // 8
-UPLOAD_MESSAGES: Final = -(-MATRIX_SIDE // COLUMNS_PER_MESSAGE)
 
 _REVERSED: Final = np.array([int(f"{value:04b}"[::-1], 2) for value in range(16)], dtype=np.uint8)
 """The four bits of an adjustment in the chip's order; its own inverse."""

@@ -60,8 +60,6 @@ T0_NS: Final = 400.0
 NS_PER_SQRT_MASS: Final = 1200.0
 TURN_AROUND_NS: Final = 0.15
 """Change in time of flight per sqrt(m/q) and per pixel of velocity along the flight axis."""
-MAX_FLIGHT_NS: Final = 16_000.0
-"""No ion comes later after its shot (the heaviest peak with its width)."""
 
 
 def time_of_flight_ns(peak: MassPeak) -> float:

@@ -209,3 +209,19 @@ def test_export_keeps_an_existing_file_unless_told(path: Path):
     export_spx(chip_config(), path, overwrite=True)
     assert import_spx(path).dacs == chip_config().dacs
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_entry_whose_damaged_head_names_another_packing_is_refused_like_any_damage(tmp_path: Path):
+    """Unpacking as LZMA (method 14) fails with errors of its own."""
+    path = tmp_path / "chip.spx"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("__data.xml", b"\x09\x04\x05\x00" + b"\xff" * 60)
+        for number in range(3):
+            archive.writestr(f"{number}_short[]", b"")
+    data = bytearray(path.read_bytes())
+    for signature, method_at in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        at = data.index(signature) + method_at
+        data[at : at + 2] = struct.pack("<H", 14)
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"chip\.spx: .*damaged"):
+        import_spx(path)
