@@ -73,7 +73,7 @@ DETECTOR_SECTIONS: Final = (
     (
         "Gates",
         "gates.gate0",
-        f"`gate0` ... `gate7`; `{DETECTOR}.gates.define(Gate(...), ...)` sets all. Those that are off are in no document.",
+        f"`gate0` ... `gate7`; `{DETECTOR}.gates.define(Gate(...), ...)` sets all. One that is off is in no document.",
     ),
     (
         "m/q",

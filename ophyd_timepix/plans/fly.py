@@ -13,6 +13,7 @@ import bluesky.preprocessors as bpp
 from bluesky.utils import Msg, short_uid
 
 from ..devices import TimepixDetector
+from .until import with_settings
 
 Plan = Generator[Msg, Any, Any]
 
@@ -42,21 +43,13 @@ def tpx_fly(
         "hints": {"dimensions": [(["time"], f"{tpx.name}_frames")]},
         **(md or {}),
     }
-    before = (tpx.shots.get(), tpx.exposure.get())
-
-    def prepared() -> Plan:
-        if shots is not None:
-            yield from bps.abs_set(tpx.shots, shots, wait=True)
-        if seconds is not None:
-            yield from bps.abs_set(tpx.shots, 0, wait=True)
-            yield from bps.abs_set(tpx.exposure, seconds, wait=True)
-        return (yield from bpp.stage_wrapper(bpp.run_wrapper(_flight(tpx), md=metadata), [tpx]))
-
-    def restored() -> Plan:
-        yield from bps.abs_set(tpx.shots, before[0], wait=True)
-        yield from bps.abs_set(tpx.exposure, before[1], wait=True)
-
-    return (yield from bpp.finalize_wrapper(prepared(), restored))
+    settings: dict[Any, Any] = {}
+    if shots is not None:
+        settings = {tpx.shots: shots, tpx.until.gate: ""}
+    if seconds is not None:
+        settings = {tpx.shots: 0, tpx.exposure: seconds, tpx.until.gate: ""}
+    flight = bpp.stage_wrapper(bpp.run_wrapper(_flight(tpx), md=metadata), [tpx])
+    return (yield from with_settings(settings, flight))
 
 
 def _flight(tpx: TimepixDetector) -> Plan:

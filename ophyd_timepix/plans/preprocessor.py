@@ -90,6 +90,10 @@ class TimepixStreams:
             return self._closing(msg, runs), None
         if msg.command == "checkpoint":
             return self._at_checkpoint(msg, runs), None
+        if msg.command == "declare_stream" and msg.run in runs and any(obj in self.detectors for obj in msg.args):
+            # A pause in the exposure that follows (a baseline's) would declare the stream once more.
+            self._follow(msg, runs[msg.run])
+            return None, bps.checkpoint()
         if msg.run in runs:
             self._follow(msg, runs[msg.run])
             if msg.command == "read" and runs[msg.run].bundling:

@@ -1,5 +1,6 @@
 """Counting until a gate has enough: so many centroids, or a mean so well known, or at most so long."""
 
+import logging
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import bluesky.preprocessors as bpp
 from bluesky.utils import Msg
 
 from ..devices import TimepixDetector
+
+logger = logging.getLogger(__name__)
 
 Plan = Generator[Msg, Any, Any]
 
@@ -67,7 +70,7 @@ def until(
 
 
 def with_settings(settings: Mapping[Any, Any], plan: Plan) -> Plan:
-    """The plan with these settings, which are as before when it has ended in whatever way."""
+    """The plan with these settings, which are as before when it has ended in whatever way, `halt` included."""
     before = {signal: signal.get() for signal in settings}
 
     def set_to(values: Mapping[Any, Any]) -> Plan:
@@ -78,4 +81,16 @@ def with_settings(settings: Mapping[Any, Any], plan: Plan) -> Plan:
         yield from set_to(settings)
         return (yield from plan)
 
-    return (yield from bpp.finalize_wrapper(prepared(), lambda: set_to(before)))
+    try:
+        return (yield from bpp.finalize_wrapper(prepared(), lambda: set_to(before)))
+    except GeneratorExit:  # a halted plan says nothing more; its settings must not last all the same
+        for signal, value in before.items():
+            _put_back(signal, value)
+        raise
+
+
+def _put_back(signal: Any, value: Any) -> None:
+    try:
+        signal.put(value)
+    except (RuntimeError, ValueError) as error:
+        logger.warning("%s could not be put back to %r after the plan was halted: %s", signal.name, value, error)

@@ -71,8 +71,22 @@ def test_a_matrix_that_changes_is_recorded_by_digest_and_file(RE, checker, spidr
         assert kept["mask"].sum() == 1
 
 
-def test_a_processing_parameter_or_an_exposure_that_is_scanned_is_in_the_configuration(RE, checker, tpx):
+def test_a_processing_parameter_or_an_exposure_that_is_scanned_is_in_every_event(RE, checker, tpx):
     RE(bp.scan([tpx], tpx.processing.min_samples, 1, 3, 3))
+    assert [point["tpx_processing_min_samples"] for point in checker.run.stream("primary")] == [1, 2, 3]
+    assert len(checker.run.described("primary")) == 1
+
+
+def test_a_setting_that_is_moved_between_points_is_in_the_configuration(RE, checker, tpx):
+    @bpp.stage_decorator([tpx])
+    @bpp.run_decorator()
+    def plan():
+        for value in (1, 2, 3):
+            yield from bps.mv(tpx.processing.min_samples, value)
+            yield from bps.checkpoint()
+            yield from bps.trigger_and_read([tpx])
+
+    RE(plan())
     assert configurations(checker.run, "tpx_processing_min_samples") == [1, 2, 3]
 
 
