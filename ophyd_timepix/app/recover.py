@@ -6,20 +6,23 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 from ..pipeline.client import Pipeline
 from ..pipeline.errors import PipelineError
-from .recovery import Found, Recovered, RecoveryError, State, find_runs, recover_run
+from .recovery import Found, Recovered, RecoveryError, State, find_runs, recover_run, run_of
+
+COMPLETE: Final = "complete"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="directories (all below them) or files")
     parser.add_argument("--dry-run", action="store_true", help="only say what is wrong and would be done")
+    parser.add_argument("--catalog", metavar="NAME", help="register there what it does not have of these runs")
     parser.add_argument("--all", action="store_true", help="list the runs that are well, too")
     parser.add_argument("--workers", type=int, default=1, help="centroid processes (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a run instead of a table")
@@ -29,13 +32,39 @@ def run(options: argparse.Namespace) -> int:
     """Recover; exit code 1 when a run could not be finished, or (--dry-run) needs it."""
     runs = find_runs(options.paths)
     rows = [_row(found) for found in runs] if options.dry_run else _recover(runs, options.workers)
-    shown = [row for row in rows if options.all or row["state"] not in (State.COMPLETE, State.RAW_ONLY)]
+    if options.catalog is not None and not options.dry_run:
+        rows = [row | _registered(row, found, options.catalog) for row, found in zip(rows, runs, strict=True)]
+    shown = [row for row in rows if options.all or _is_news(row)]
     if options.json:
         for row in shown:
             print(json.dumps(row))
     else:
         _print_table(shown, len(runs))
     return 1 if any(row["failed"] or (options.dry_run and row["todo"]) for row in rows) else 0
+
+
+def _is_news(row: dict[str, Any]) -> bool:
+    return (
+        row.get("catalog", COMPLETE) != COMPLETE
+        or row["failed"]
+        or row["state"] not in (State.COMPLETE, State.RAW_ONLY)
+    )
+
+
+def _registered(row: dict[str, Any], found: Found, catalog: str) -> dict[str, Any]:
+    """The catalog's side of a run whose files are well."""
+    if row["failed"] or found.state in (State.BUSY, State.RAW_ONLY):
+        return {}
+    from ..catalog.completing import register_rest
+
+    start, detector = run_of(found)
+    if "uid" not in start or not detector:
+        return {"catalog": "no run of a plan"}
+    try:
+        return {"catalog": register_rest(found.event_file, start, detector, catalog=catalog) or COMPLETE}
+    except Exception as error:  # noqa: BLE001 - Tiled raises what it likes, and the other runs have their turn
+        print(f"ophyd-timepix: {found.event_file}: not registered: {error}", file=sys.stderr)
+        return {"catalog": "not registered", "failed": True}
 
 
 def _recover(runs: Sequence[Found], workers: int) -> list[dict[str, Any]]:
@@ -89,10 +118,13 @@ def _print_table(rows: Sequence[dict[str, Any]], n_runs: int) -> None:
     if not rows:
         print(f"{n_runs} runs, nothing to recover")
         return
-    table = Table("event file", "was", "done", "rows", box=None, pad_edge=False)
+    with_catalog = any("catalog" in row for row in rows)
+    headings = ["event file", "was", "done", "rows", *(["catalog"] if with_catalog else [])]
+    table = Table(*headings, box=None, pad_edge=False)
     for row in rows:
         gained = f"{row['rows_before']:,} -> {row['rows']:,}" if "rows" in row else ""
-        table.add_row(row["event_file"], row["state"], row["done"] or row["todo"], gained)
+        cells = [row["event_file"], row["state"], row["done"] or row["todo"], gained]
+        table.add_row(*cells, *([row.get("catalog", "")] if with_catalog else []))
     console = Console()
     # a path is for copying: it is never cut
     console.width = max(console.width, console.measure(table).maximum)

@@ -181,6 +181,14 @@ def _state_of(event_file: Path) -> State | None:
     return State.COMPLETE if event_file.with_suffix(".nxs").exists() else State.NO_MASTER
 
 
+def run_of(found: Found) -> tuple[dict[str, Any], str]:
+    """Start document and detector's name of a finished run; empty where nobody wrote them down."""
+    start = read_about(found.event_file, "start_document")
+    detector = read_about(found.event_file, "configuration").get("detector", {})
+    names = [key.removesuffix("_chip_ids") for key in detector if key.endswith("_chip_ids")]
+    return start, names[0] if names else ""
+
+
 # --- finishing --------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+from ..spool.recording import claim
+
 
 class Journal:
     """Append-only, flushed per document: what was accepted survives the end of this process."""
@@ -18,6 +20,7 @@ class Journal:
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / f"{uid}.jsonl.part"
         self._file: TextIOWrapper = self.path.open("w", encoding="utf-8")
+        claim(self._file.fileno())  # `recover` waits for a session that still writes
 
     def write(self, name: str, doc: dict[str, Any]) -> None:
         self._file.write(as_line(name, doc))

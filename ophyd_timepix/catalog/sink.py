@@ -42,6 +42,11 @@ class PagingSink:
         else:
             self._normalizer(name, doc)
 
+    def resume(self, run: Any) -> None:
+        """Take documents of streams that are new to a run which the catalog has, without its start document."""
+        self._writer.root_node = run
+        self._normalizer = self._writer
+
     def _write_page(self, page: Document) -> None:
         """The writer keeps events until there are `_batch_size` of them: for the length of a page that is never."""
         writer = self._writer

@@ -1,0 +1,124 @@
+"""`recover --catalog`: a run is halted, the next one loses its session to a kill; the catalog gets what is left."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.sim_process import running_sim
+from tests.user_process import UserWorld
+
+NAME = "timepix-recovered"
+SESSION = f"""
+import os, signal, sys, threading
+from pathlib import Path
+import bluesky.plans as bp
+from bluesky import RunEngine
+from bluesky.utils import RunEngineInterrupted
+from ophyd_timepix import SpidrBoard, TimepixDetector, install
+from ophyd_timepix.catalog import init_catalog
+
+address, data = sys.argv[1:]
+init_catalog({NAME!r}, Path(data).parent / "catalog", readable=[data])
+spidr = SpidrBoard(address, name="spidr")
+tpx = TimepixDetector(spidr, name="tpx", data_dir=data, exposure=0.2)
+RE = RunEngine({{}})
+installation = install(RE, [tpx], catalog={NAME!r}, min_free_bytes=0)
+
+def in_second_point(then):
+    def look(name, doc):
+        if "tpx_n_centroids" in doc["data"]:
+            threading.Thread(target=then, daemon=True).start()
+    return RE.subscribe(look, "event")
+
+RE(bp.count([tpx]))
+token = in_second_point(RE.halt)
+try:
+    RE(bp.count([tpx], num=50))
+except RunEngineInterrupted:
+    print("halted", flush=True)
+RE.unsubscribe(token)
+installation.writer.wait(60)
+
+def kill():
+    pause = threading.Event()
+    first = tpx.row_stop.get()
+    while tpx.rows_on_disk <= first:
+        pause.wait(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+in_second_point(kill)
+RE(bp.count([tpx], num=50))
+"""
+RECOVERY = f"""
+import contextlib, io, json, sys
+from ophyd_timepix.app.cli import main
+from ophyd_timepix.catalog import centroids, open_catalog
+from ophyd_timepix.files.reader import count_rows
+
+def recover():
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = main(["recover", sys.argv[1], "--catalog", {NAME!r}, "--all", "--json"])
+    return code, [json.loads(line) for line in said.getvalue().splitlines()]
+
+answers = {{"first": recover(), "again": recover(), "runs": []}}
+db = open_catalog({NAME!r})
+for header in (db[-3], db[-2], db[-1]):
+    table = header.table()
+    file = str(table["tpx_file"].iloc[0])
+    answers["runs"].append({{
+        "file": file, "exit_status": header.stop["exit_status"], "points": len(table),
+        "rows": len(centroids(header, ["toa"], valid_only=False)), "in_file": count_rows(file),
+        "of_first_point": len(centroids(header, ["toa"], point=1, valid_only=False)),
+        "told": int(table["tpx_n_centroids"].iloc[0]),
+    }})
+print("@@" + json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    home = tmp_path_factory.mktemp("recover")
+    world = UserWorld(home)
+    for name, text in (("session.py", SESSION), ("recovery.py", RECOVERY)):
+        (home / name).write_text(text)
+    with running_sim(scene="vmi", rate=2e5, shot_rate=1000, seed=11) as sim:
+        killed = world.run("session.py", sim.address, world.data)
+    assert killed.returncode == -9, killed.stderr
+    assert "halted" in killed.stdout
+    world.wait_until_gone()
+    done = world.run("recovery.py", world.data)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.split("@@")[1])
+
+
+def test_the_files_of_the_killed_run_are_finished_and_those_of_the_halted_one_are_well(answers):
+    code, rows = answers["first"]
+    assert code == 0
+    states = {Path(row["event_file"]).name: row["state"] for row in rows}
+    names = [Path(run["file"]).name for run in answers["runs"]]
+    assert [states[name] for name in names] == ["complete", "complete", "event file unfinished"]
+
+
+def test_the_catalog_has_every_row_of_all_three(answers):
+    for run in answers["runs"]:
+        assert run["rows"] == run["in_file"] > 0
+        assert run["of_first_point"] == run["told"] > 0
+        assert run["points"] >= 1
+
+
+def test_how_each_run_ended_is_told(answers):
+    assert [run["exit_status"] for run in answers["runs"]] == ["success", "abort", "abort"]
+
+
+def test_the_report_says_what_was_registered_and_a_second_call_finds_nothing(answers):
+    told = {row["event_file"]: row["catalog"] for row in answers["first"][1]}
+    of_runs = [told[run["file"]] for run in answers["runs"]]
+    assert of_runs[0] == "complete"
+    assert of_runs[1].endswith("rows registered")
+    assert of_runs[2].startswith("run registered")
+    code, again = answers["again"]
+    assert code == 0
+    assert {row["catalog"] for row in again} == {"complete"}
