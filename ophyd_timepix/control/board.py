@@ -225,11 +225,14 @@ class Board(BiasSupply):
         with self.client.exclusive():
             pixel_words = [0] * len(self.info.chips)
             for index in self.info.present:
-                reading = self.read_register(Register.PIXEL_WORDS.at(index))
-                pixel_words[index] = self._pixel_words[index].update(reading)
-            datagrams = self._datagrams.update(self.read_register(Register.UDP_DATAGRAMS.address))
-            tdc_triggers = self._tdc_triggers.update(self.read_register(Register.TDC_TRIGGERS.address))
+                pixel_words[index] = self._total(self._pixel_words[index], Register.PIXEL_WORDS.at(index))
+            datagrams = self._total(self._datagrams, Register.UDP_DATAGRAMS.address)
+            tdc_triggers = self._total(self._tdc_triggers, Register.TDC_TRIGGERS.address)
             return SentCounters(datagrams, tuple(pixel_words), tdc_triggers)
+
+    def _total(self, counter: UnwrappedCounter, address: int) -> int:
+        reading = self.read_register(address)
+        return counter.update(reading, self.client.connections)
 
     def poll_counters(self, period_s: float = COUNTERS_POLL_S) -> Watch:
         """Read `sent_counters` every so often, so that no wrap is missed; until the watch is cancelled."""
@@ -330,11 +333,12 @@ class Board(BiasSupply):
         with self.client.exclusive(), self.client.memory.frozen():
             report = Restoration(self).run()
             self.last_restore = report
+            self.client.awaited_chips = report.away
             if report.restarted:
                 self.losses += 1
                 self._info = None
                 self._rebase_counters()
-        log.log(logging.WARNING if report.lost or report.undone or report.restarted else logging.INFO, f"{report}")
+        log.log(logging.WARNING if report.is_news else logging.INFO, f"{report}")
         return report
 
     def _wait_until_back(self) -> None:

@@ -100,6 +100,8 @@ class SpidrClient:
         self._watchers: list[Callable[[bool], None]] = []
         self.memory = SettingsMemory()
         """What was set through this client."""
+        self.awaited_chips: tuple[int, ...] = ()
+        """Chips that were not there when settings came back: a request to one calls `on_reconnect` again, before."""
         self.on_reconnect: Callable[[], None] | None = None
         """Called within the lock when a new connection replaced a lost one, before the request that opened it goes out.
 
@@ -189,6 +191,8 @@ class SpidrClient:
         limit_s = timeout_s or max(self.timeout_s, _SLOW_COMMANDS_S.get(command, 0.0))
         with self._lock:
             self.memory.asked(request)
+            if self._is_awaited(request) and self.on_reconnect is not None and self._socket is not None:
+                self._restore(self.on_reconnect)
             reply, sent_ns, received_ns = self._exchange(request, limit_s)
             if reply.error and not _is_harmless(command, reply.error):
                 self.memory.refused(request)
@@ -278,6 +282,10 @@ class SpidrClient:
         self._lost = False
         self._tell(True)
         return sock
+
+    def _is_awaited(self, request: Request) -> bool:
+        of_chip = request.command.scope is Scope.CHIP and request.device in self.awaited_chips
+        return of_chip and not self._restoring
 
     def _restore(self, hook: Callable[[], None]) -> None:
         self._restoring = True

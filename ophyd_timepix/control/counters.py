@@ -11,9 +11,17 @@ class UnwrappedCounter:
     def __init__(self) -> None:
         self.total = 0
         self._last = 0
+        self._connection = 0
 
-    def update(self, reading: int) -> int:
-        """The total after this reading."""
+    def update(self, reading: int, connection: int = 0) -> int:
+        """The total after this reading.
+
+        `connection` numbers the connection that it came over: what is less than before over a new one did not wrap, the
+        board began at 0 again.
+        """
+        if connection != self._connection and reading < self._last:
+            self.rebase()
+        self._connection = connection
         self.total += (reading - self._last) % _MODULUS
         self._last = reading
         return self.total

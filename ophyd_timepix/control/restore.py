@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 
 from ophyd_timepix.clock import NS_PER_COUNT
-from ophyd_timepix.protocol import Command, LinkStatus, PixelMatrix, Register
+from ophyd_timepix.protocol import Command, LinkStatus, PixelMatrix, Register, Scope
 from ophyd_timepix.protocol.commands import MAX_DEVICES
 from ophyd_timepix.protocol.pixel_matrix import CODE_MAX, pack
 from ophyd_timepix.protocol.words import MATRIX_SIDE
@@ -58,8 +58,19 @@ class RestoreReport:
     restarted: bool
     """The board lost its state: its timers, counters and read-out began anew too, and a run that was on is over."""
     seconds: float
+    away: tuple[int, ...] = ()
+    """Chips whose links are not locked: what they were set to waits until they are asked something and are there."""
+
+    @property
+    def is_news(self) -> bool:
+        """Whether something is not as it was."""
+        return bool(self.lost or self.undone or self.restarted or self.away)
 
     def __str__(self) -> str:
+        waiting = "".join(f"; chip {chip} is not there, its settings wait for it" for chip in self.away)
+        return self._outcome() + waiting
+
+    def _outcome(self) -> str:
         text = f"the board at {self.address} was gone and is back"
         if self.lost:
             return f"{text}; {len(self.lost)} of {self.compared} settings were lost and set again ({_some(self.lost)})"
@@ -92,6 +103,7 @@ class Restoration:
         self._supply = supply
         self._client = supply.client
         self._memory = supply.client.memory
+        self._away: tuple[int, ...] = ()
         self._lost: list[str] = []
         self._undone: list[str] = []
 
@@ -103,11 +115,14 @@ class Restoration:
         continuity = self._continuity()
         proven = continuity is Continuity.PROVEN
         self._restore_power()
-        items = memory.items()
+        self._away = self._chips_away()
+        items = [item for item in memory.items() if not self._is_away(item)]
         for item in items:
             if item.setting.read_back is not ReadBack.NONE:
                 self._restore_item(item)
         for chip, matrix in memory.matrices().items():
+            if chip in self._away:
+                continue
             if self._lost or not proven or memory.in_doubt(Command.SET_PIXCONF, device=chip):
                 self._restore_matrix(chip, matrix)
         restarted = continuity is Continuity.BROKEN or (bool(self._lost) and not proven)
@@ -121,7 +136,9 @@ class Restoration:
         if not proven:
             memory.forget_timers()
         seconds = time.monotonic() - began
-        return RestoreReport(self._client.address, compared, tuple(self._lost), tuple(self._undone), restarted, seconds)
+        return RestoreReport(
+            self._client.address, compared, tuple(self._lost), tuple(self._undone), restarted, seconds, self._away
+        )
 
     # --- signs --------------------------------------------------------------------------------------------------------
     def _continuity(self) -> Continuity:
@@ -151,10 +168,20 @@ class Restoration:
         words = self._memory.last(Command.TPX_POWER_ENA)
         if words is None:
             return
-        status = [self._client.request(Command.GET_SPIDRREG, 0, (address,)).ints[1] for address in _LINK_REGISTERS]
-        if any(LinkStatus.from_word(word).ready for word in status) != bool(words[0]):
+        if any(self._is_ready(chip) for chip in range(MAX_DEVICES)) != bool(words[0]):
             self._client.request(Command.TPX_POWER_ENA, 0, words)
             self._lost.append("power of the chips")
+
+    def _chips_away(self) -> tuple[int, ...]:
+        """Chips that were set and cannot be asked now. The others, the bias above all, must not wait for them."""
+        of_chips = (item.device for item in self._memory.items() if item.setting.setter.scope is Scope.CHIP)
+        return tuple(chip for chip in sorted({*of_chips, *self._memory.matrices()}) if not self._is_ready(chip))
+
+    def _is_away(self, item: Remembered) -> bool:
+        return item.setting.setter.scope is Scope.CHIP and item.device in self._away
+
+    def _is_ready(self, chip: int) -> bool:
+        return LinkStatus.from_word(self._register(Register.LINK_STATUS.at(chip))).ready
 
     def _restore_item(self, item: Remembered) -> None:
         held = self._held(item)
@@ -231,7 +258,6 @@ class Restoration:
 
 
 _DECODERS: Final = Register.DECODER_CONTROL.field("decoders")
-_LINK_REGISTERS: Final = tuple(Register.LINK_STATUS.at(chip) for chip in range(MAX_DEVICES))
 
 
 def _trip_ns(reading: TimerReading) -> int:

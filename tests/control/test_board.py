@@ -153,6 +153,25 @@ def test_unwrapped_counter_counts_each_wrap_once():
     ]
 
 
+def test_counter_that_is_lower_over_a_new_connection_began_again_and_did_not_wrap():
+    counter = UnwrappedCounter()
+    assert counter.update(2**31, connection=1) == 2**31
+    assert counter.update(7, connection=2) == 2**31 + 7
+    assert counter.update(3, connection=2) == 2**31 + 2**32 + 3
+
+
+def test_sent_counters_do_not_jump_when_a_board_that_lost_nothing_else_was_restarted(
+    board: Board, client: SpidrClient, streams: RecordingStreams
+):
+    board.reset_counters()
+    streams.totals = StreamCounters(50, (60, 70), 80)
+    board.sent_counters()
+    client.close()
+    streams.totals = StreamCounters(5, (6, 7), 8)
+    sent = board.sent_counters()
+    assert (sent.datagrams, sent.pixel_words[:2], sent.tdc_triggers) == (55, (66, 77), 88)
+
+
 def test_bias_is_set_and_measured(board: Board):
     board.bias_enable(True)
     board.set_bias(50)

@@ -185,7 +185,8 @@ def test_timer_that_runs_as_the_hosts_clock_does_is_a_proof():
             client.request(Command.GET_HUMIDITY)
         traffic = Traffic(simulated)
         client.request(Command.GET_HUMIDITY)
-        assert [request.command for request in traffic.requests] == [Command.GET_TIMER, Command.GET_HUMIDITY]
+        asked = [request.command for request in traffic.requests]
+        assert asked == [Command.GET_TIMER, Command.GET_SPIDRREG, Command.GET_HUMIDITY]  # timer, links, the question
 
 
 def test_without_a_timer_that_proves_it_was_on_the_matrix_is_compared_too(
@@ -324,16 +325,48 @@ def test_board_that_takes_a_value_and_holds_another_is_told(
     assert board.chip(0).dac(Dac.VFBK) == 7
 
 
-def test_chip_that_did_not_come_back_is_named_until_the_board_is_reset(board: Board, faults: Faults):
+def test_chip_that_did_not_come_back_is_named_and_keeps_nobody_waiting(
+    board: Board, faults: Faults, caplog: pytest.LogCaptureFixture
+):
     board.chip(1).set_dac(Dac.VFBK, 7)
     board.chip(0).set_dac(Dac.VFBK, 7)
     power_cycle(faults, board)
     faults.arm("chip-gone=1")
-    for _ in range(2):
-        with pytest.raises(RestoreFailed, match=r"chip 1.*LINKS_UNLOCKED.*a reset of the board begins without"):
-            board.chip_temperature()
+    board.bias_enable(False)
+    assert board.last_restore is not None
+    assert board.last_restore.away == (1,)
+    assert "chip 1 is not there, its settings wait for it" in caplog.text
+    assert board.chip(0).dac(Dac.VFBK) == 7
+    with pytest.raises(BoardError, match="LINKS_UNLOCKED"):
+        board.chip(1).dac(Dac.VFBK)
+    board.chip_temperature()
+
+
+def test_chip_that_comes_back_later_has_its_settings_with_the_first_request(board: Board, faults: Faults):
+    matrix = PixelMatrix()
+    matrix.mask[3, 4] = True
+    board.chip(1).upload_matrix(matrix)
+    board.chip(1).set_dac(Dac.VFBK, 7)
+    power_cycle(faults, board)
+    faults.arm("chip-gone=1")
+    board.chip_temperature()
+    faults.clear()
+    assert board.chip(1).dac(Dac.VFBK) == 7
+    assert board.chip(1).read_matrix() == matrix
+    assert board.last_restore is not None
+    assert board.last_restore.away == ()
+    assert board.client.awaited_chips == ()
+
+
+def test_reset_ends_the_wait_for_a_chip(board: Board, faults: Faults):
+    board.chip(1).set_dac(Dac.VFBK, 7)
+    power_cycle(faults, board)
+    faults.arm("chip-gone=1")
+    board.chip_temperature()
     board.reset()
-    assert board.info.present == (0,)
+    faults.clear()
+    assert board.chip(1).dac(Dac.VFBK) == Dac.VFBK.default
+    assert board.client.awaited_chips == ()
 
 
 def test_connection_that_was_closed_on_purpose_is_not_restored(board: Board, faults: Faults, traffic: Traffic):
