@@ -151,6 +151,8 @@ class Bias(Device):
             if self.root.online:
                 with contextlib.suppress(ControlError):  # the first error is what counts
                     self.refresh()
+            elif control.bias_setting is not None:  # the step that comes back with the board
+                self.setpoint.note(control.bias_setting)
             raise
         self.refresh()
 
