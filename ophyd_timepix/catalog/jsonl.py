@@ -16,10 +16,10 @@ from urllib.parse import unquote, urlparse
 
 from event_model import unpack_event_page
 
+from ..files.sharing import make_shared_directory, share
 from .datum_form import DatumForm
 from .errors import CatalogError
 from .journal import as_line, read_journal
-from .sharing import make_shared_directory, share
 
 logger = logging.getLogger(__name__)
 

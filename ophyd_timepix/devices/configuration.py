@@ -9,6 +9,7 @@ import numpy as np
 
 from ..config.model import BiasConfig, BoardConfig, ChipConfig, DetectorConfig, PulseSettings, TriggerSettings
 from ..config.text import to_text
+from ..files.sharing import make_shared_directory, share
 from ..protocol import PixelMatrix
 from ..protocol.pixel_matrix import decode_ctpr
 from ..protocol.registers import BIAS_MAX_V, BIAS_MIN_V
@@ -75,9 +76,10 @@ def keep_matrix(matrix: PixelMatrix, directory: Path) -> Path:
     """The file of a matrix under `directory`; written unless it is there."""
     path = matrix_file(matrix.digest(), directory)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_shared_directory(path.parent)
         unfinished = path.with_suffix(f".{os.getpid()}.part")
         with open(unfinished, "wb") as file:
             np.savez_compressed(file, mask=matrix.mask, threshold_adjust=matrix.threshold_adjust, test=matrix.test)
+        share(unfinished)
         os.replace(unfinished, path)
     return path

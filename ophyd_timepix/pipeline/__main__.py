@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..decode.decoder import warm_up as warm_decoder
 from ..events.warm import warm_up as warm_events
+from ..files.sharing import share_what_is_made
 from .supervisor import Supervisor
 from .wire import LineSocket
 
@@ -23,6 +24,7 @@ def main() -> int:
     parser.add_argument("--log", type=Path, required=True, help="the log file that stderr goes to")
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is Bluesky's pause key
+    share_what_is_made()
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s"
     )

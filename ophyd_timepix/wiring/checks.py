@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ..devices import TimepixDetector
+from ..files.sharing import make_shared_directory
 
 MIN_FREE_BYTES: Final = 1 << 30
 """A camera at full rate fills this in one and a half seconds: less is no start."""
@@ -28,7 +29,7 @@ def check_names(detectors: Sequence[TimepixDetector]) -> None:
 def check_directory(directory: Path, min_free_bytes: int = MIN_FREE_BYTES) -> None:
     """The data directory can be made and written, and has room. Makes it."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_shared_directory(directory)
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:

@@ -31,6 +31,7 @@ class Installation:
     def wire(self, engine: RunEngine) -> None:
         """Subscribe. Files close before the catalog hears of the end of a run."""
         callback = self._open_catalog()
+        self._tokens.append(engine.subscribe(_as_callback(self._tell_paths), "start"))
         self._tokens.append(engine.subscribe(self.streams.document))
         engine.preprocessors.append(self.streams)
         if callback is not None:
@@ -50,6 +51,13 @@ class Installation:
             self.db = catalog
         self.writer = CatalogWriter(catalog)
         return _as_callback(self.writer)
+
+    def _tell_paths(self, _name: str, start: dict[str, Any]) -> None:
+        """Path providers that want to know hear which run, of which proposal, has opened."""
+        for detector in self.detectors:
+            note_start = getattr(detector.paths, "note_start", None)
+            if note_start is not None:
+                note_start(start)
 
     def uninstall(self) -> None:
         """Undo: no preprocessor, no subscription; the catalog's writer finishes what waits. Twice is harmless."""

@@ -240,6 +240,19 @@ def test_an_unguarded_script_ends_by_itself(sim: SimProcess, world: UserWorld) -
     assert len(event_files(world)) == 1
 
 
+def test_all_that_a_run_leaves_is_writable_for_its_group_whatever_the_umask(sim: SimProcess, world: UserWorld) -> None:
+    script = world.home / "script.py"
+    script.write_text(f"import os; os.umask(0o077)\n{own_camera(sim, world)}RE(bp.count([tpx]))\n")
+    ended = world.run(script)
+    assert ended.returncode == 0, ended.stderr
+    world.wait_until_gone()
+    made = {path.suffix: path for path in world.data.rglob("*")}
+    assert {".h5", ".nxs", ".tpx3", ".idx", ".npz"} <= set(made)
+    for path in world.data.rglob("*"):
+        wanted = 0o2070 if path.is_dir() else 0o060
+        assert (path.stat().st_mode & wanted, path.stat().st_mode & 0o007) == (wanted, 0), path
+
+
 def test_when_the_users_process_is_killed_all_ends_and_the_recording_is_readable(
     sim: SimProcess, world: UserWorld
 ) -> None:
