@@ -1,6 +1,8 @@
-"""`ophyd-timepix reference`: every signal of board, chip and detector, with unit, range and meaning, as Markdown.
+"""`ophyd-timepix reference`: pages of reference as Markdown. Every signal of board, chip and detector, with unit, range
+and meaning; or the layout of the files.
 
-The page is made from the devices as they are, so it cannot say anything else than they do. No camera is asked.
+The page of signals is made from the devices as they are, so it cannot say anything else than they do. No camera is
+asked.
 """
 
 import argparse
@@ -13,6 +15,7 @@ from ophyd import Kind
 from ..devices import SpidrBoard, TimepixDetector
 from ..devices.signals import Setting
 from ..protocol import Command, PulseTiming, Register
+from . import file_layout
 
 BOARD, DETECTOR = "spidr", "tpx"
 
@@ -95,10 +98,11 @@ PULSE_TIMING: Final = "SET_TPPERIODPHASE"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the page there (default: print it)")
+    parser.add_argument("--page", choices=("signals", "files"), default="signals", help="which (default %(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
-    text = page()
+    text = file_layout.page() if options.page == "files" else page()
     if options.output is None:
         print(text, end="")
     else:

@@ -27,6 +27,8 @@ MASKED_BY_USER: Final = 1 << 8
 """NXdetector, pixel_mask: bit 0, no sensor there; bit 8, masked by the user."""
 PIXEL_PITCH_M: Final = 55e-6
 """Timepix3 manual: 55 µm square pixels."""
+PROPOSAL_KEYS: Final = ("proposal", "proposal_id", "data_session")
+"""Where facilities write the proposal in a start document."""
 LOCAL_NAME: Final = "timepix"
 EVENTS: Final = f"{LOCAL_NAME}_events"
 UNFINISHED: Final = ".part"
@@ -100,9 +102,11 @@ def _field(parent: h5py.Group, name: str, value: Any, units: str = "") -> None:
 def _write_about(entry: h5py.Group, start: Mapping[str, Any], zero_iso: str | None, source: h5py.File) -> None:
     entry["program_name"] = "ophyd_timepix"
     entry["title"] = str(start.get("title") or start.get("plan_name") or "acquisition")
-    for field, key in (("entry_identifier_uuid", "uid"), ("experiment_identifier", "proposal")):
-        if start.get(key):
-            entry[field] = str(start[key])
+    if "uid" in start:
+        entry["entry_identifier_uuid"] = str(start["uid"])
+    proposal = next((start[key] for key in PROPOSAL_KEYS if start.get(key)), None)
+    if proposal is not None:
+        entry["experiment_identifier"] = str(proposal)
     if start.get("sample"):
         name = start["sample"].get("name", "") if isinstance(start["sample"], Mapping) else start["sample"]
         _group(entry, "sample", "NXsample")["name"] = str(name)
