@@ -324,6 +324,7 @@ class FakePipeline:
         self.lost_datagrams = 0
         self.closed = False
         self._running = 0
+        self._preview = False
         self._shots = 0
         self._rows = 0
         self._file: EventFile | None = None
@@ -352,9 +353,11 @@ class FakePipeline:
         self._shots = self._rows = 0
         self.acquisitions = []
         self.live = PointArrays.empty(run.image_shape, run.spectrum)
-        self._file = EventFile(
-            run.event_file, image_shape=(256, 256), tof_edges_ns=np.linspace(0, 1, 11), attributes={"program": "fake"}
-        )
+        self._preview = run.preview
+        if not run.preview:
+            self._file = EventFile(
+                run.event_file, image_shape=(256, 256), tof_edges_ns=np.linspace(0, 1, 11), attributes={"by": "fake"}
+            )
         stem = run.event_file
         return RunPaths(event_file=stem, spool=stem.with_suffix(".tpx3"), master=stem.with_suffix(".nxs"))
 
@@ -422,6 +425,8 @@ class FakePipeline:
         return acquired
 
     def _append(self, acquisition: int, n: int) -> None:
+        if self._preview:
+            return
         if self._file is None:
             raise PipelineError("no run is open; call open_run first")
         columns = {column.name: np.zeros(n, column.dtype) for column in CENTROIDS}
@@ -439,6 +444,9 @@ class FakePipeline:
     ) -> RunSummary:
         self._call("close_run")
         self.superseded = tuple(cancelled)
+        if self._preview:
+            self._preview = False
+            return RunSummary(event_file=Path("none"), spool=None, master=None, rows=0, acquisitions=(), ledger={})
         if self._file is None:
             raise PipelineError("no run is open; call open_run first")
         if self._running:

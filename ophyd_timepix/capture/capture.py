@@ -13,13 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
 from ..protocol.words import CHUNK_MAX_BYTES, chunk_header
 from ..spool.index import STRETCH_BYTES, STRETCH_NS, Records
-from ..spool.recording import BLOCK_BYTES, RecordingWriter
+from ..spool.recording import BLOCK_BYTES
 from ..spool.ring import Mark, Ring
 from .batch import BatchReceiver
 from .sockets import Buffer, enlarge_buffer, kernel_drops, open_socket, waiting_bytes
@@ -55,6 +55,16 @@ class Totals(NamedTuple):
     ring_full_waits: int
 
 
+class Recorder(Protocol):
+    """What the writer thread writes to: a recording, or nothing."""
+
+    @property
+    def path(self) -> Path | None: ...
+    def write_blocks(self, ring: Ring) -> bool: ...
+    def write_index(self, records: Records, n_records: int) -> None: ...
+    def finish(self, ring: Ring) -> None: ...
+
+
 class Capture:
     """Sockets, ring and recording of one board.
 
@@ -73,7 +83,7 @@ class Capture:
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
-        self._recording: RecordingWriter | None = None
+        self._recording: Recorder | None = None
         self._writer: threading.Thread | None = None
         self._writer_stop = threading.Event()
         self._new_bytes = threading.Event()
@@ -125,11 +135,10 @@ class Capture:
 
     # --- recordings -------------------------------------------------------------------------------------------------
 
-    def open(self, path: Path, run: dict[str, Any]) -> None:
-        """Open a recording: from now on datagrams go to the ring."""
+    def open(self, recording: Recorder) -> None:
+        """Begin a recording: from now on datagrams go to the ring."""
         if self._recording is not None:
             raise RuntimeError(f"a recording is open already: {self._recording.path}")
-        recording = RecordingWriter(path, run)
         with self._lock:
             self.ring.rewind()
             self._drop_base = self.drops()
@@ -151,7 +160,9 @@ class Capture:
         if self._writer is not None and self._writer is not threading.current_thread():
             self._writer.join()
         recording.write_index(self._index, int(self.ring.marks[Mark.INDEX_RECORDS]))
-        self._write_set_aside(recording.path)
+        if recording.path is not None:
+            self._write_set_aside(recording.path)
+        self._set_aside.clear()
         recording.finish(self.ring)
         return totals
 
@@ -307,7 +318,7 @@ class Capture:
 
     # --- the writer thread ------------------------------------------------------------------------------------------
 
-    def _write(self, recording: RecordingWriter) -> None:
+    def _write(self, recording: Recorder) -> None:
         try:
             while not self._writer_stop.is_set():
                 recording.write_index(self._index, int(self.ring.marks[Mark.INDEX_RECORDS]))

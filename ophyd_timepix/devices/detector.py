@@ -10,8 +10,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ophyd import Component as Cpt
 from ophyd import Device, Kind
@@ -22,6 +23,7 @@ from ..control.configuration import Applied
 from ..events.sums import PointArrays
 from ..pipeline.client import Pipeline
 from ..pipeline.messages import Acquired, RunSummary
+from . import align as alignment
 from .board import SpidrBoard
 from .chip import Timepix3Chip
 from .configuration import as_text, keep_matrix, last_seen, matrix_file
@@ -131,6 +133,7 @@ class TimepixDetector(Device):
         self._superseded: list[int] = []
         self._warned = False
         self._shown_at = 0.0
+        self._alignment: alignment.Alignment | None = None
         self.last_sums: PointArrays | None = None
         """What the last point added up to: picture and spectra, of valid shots."""
         self._kept_matrices: set[str] = set()
@@ -151,6 +154,7 @@ class TimepixDetector(Device):
 
     def close(self) -> None:
         """Close what is open and end the pipeline's processes. The next use starts them again."""
+        self._make_way()
         self._give_up(AcquisitionStopped(f"{self.name} was closed"))
         if self._recording.run is not None:
             self.close_run()
@@ -158,6 +162,7 @@ class TimepixDetector(Device):
         self.stats.rest()
 
     def stage(self) -> list[object]:
+        self._make_way()
         staged: list[object] = super().stage()
         self._stage_run = f"stage-{uuid.uuid4()}"
         self._flight = None
@@ -210,8 +215,84 @@ class TimepixDetector(Device):
 
     @property
     def recording_run(self) -> str | None:
-        """The run that is being recorded, None between runs."""
-        return self._recording.run
+        """The run that is being recorded, None between runs and while aligning."""
+        run = self._recording.run
+        return None if run == alignment.RUN else run
+
+    # --- aligning
+
+    def start_align(self, period: float = 1.0) -> None:
+        """Look on and on, without a run and without files: every signal says what is seen, several times a second.
+
+        period: length of one look (s): gates, statistics and pictures begin anew after it. A plan that wants the
+        detector ends it; so does `stop_align`. Refused while a run has the detector.
+        """
+        if self.aligning:
+            return
+        if self._recording.run is not None or self._exposure is not None:
+            raise RuntimeError(
+                f"{self.name} is recording a run; align before or after it. What it sees meanwhile is in its signals"
+            )
+        if period <= 0:
+            raise ValueError(f"a look lasts longer than 0 s, not {period:g} s")
+        self.connect()
+        self._shape_arrays()
+        file = RunFile(
+            Path(alignment.RUN),
+            self.processing.model,
+            self._geometry,
+            tof_range_ns=self.tof.range_ns,
+            tof_bins=self.tof.bins.get(),
+        )
+        self.gates.counting(self.mass.model)  # what is wrong with gates is told here, not in a thread
+        self._alignment = alignment.Alignment(
+            self._recording,
+            file,
+            period,
+            counting=lambda: self.gates.counting(self.mass.model),
+            looked=self._looked,
+            seen=self._has_seen,
+        )
+        self._alignment.start()
+
+    def stop_align(self) -> None:
+        """End aligning; returns when the shutter is closed. Raises what ended it before, if something did."""
+        current, self._alignment = self._alignment, None
+        if current is None:
+            return
+        current.stop()
+        if current.error is not None:
+            raise AcquisitionError(f"the alignment of {self.name} had ended: {current.error}") from current.error
+
+    @contextmanager
+    def align(self, period: float = 1.0) -> Iterator[Self]:
+        """`with tpx.align(): ...`: aligning inside."""
+        self.start_align(period)
+        try:
+            yield self
+        finally:
+            self.stop_align()
+
+    @property
+    def aligning(self) -> bool:
+        """Whether it looks on and on."""
+        return self._alignment is not None and self._alignment.running
+
+    def _has_seen(self, acquired: Acquired, open_seconds: float, skipped: int) -> None:
+        self.stats.skipped_bytes.publish(skipped)
+        kept = acquired.ledger | {"unaccounted": 0}  # what was skipped is no loss
+        self._publish(acquired.model_copy(update={"ledger": kept}), open_seconds)
+
+    def _make_way(self) -> None:
+        """A plan goes before aligning."""
+        if self._alignment is None:
+            return
+        if self.aligning:
+            logger.info("%s: aligning ends, because a plan wants the detector", self.name)
+        try:
+            self.stop_align()
+        except AcquisitionError as error:
+            logger.warning("%s", error)
 
     @property
     def recorded_run(self) -> str | None:
@@ -316,6 +397,7 @@ class TimepixDetector(Device):
 
     def trigger(self) -> ProgressStatus:
         """Begin an exposure; the Status is done when its rows are on disk and the signals say what it gave."""
+        self._make_way()
         with self._lock:
             exposure = self._join_after_pause(flying=False)
             if exposure is None:
@@ -324,6 +406,7 @@ class TimepixDetector(Device):
 
     def kickoff(self) -> Status:
         """Begin a flight; the Status is done when the shutter is open. While it flies, another call joins it."""
+        self._make_way()
         with self._lock:
             exposure = self._join_after_pause(flying=True)
             if exposure is None:
@@ -651,6 +734,7 @@ class TimepixDetector(Device):
 
         Refused while a run is recorded. Returns what changed on the board.
         """
+        self._make_way()
         if self._recording.run is not None:
             raise RuntimeError(f"{self.name} records a run; load a configuration when it has ended")
         config = DetectorConfig.load(path)

@@ -143,6 +143,11 @@ class Gates(Device):
     gate6 = Cpt(GateSlot, "", kind=Kind.omitted)
     gate7 = Cpt(GateSlot, "", kind=Kind.omitted)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._counted: tuple[GateSlot, ...] = ()
+        """The slots of the exposure that goes on, or was last, in their order."""
+        super().__init__(*args, **kwargs)
+
     @property
     def slots(self) -> tuple[GateSlot, ...]:
         return tuple(getattr(self, name) for name in self.component_names)
@@ -177,6 +182,7 @@ class Gates(Device):
     def counting(self, calibration: MassCalibration | None) -> Counting:
         """What the pipeline is asked to count. Raises ValueError, with what to do, for gates that hold nothing."""
         slots, detector = self.on, self.parent
+        self._counted = slots
         if not slots:
             return Counting()
         geometry, processing = detector.picture, detector.processing.model
@@ -191,12 +197,12 @@ class Gates(Device):
 
     def publish(self, found: Sequence[GateResult]) -> None:
         """What they counted, in their order."""
-        for slot, one in zip(self.on, found, strict=False):
+        for slot, one in zip(self._counted, found, strict=False):
             slot.publish(one)
 
     def publish_live(self, sums: PointArrays) -> None:
         """What they have counted until now."""
-        for place, slot in enumerate(self.on):
+        for place, slot in enumerate(self._counted):
             now = sums.gate(place)
             slot.counts_per_shot.publish(now.counts_per_shot)
             slot.error.publish(now.error)
@@ -204,7 +210,7 @@ class Gates(Device):
 
     def publish_images(self, sums: PointArrays, *, everybody: bool) -> None:
         """Their pictures; everybody: also those that nobody subscribes to."""
-        for place, slot in enumerate(self.on):
+        for place, slot in enumerate(self._counted):
             publish_array(slot.image, sums.gate_images[place], everybody=everybody)
 
 

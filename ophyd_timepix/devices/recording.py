@@ -65,6 +65,8 @@ class RunFile:
     keep_raw: bool = True
     centroid: bool = True
     """False: the words only."""
+    preview: bool = False
+    """Nothing goes anywhere: for aligning."""
     tof_range_ns: tuple[float, float] = (0.0, 100_000.0)
     tof_bins: int = 2000
     start: Mapping[str, Any] = field(default_factory=dict)
@@ -102,6 +104,7 @@ class Recording:
         self._destinations: list[tuple[str, int]] = []
         self._base = SentCounters(datagrams=0, pixel_words=(0,) * n_chips)
         self._number = 0
+        self._keeps = True
         self._lock = threading.RLock()
 
     # --- a pipeline that listens, a board that knows where to send
@@ -150,6 +153,7 @@ class Recording:
                 event_file=file.event_file,
                 keep_raw=file.keep_raw,
                 centroid=file.centroid,
+                preview=file.preview,
                 processing=file.processing,
                 geometry=file.geometry,
                 n_chips=self._n_chips,
@@ -161,12 +165,15 @@ class Recording:
                 start=_plain(file.start),
                 configuration=_plain(file.configuration),
             )
-            self.paths = self._ask(pipeline, lambda: pipeline.open_run(request), may_refuse=True)
+            paths = self._ask(pipeline, lambda: pipeline.open_run(request), may_refuse=True)
             self.run = run
-            self.rows_on_disk = 0
             self.acquired = []
             self._number = 0
-            return self.paths
+            self._keeps = not file.preview
+            if self._keeps:
+                self.paths = paths
+                self.rows_on_disk = 0
+            return paths
 
     def _restart_timers(self, board: Board) -> int:
         """Timers to 0; the host's `time.monotonic_ns` at which that was."""
@@ -192,7 +199,8 @@ class Recording:
                 pipeline,
                 lambda: pipeline.close_run(_plain(start), configuration=_plain(configuration), cancelled=superseded),
             )
-            self.rows_on_disk = summary.rows
+            if self._keeps:
+                self.rows_on_disk = summary.rows
         self._rest()
         return summary
 
@@ -253,7 +261,8 @@ class Recording:
         """A fresh look. Raises what killed a stage, if one died."""
         pipeline = self.connect()
         progress = self._ask(pipeline, pipeline.progress)
-        self.rows_on_disk = max(self.rows_on_disk, progress.rows_on_disk)
+        if self._keeps:
+            self.rows_on_disk = max(self.rows_on_disk, progress.rows_on_disk)
         return progress
 
     def end(self, *, end_counts: int | None, cancelled: bool) -> Acquired:
@@ -268,16 +277,19 @@ class Recording:
             ),
         )
         acquired = self._ask(pipeline, lambda: pipeline.end(sent, end_counts=end_counts, cancelled=cancelled))
-        self.rows_on_disk = acquired.row_stop
-        self.acquired.append(acquired)
+        self._note(acquired)
         return acquired
 
     def abandon(self) -> None:
         """End an acquisition after a failure of the board: what arrived is kept, flagged as cancelled."""
         pipeline = self.connect()
         acquired = self._ask(pipeline, lambda: pipeline.end(None, cancelled=True))
-        self.rows_on_disk = acquired.row_stop
-        self.acquired.append(acquired)
+        self._note(acquired)
+
+    def _note(self, acquired: Acquired) -> None:
+        if self._keeps:
+            self.rows_on_disk = acquired.row_stop
+            self.acquired.append(acquired)
 
     def _settled_counters(self, board: Board) -> SentCounters:
         """The board's counters once they stand still: two readings agree, or the time is over (a warning says so)."""

@@ -8,7 +8,7 @@ import math
 import threading
 from typing import Any, Final
 
-from ophyd import Device
+from ophyd import Device, Kind
 
 from ..events.peaks import highest_peak, median_of
 from ..events.sums import PointArrays, Spectrum
@@ -64,6 +64,7 @@ class Statistics(Device):
     lost_datagrams = result(0, "datagrams", meaning="sent by the board, not received whole")
     lag_seconds = result(0.0, "s", meaning="how far processing is behind what is received")
     healthy = result(1, meaning="1: nothing lost or unaccounted and a lag below `lag_limit`; back at 1 soon after")
+    skipped_bytes = result(0, "bytes", Kind.omitted, meaning="left out of an alignment because processing was behind")
     lag_limit = setting(5.0, units="s", limits=(0.01, 1e6), meaning="a lag above it is not healthy")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -6,7 +6,9 @@ from multiprocessing.connection import Connection
 from typing import Any, Final, NamedTuple
 
 from ..capture.capture import Capture, Totals
+from ..spool.recording import RecordingWriter
 from .messages import Receiver, RunRequest, Sent
+from .preview import NoRecording
 from .shared import Shared
 from .stage import Stage
 
@@ -84,9 +86,9 @@ class CaptureStage(Stage):
     def _open(self, argument: tuple[RunRequest, dict[str, Any]]) -> None:
         run, description = argument
         self._at_end = NOTHING
-        if run.spool is None:
+        if run.spool is None and not run.preview:
             raise ValueError("a live run needs a path for its recording")
-        self._capture.open(run.spool, description)
+        self._capture.open(NoRecording() if run.spool is None else RecordingWriter(run.spool, description))
 
     def _begin(self, acquisition: int) -> int:
         """Address of the acquisition's first byte. What came since the one before belongs to none: stray words."""

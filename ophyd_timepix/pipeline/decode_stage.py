@@ -76,6 +76,7 @@ class DecodeStage(Stage):
         self._source: Source | None = None
         self._sequence = 0
         self._first_record = 0
+        self._skipped_before = 0
         self._bytes_before = self._hits_before = self._edges_before = 0
         self._last_block = 0.0
         self._end_counts: int | None = None
@@ -100,14 +101,14 @@ class DecodeStage(Stage):
         self._run = run
         self._stream = None
         self._sequence = 0
-        self._first_record = 0
+        self._first_record = self._skipped_before = 0
         self._bytes_before = self._hits_before = self._edges_before = 0
 
     def _begin(self, argument: tuple[int, int]) -> None:
         """Live: the words from address `start` on. All acquisitions of a run lie on one time line."""
         acquisition, start = argument
         run = self._opened()
-        if run.spool is None:
+        if run.spool is None and not run.preview:
             raise ValueError("a live run needs a recording")
         if self._stream is None:
             self._stream = _Stream(run, Framing.TPX3)
@@ -167,6 +168,8 @@ class DecodeStage(Stage):
 
     def _show(self, source: Source, stream: "_Stream") -> None:
         gauges = self._shared.gauges
+        if isinstance(source, LiveSource):
+            gauges[Gauge.SKIPPED_BYTES] = self._skipped_before + source.skipped
         gauges[Gauge.DECODED_BYTES] = self._bytes_before + source.position
         gauges[Gauge.HITS] = self._hits_before + stream.hits
         gauges[Gauge.TRIGGERS] = self._edges_before + stream.edges
@@ -201,6 +204,7 @@ class DecodeStage(Stage):
         source.close()
         if isinstance(source, LiveSource):
             self._first_record = source.record
+            self._skipped_before += source.skipped
         self._source = None
         self.report("decoded", stream.end_acquisition())
 

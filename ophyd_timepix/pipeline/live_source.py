@@ -12,15 +12,18 @@ from ..spool.ring import Mark, Ring
 from ..spool.sources import Words, read_exactly
 
 RECORDS_AT_ONCE: Final = 4096
+PREVIEW_SHARE: Final = 4
+"""A preview that is behind by this part of the ring, 1 / 4, goes on with what is newest."""
 
 
 class LiveSource:
     """Reads [start, stop) of a recording that grows; `stop` is unknown until the acquisition ends.
 
     first_record: number of an index record at or before `start`.
+    recording: None for a preview, which has only the ring: what is far behind is skipped, and counted in `skipped`.
     """
 
-    def __init__(self, ring: Ring, index: Records, recording: Path, start: int, first_record: int = 0) -> None:
+    def __init__(self, ring: Ring, index: Records, recording: Path | None, start: int, first_record: int = 0) -> None:
         self._ring = ring
         self._index = index
         self._recording = recording
@@ -28,6 +31,7 @@ class LiveSource:
         self._cursor = first_record
         self.position = start
         self.stop: int | None = None
+        self.skipped = 0
 
     @property
     def record(self) -> int:
@@ -47,6 +51,8 @@ class LiveSource:
 
     def next_slice(self, out: npt.NDArray[np.uint8]) -> tuple[Words, int | None] | None:
         """The next words, copied into `out`, and the host time of the first (ns); None when there are none yet."""
+        if self._recording is None:
+            self._keep_up()
         start = self.position
         stop = min(self._available(), start + out.size)
         if stop <= start:
@@ -57,9 +63,27 @@ class LiveSource:
         stop, host_ns = slice_end(records, start, stop)
         view = out[: stop - start]
         if not self._ring.copy_out(start, view):
+            if self._recording is None:
+                self._skip_to_newest()
+                return None
             read_exactly(self._file(), view, start)
         self.position = stop
         return view.view("<u8"), host_ns
+
+    def _keep_up(self) -> None:
+        if self._ring.received - self.position > self._ring.size // PREVIEW_SHARE:
+            self._skip_to_newest()
+
+    def _skip_to_newest(self) -> None:
+        """Go on at the newest index record, where a chunk begins."""
+        newest = int(self._ring.marks[Mark.INDEX_RECORDS]) - 1
+        if newest < 0:
+            return
+        place = min(int(self._index["offset"][newest % self._index.size]), self._available())
+        if place > self.position:
+            self.skipped += place - self.position
+            self.position = place
+            self._cursor = newest
 
     def _available(self) -> int:
         """What is received, up to the end of the acquisition. The order of the readings matters: see `Mark.STOP`."""
@@ -69,7 +93,7 @@ class LiveSource:
 
     def _file(self) -> int:
         """What the ring has overwritten is on disk: the writer frees room in the ring only behind itself."""
-        if self._fd < 0:
+        if self._fd < 0 and self._recording is not None:
             self._fd = os.open(self._recording, os.O_RDONLY)
         return self._fd
 
@@ -90,7 +114,7 @@ class LiveSource:
         marks, size = self._ring.marks, self._index.size
         n = min(int(marks[Mark.INDEX_RECORDS]) - self._cursor, RECORDS_AT_ONCE)
         records = self._index[(self._cursor + np.arange(n)) % size]
-        if int(marks[Mark.INDEX_RECORDS]) - size < self._cursor:
+        if int(marks[Mark.INDEX_RECORDS]) - size < self._cursor or self._recording is None:
             return records
         offset = HEADER_BYTES + self._cursor * RECORD.itemsize
         return np.fromfile(index_path(self._recording), RECORD, RECORDS_AT_ONCE, offset=offset)

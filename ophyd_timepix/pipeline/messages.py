@@ -40,6 +40,7 @@ class RunRequest(Message):
     spool: Path | None = Field(None, description="`.tpx3` recording of the run; None: next to the event file")
     keep_raw: bool = Field(True, description="False: the recording is deleted when the run has closed well")
     centroid: bool = Field(True, description="False: record the words only")
+    preview: bool = Field(False, description="no file at all; what is not processed in time is left out and counted")
     processing: Processing = Processing()
     geometry: Geometry = Geometry()
     n_chips: int = Field(1, ge=1, le=4)
@@ -130,6 +131,7 @@ class Progress(Message):
     shots: int = 0
     centroids: int = 0
     rows_on_disk: int = Field(0, description="centroid rows that a reader of the event file sees")
+    skipped_bytes: int = Field(0, description="of a preview, left out because processing was behind")
     lag_seconds: float = Field(0.0, description="age of the oldest received word that is not yet decoded")
     host_ns: int = Field(0, description="monotonic clock of this reading")
 

@@ -46,6 +46,7 @@ class Gauge(IntEnum):
     SHOTS = 3
     CENTROIDS = 4
     ROWS_ON_DISK = 5
+    SKIPPED_BYTES = 6
 
 
 class Shared:

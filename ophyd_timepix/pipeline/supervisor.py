@@ -282,8 +282,9 @@ class Supervisor:
         request = RunRequest.model_validate(arguments["run"])
         if self._run is not None:
             raise RuntimeError(f"a run is open already: {self._run.request.event_file}; close it first")
-        request = request.model_copy(update={"spool": request.spool or request.event_file.with_suffix(".tpx3")})
-        _check_paths(request)
+        if not request.preview:
+            request = request.model_copy(update={"spool": request.spool or request.event_file.with_suffix(".tpx3")})
+            _check_paths(request)
         self._shared.gauges[:] = 0
         yield from self._open_processing(request)
         try:
@@ -310,6 +311,7 @@ class Supervisor:
         """A run that could not be opened leaves no empty event file."""
         if request.centroid:
             yield self._children["write"].send("close", CloseRequest({}, {}, {}, None))
+        if request.centroid and not request.preview:
             request.event_file.unlink(missing_ok=True)
 
     def _begin(self, arguments: dict[str, Any]) -> Call:
@@ -335,6 +337,8 @@ class Supervisor:
             acquired = yield from self._drain(run, run.acquisition, arguments)
         finally:
             run.acquisition = None
+        if run.request.preview:
+            run.acquisitions.clear()  # it may go on for days
         run.acquisitions.append(acquired)
         return acquired
 
@@ -384,7 +388,7 @@ class Supervisor:
         request = run.request
         paths = _paths(request)
         rows = 0
-        master = paths.master if request.centroid and arguments.get("master", True) else None
+        master = paths.master if request.centroid and not request.preview and arguments.get("master", True) else None
         if request.centroid:
             cancelled = tuple(arguments.get("cancelled", ()))
             settings = arguments.get("configuration") or request.configuration
@@ -446,6 +450,7 @@ class Supervisor:
             shots=int(gauges[Gauge.SHOTS]),
             centroids=int(gauges[Gauge.CENTROIDS]),
             rows_on_disk=int(gauges[Gauge.ROWS_ON_DISK]),
+            skipped_bytes=int(gauges[Gauge.SKIPPED_BYTES]),
             lag_seconds=self._lag_seconds(),
             host_ns=time.monotonic_ns(),
         )

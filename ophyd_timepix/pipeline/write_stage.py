@@ -23,6 +23,7 @@ from ..files.event_file import EventFile, tof_edges
 from ..files.master import write_master
 from .ledger import BlockTotals
 from .messages import Counting, GateResult, RunRequest
+from .preview import NoEventFile
 from .shared import Gauge, Shared
 from .stage import Stage
 
@@ -58,7 +59,7 @@ class WriteStage(Stage):
         self._shots = 0
         self._sources = tuple(sources)
         self._free = free
-        self._file: EventFile | None = None
+        self._file: EventFile | NoEventFile | None = None
         self._run: RunRequest | None = None
         self._waiting: dict[int, int] = {}
         self._next_sequence = 0
@@ -104,7 +105,15 @@ class WriteStage(Stage):
 
     def _open(self, run: RunRequest) -> None:
         self.close()
-        self._file = EventFile(
+        self._file = NoEventFile(run.image_shape, run.tof_bins) if run.preview else self._event_file(run)
+        self._run = run
+        self._shots = 0
+        self._waiting.clear()
+        self._next_sequence = 0
+        self._begin_acquisition()
+
+    def _event_file(self, run: RunRequest) -> EventFile:
+        return EventFile(
             run.event_file,
             image_shape=(run.geometry.height_px, run.geometry.width_px),
             tof_edges_ns=tof_edges(run.tof_range_ns, run.tof_bins),
@@ -116,11 +125,6 @@ class WriteStage(Stage):
                 "configuration": json.dumps(run.configuration),
             },
         )
-        self._run = run
-        self._shots = 0
-        self._waiting.clear()
-        self._next_sequence = 0
-        self._begin_acquisition()
 
     def _close_file(self, request: CloseRequest) -> int:
         """Store the ledger, close the event file, write the master. Returns the centroid rows."""
@@ -139,7 +143,7 @@ class WriteStage(Stage):
             )
         return rows
 
-    def _opened(self) -> tuple[EventFile, RunRequest]:
+    def _opened(self) -> tuple[EventFile | NoEventFile, RunRequest]:
         if self._file is None or self._run is None:
             raise RuntimeError("no event file is open")
         return self._file, self._run

@@ -9,6 +9,7 @@ import pytest
 from ophyd_timepix.capture.capture import Capture
 from ophyd_timepix.capture.sockets import enlarge_buffer, kernel_drops, open_socket
 from ophyd_timepix.spool.index import RECORD, read_index
+from ophyd_timepix.spool.recording import RecordingWriter
 from ophyd_timepix.spool.ring import N_MARKS, Mark, Ring
 
 HOST = "127.0.0.1"
@@ -62,7 +63,7 @@ def payloads_of(sizes) -> list[bytes]:
 )
 def test_every_datagram_is_one_chunk_of_the_recording(capture, tmp_path, sizes):
     (endpoint,) = capture.bind([(3, HOST, 0, None)])
-    capture.open(tmp_path / "a.tpx3", {})
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
     sent = [p[: len(p) // 8 * 8] for p in payloads_of(sizes)]
     for k, payload in enumerate(sent):  # one after the other: nothing may be dropped here
         send(endpoint.port, payload)
@@ -75,7 +76,7 @@ def test_every_datagram_is_one_chunk_of_the_recording(capture, tmp_path, sizes):
 
 def test_chips_share_one_recording_and_keep_their_order(capture, tmp_path):
     endpoints = capture.bind([(chip, HOST, 0, None) for chip in range(4)])
-    capture.open(tmp_path / "a.tpx3", {})
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
     for k in range(50):
         for e in endpoints:
             send(e.port, bytes([e.chip, k]) * 4)
@@ -88,7 +89,7 @@ def test_chips_share_one_recording_and_keep_their_order(capture, tmp_path):
 
 def test_broken_lengths_and_foreign_senders_are_counted_and_set_aside(capture, tmp_path):
     good, foreign = capture.bind([(0, HOST, 0, None), (1, HOST, 0, "127.0.0.99")])
-    capture.open(tmp_path / "a.tpx3", {})
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
     send(good.port, b"12345678", b"123", b"abcdefgh")
     send(foreign.port, b"ijklmnop")
     wait_for(lambda: capture.totals().datagrams == 2 and capture.totals().wrong_sender == 1)
@@ -104,7 +105,7 @@ def test_what_came_before_the_recording_is_not_in_it(capture, tmp_path):
     (endpoint,) = capture.bind([(0, HOST, 0, None)])
     send(endpoint.port, b"too soon")
     wait_for(lambda: capture.ring.marks[Mark.IDLE_DATAGRAMS] == 1)
-    capture.open(tmp_path / "a.tpx3", {})
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
     send(endpoint.port, b"in time!")
     wait_for(lambda: capture.totals().datagrams == 1)
     capture.close()
@@ -113,7 +114,7 @@ def test_what_came_before_the_recording_is_not_in_it(capture, tmp_path):
 
 def test_the_index_tells_when_each_stretch_came(capture, tmp_path):
     (endpoint,) = capture.bind([(0, HOST, 0, None)])
-    capture.open(tmp_path / "a.tpx3", {"n_chips": 1})
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {"n_chips": 1}))
     before = time.monotonic_ns()
     assert capture.begin(7)[0] == 0
     send(endpoint.port, bytes(64))
@@ -171,7 +172,7 @@ def test_a_disk_that_fails_is_told_to_the_owner(capture, failures, tmp_path, mon
 
     monkeypatch.setattr("ophyd_timepix.spool.recording.RecordingWriter.write_blocks", full)
     (endpoint,) = capture.bind([(0, HOST, 0, None)])
-    capture.open(tmp_path / "a.tpx3", {})
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
     send(endpoint.port, bytes(8))
     wait_for(lambda: bool(failures))
     assert "No space" in str(failures[0])
@@ -190,7 +191,7 @@ def test_a_writer_that_fails_while_the_ring_is_full_ends_the_wait_of_the_receive
 
     monkeypatch.setattr("ophyd_timepix.spool.recording.RecordingWriter.write_blocks", failing_later)
     (endpoint,) = capture.bind([(0, HOST, 0, None)])
-    capture.open(tmp_path / "a.tpx3", {})
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
     while not capture.ring.marks[Mark.RING_FULL_WAITS]:
         send(endpoint.port, *[bytes(65_504)] * 8)
     assert started.is_set()

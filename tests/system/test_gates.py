@@ -1,6 +1,7 @@
 """Gates as scan signals on the simulated camera: TCP, UDP, the pipeline's processes, bluesky and the catalog."""
 
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -165,3 +166,30 @@ def test_live_values_and_pictures_are_told_while_a_flight_goes_on(RE, checker, t
         assert len(values) >= 4
         assert sorted(values) == values
         assert 0 < values[1] < values[-1]
+
+
+def test_aligning_shows_what_a_run_would_see_and_leaves_no_file(RE, checker, tpx, catalog):
+    before = set(catalog.readable[0].rglob("*"))
+    rates: list[float] = []
+    told = threading.Event()
+
+    def hear(value: float, **_: object) -> None:
+        rates.append(value)
+        if len(rates) > 5:
+            told.set()
+
+    tpx.gates.define(Gate(name="all"))
+    token = tpx.hit_rate.subscribe(hear, run=False)
+    try:
+        with tpx.align(period=0.4):
+            assert told.wait(20)
+    finally:
+        tpx.hit_rate.unsubscribe(token)
+    assert rates[-1] == pytest.approx(2e5, rel=0.4)
+    assert tpx.image.get().sum() == tpx.gates.gate0.counts.get() > 1000
+    assert tpx.stats.skipped_bytes.get() == 0
+    assert set(catalog.readable[0].rglob("*")) == before
+    RE(bp.count([tpx]))
+    (ledger,) = checker.run.stream("tpx_ledger")
+    assert ledger["tpx_ledger_unaccounted"] == 0
+    assert checker.run.rows > 0
