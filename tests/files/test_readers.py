@@ -5,6 +5,7 @@ that rounds onto it, and none of them lost on the way.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,12 @@ LEDGER = {"unaccounted": 0, "hits": 20, "centroids": 8, "shots": 5}
 START = {"uid": "1b2c", "plan_name": "count", "time": 1_795_244_400.0, "sample": {"name": "CF3I"}}
 
 
-def write_run(directory: Path) -> Path:
+def write_run(directory: Path, name: str = "run") -> Path:
     """Event file, matrix and master of the run. Returns the master."""
     columns = {"shot": SHOT, "x": X, "y": Y, "toa": TOA, "tof": TOF, "tot": range(8)}
-    file = EventFile(directory / "run.h5", image_shape=(256, 256), tof_edges_ns=tof_edges((0, 4000), 4), attributes={})
+    file = EventFile(
+        directory / f"{name}.h5", image_shape=(256, 256), tof_edges_ns=tof_edges((0, 4000), 4), attributes={}
+    )
     file.append("centroids", {c.name: np.asarray(columns.get(c.name, [0] * 8), c.dtype) for c in CENTROIDS})
     file.append("shots", {c.name: np.asarray({"time": SHOT_TIMES, "valid": [1] * 5}[c.name], c.dtype) for c in SHOTS})
     for x, y in zip(X, Y, strict=True):
@@ -53,8 +56,10 @@ def write_run(directory: Path) -> Path:
         "settings": "board: {}\n",
         "detector": {"tpx_chip_ids": "W2_J10"},
     }
-    write_master(directory / "run.nxs", directory / "run.h5", start=START, configuration=configuration, ledger=LEDGER)
-    return directory / "run.nxs"
+    write_master(
+        directory / f"{name}.nxs", directory / f"{name}.h5", start=START, configuration=configuration, ledger=LEDGER
+    )
+    return directory / f"{name}.nxs"
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +255,16 @@ def test_an_existing_master_is_never_overwritten_and_nothing_is_left_behind(tmp_
         write_master(path, tmp_path / "run.h5", start={}, configuration={}, ledger={})
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["matrix.npz", "run.h5", "run.nxs"]
+
+
+def test_every_line_of_python_in_the_how_to_runs(tmp_path, monkeypatch):
+    pytest.importorskip("scippnexus")
+    page = Path(__file__).parents[2] / "docs/how-to/run-without-bluesky.md"
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path, "events")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(block, names)
+    assert list(names["centroids"]["toa"]) == TOA
+    assert names["events"].bins.size().values.sum() == len(TOA)
+    assert (tmp_path / "vmi.png").exists()

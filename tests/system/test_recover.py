@@ -6,6 +6,7 @@ One session and one call of `recover` for all damages: what comes out is what th
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -259,3 +260,14 @@ def test_a_folder_without_runs_has_nothing_to_recover(tmp_path, capsys):
     assert call("recover", tmp_path) == 0
     assert "nothing to recover" in capsys.readouterr().out
     assert find_runs([tmp_path]) == []
+
+
+def test_the_commands_of_the_how_to_do_what_it_says(left_behind, tmp_path, capsys):
+    page = (Path(__file__).parents[2] / "docs/how-to/recover.md").read_text()
+    run = shutil.copytree(left_behind / "no-recording", tmp_path / "run")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    codes = [call(*line.replace("/data/2026-11", str(run)).split()[1:]) for line in lines if "--catalog" not in line]
+    assert codes == [1, 0]
+    said = capsys.readouterr().out
+    assert "finish from its rows" in said
+    assert f"kept: {run / 'run.h5.unfinished'}" in said

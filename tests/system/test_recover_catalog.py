@@ -109,6 +109,11 @@ def test_the_catalog_has_every_row_of_all_three(answers):
         assert run["points"] >= 1
 
 
+def test_the_call_is_that_of_the_how_to():
+    page = (Path(__file__).parents[2] / "docs/how-to/recover.md").read_text()
+    assert "ophyd-timepix recover /data/2026-11 --catalog timepix\n" in page
+
+
 def test_how_each_run_ended_is_told(answers):
     assert [run["exit_status"] for run in answers["runs"]] == ["success", "abort", "abort"]
 
