@@ -1,10 +1,13 @@
 """Gates as scan signals on the simulated camera: TCP, UDP, the pipeline's processes, bluesky and the catalog."""
 
 import math
+import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import numpy as np
 import pytest
@@ -25,6 +28,7 @@ from tests.sim_process import running_sim
 
 __all__ = ["catalog", "checker", "db", "profiles"]
 
+PAGE = Path(__file__).parents[2] / "docs/how-to/gate-a-mass-peak.md"
 MASSES = {peak.name: peak.mass_per_charge for peak in PEAKS}
 FLIGHTS = {peak.name: time_of_flight_ns(peak) for peak in PEAKS}
 IODINE = Gate(name="iodine", mq=(125, 129))
@@ -193,3 +197,17 @@ def test_aligning_shows_what_a_run_would_see_and_leaves_no_file(RE, checker, tpx
     (ledger,) = checker.run.stream("tpx_ledger")
     assert ledger["tpx_ledger_unaccounted"] == 0
     assert checker.run.rows > 0
+
+
+def test_every_block_of_the_guide_runs(RE, checker, tpx, writer, db):
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    names: dict[str, Any] = {"RE": RE, "tpx": tpx, "bp": bp, "bps": bps, "delay": SynAxis(name="delay")}
+    for block in blocks[:-1]:
+        exec(compile(block, str(PAGE), "exec"), names)
+    writer.wait(60)
+    assert writer.failure is None
+    exec(compile(blocks[-1], str(PAGE), "exec"), names | {"db": db})
+    assert tpx.mass.model.k_ns == pytest.approx(NS_PER_SQRT_MASS, rel=0.01)
+    enough = checker.runs[3].stream("primary")[0]
+    assert enough["tpx_gates_gate0_counts"] >= 200
+    assert checker.runs[-1].stream("primary")[0]["tpx_gates_gate0_image"].shape == (256, 256)
