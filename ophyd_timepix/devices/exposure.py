@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.02
-"""How often a goal in shots is looked at. The pipeline counts shots about twenty times a second."""
+POLL_S = 0.01
+"""How often a goal is looked at. The pipeline counts shots and gates about fifty times a second."""
 SHUTTER_TIMEOUT_S = 10.0
 TEND_S = 5.0
 

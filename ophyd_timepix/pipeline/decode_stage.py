@@ -27,7 +27,7 @@ from .stage import POLL_S, Stage
 
 log = logging.getLogger(__name__)
 
-PARTIAL_S: Final = 0.05
+PARTIAL_S: Final = 0.02
 """Hits wait at most this long for their block to fill."""
 
 
