@@ -10,6 +10,7 @@ import selectors
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ class Simulator:
 
     def __init__(self, process: subprocess.Popen[str], address: str) -> None:
         self._process = process
+        self._telling = threading.Lock()
         self.address = address
 
     @classmethod
@@ -55,9 +57,10 @@ class Simulator:
         """Give it an order, as `fault power-cycle` or `clear`; its answer. Raises SimulatorError when it refuses."""
         if self._process.stdin is None or self._process.stdout is None:
             raise SimulatorError("the simulator has no standard input or output")
-        self._process.stdin.write(f"{order}\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline().strip().removeprefix("spidr-sim ")
+        with self._telling:
+            self._process.stdin.write(f"{order}\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline().strip().removeprefix("spidr-sim ")
         if not answer or answer.startswith("error: "):
             raise SimulatorError(f"spidr-sim, told {order!r}: {answer.removeprefix('error: ') or 'it has ended'}")
         return answer

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -25,6 +26,7 @@ from spidr_sim.clock import VirtualClock
 from spidr_sim.datagrams import DATAGRAM_BYTES_LIMITS, DEFAULT_DATAGRAM_BYTES, words_per_datagram
 from spidr_sim.faults import FAULT_BY_TEXT, Faults
 from spidr_sim.flash import Flash
+from spidr_sim.particles import PUMP_PROBE
 from spidr_sim.recording import RecordingError, read_recording
 from spidr_sim.replay import RecordingSource
 from spidr_sim.scenes import SceneName, SceneSettings
@@ -122,6 +124,8 @@ def _truth(options: argparse.Namespace, n_chips: int) -> Truth | None:
     told = {"scene": options.scene, "seed": options.seed, "chips": n_chips}
     if options.replay is not None:
         told["replay"] = str(options.replay)
+    elif options.scene == SceneName.VMI:
+        told |= {f"pump_probe_{name}": value for name, value in asdict(PUMP_PROBE).items()}
     return Truth(options.truth, n_chips, told, hits=not options.no_truth_hits)
 
 
@@ -169,7 +173,7 @@ def _serve(options: argparse.Namespace) -> int:
         host, port = _listen(server, options)
         stack.callback(server.stop)
         print(f"spidr-sim listening tcp {host}:{port}", flush=True)
-        _Orders(server, stop.set if options.stop_on_eof else lambda: None).start()
+        _Orders(server, streams.delay, stop.set if options.stop_on_eof else lambda: None).start()
         stop.wait()
         log.info("stopping")
     failure = streams.failure or server.failure
@@ -202,14 +206,15 @@ def _stop_on_signals(stop: threading.Event) -> None:
 
 
 class _Orders:
-    """What is said to a running simulator, a line each: `fault SPEC`, `clear`, `signal rise|fall|pulse`.
+    """What is said to a running simulator, a line each: see `_ORDERS`.
 
     Each line is answered with one: that it is done, or `spidr-sim error: ` and what is wrong. Whoever started this
     process holds the other end of its standard input: `at_end` is called when they are gone.
     """
 
-    def __init__(self, server: TcpServer, at_end: Callable[[], None]) -> None:
+    def __init__(self, server: TcpServer, delay: Callable[[float], None], at_end: Callable[[], None]) -> None:
         self._server = server
+        self._delay = delay
         self._at_end = at_end
 
     def start(self) -> None:
@@ -245,9 +250,13 @@ class _Orders:
                 for level in _LEVELS[edge]:
                     self._server.external_signal(level)
                 return f"signal {edge} given"
-        raise ValueError(f"{line!r} is no order; there are: fault SPEC, clear, signal rise|fall|pulse")
+            case ["delay_fs", number]:
+                self._delay(float(number))
+                return f"delay_fs {number} set"
+        raise ValueError(f"{line!r} is no order; there are: {_ORDERS}")
 
 
+_ORDERS: Final = "fault SPEC, clear, signal rise|fall|pulse, delay_fs NUMBER"
 _LEVELS: Final = {"rise": (True,), "fall": (False,), "pulse": (True, False)}
 
 

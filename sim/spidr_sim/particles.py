@@ -5,6 +5,8 @@ each mass has its peak in time of flight, and they land where their velocity bri
 share one speed, their Newton sphere is projected on the sensor and shows as a ring (anisotropic about the laser's
 polarisation, the y axis); the velocity along the flight axis widens the peak in time.
 
+Pump and probe: where a delay between two laser pulses is told, the ions of one peak grow with it (`PUMP_PROBE`).
+
 All kernels are pure: (random key, span of virtual time) in, particles out. Times are ticks (25/96 ns). This module
 knows no pixel, no word and no clock.
 """
@@ -60,6 +62,23 @@ T0_NS: Final = 400.0
 NS_PER_SQRT_MASS: Final = 1200.0
 TURN_AROUND_NS: Final = 0.15
 """Change in time of flight per sqrt(m/q) and per pixel of velocity along the flight axis."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How the ions of one peak grow with the delay of the probe pulse after the pump pulse."""
+
+    peak: str
+    t0_fs: float
+    """The delay at which the pulses overlap; before it there are none of these ions."""
+    tau_fs: float
+
+    def at(self, delay_fs: float) -> float:
+        """The yield relative to that at long delays: 1 - exp(-(delay - t0) / tau)."""
+        return float(-np.expm1(-max(delay_fs - self.t0_fs, 0.0) / self.tau_fs))
+
+
+PUMP_PROBE: Final = Growth("I+", t0_fs=100.0, tau_fs=400.0)
 
 
 def time_of_flight_ns(peak: MassPeak) -> float:

@@ -45,6 +45,7 @@ class RecordingSource:
                 f"{recording.path} has words of {len(recording.chips)} chips; a board with {n_chips} is too small"
             )
         self.n_chips = n_chips
+        self.has_delay = False
         self.next_counts = 0
         self.final_counts = 0
         self._chips = recording.chips
@@ -72,6 +73,9 @@ class RecordingSource:
 
     def set_bias(self, ramp: BiasRamp) -> None:
         """Nothing: the recording has been measured."""
+
+    def set_delay(self, delay_fs: float, at_counts: int = 0) -> None:
+        """Nothing, either."""
 
     def open(
         self,

@@ -105,6 +105,12 @@ class Scene(Protocol):
     settings: SceneSettings
     least_tot: float
     """The smallest amplitude that fires a pixel at the operating threshold, in counts of ToT."""
+    has_delay: bool
+    """Whether a delay between pump and probe pulse changes anything."""
+
+    def set_delay(self, delay_fs: float) -> None:
+        """The probe pulse comes so long after the pump pulse from now on."""
+        ...
 
     def particles(self, epoch: int, index: int, into: p.Particles) -> int:
         """Particles of slice `index`; returns their number."""
@@ -124,21 +130,41 @@ class Moment:
     gain: float
 
 
+class _NoDelay:
+    """A scene without pump and probe."""
+
+    has_delay = False
+
+    def set_delay(self, delay_fs: float) -> None:
+        """Nothing: there is none."""
+
+
 class VmiScene:
-    """Laser shots on a molecular beam in a velocity-map imaging spectrometer."""
+    """Laser shots on a molecular beam in a velocity-map imaging spectrometer.
+
+    Until a delay is told all mass peaks have their full shares, as at very long delays.
+    """
 
     least_tot = d.CLOUD_LEAST_TOT
+    has_delay = True
 
     def __init__(self, settings: SceneSettings, ions_per_hit: float) -> None:
         self.settings = settings
         self.triggers = TriggerPlan(settings.shot_rate_hz, settings.seed)
         self.ions_per_shot = settings.rate_hz / settings.shot_rate_hz * ions_per_hit
         self._spectrometer = p.spectrometer()
+        self._share = self._spectrometer.share
         self._chips = p.placements(settings.n_chips)
         side = p.picture_side_px(settings.n_chips)
         self._centre = (side - 1) / 2
         self._scale = side / p.picture_side_px(1)
         self._clouds = (d.charge_table(), d.profile_table(), d.time_walk_ticks())
+
+    def set_delay(self, delay_fs: float) -> None:
+        """The ions of one peak are fewer from now on."""
+        share = self._spectrometer.share.copy()
+        share[[peak.name for peak in p.PEAKS].index(p.PUMP_PROBE.peak)] *= p.PUMP_PROBE.at(delay_fs)
+        self._share = share
 
     def particles(self, epoch: int, index: int, into: p.Particles) -> int:
         """Ions of the shots in slice `index`."""
@@ -150,7 +176,7 @@ class VmiScene:
         return into.filled_by(
             lambda to: p.ions(
                 key, first, ticks, self.ions_per_shot,
-                s.tof_ticks, s.share, s.ticks_per_px, s.ring_start, s.ring_table,
+                s.tof_ticks, self._share, s.ticks_per_px, s.ring_start, s.ring_table,
                 self._chips, self._centre, self._scale,
                 to.tick, to.x, to.y, to.chip, to.peak, to.shot,
             )
@@ -167,7 +193,7 @@ class VmiScene:
         )  # fmt: skip
 
 
-class UniformScene:
+class UniformScene(_NoDelay):
     """Particles uniform in space and time."""
 
     least_tot = d.CLUSTER_LEAST_TOT
@@ -199,7 +225,7 @@ class UniformScene:
         )  # fmt: skip
 
 
-class DarkScene:
+class DarkScene(_NoDelay):
     """Noise: a few bad pixels and single counts anywhere."""
 
     NOISY_PIXELS_PER_CHIP: Final = 20

@@ -94,6 +94,8 @@ class Source(Protocol):
     n_chips: int
     next_counts: int
     """The next slice is to be asked for when the timer has reached this."""
+    has_delay: bool
+    """Whether a delay between pump and probe pulse changes anything."""
     final_counts: int
     """Up to here everything is decided: a later closing of the gate changes nothing before."""
 
@@ -107,6 +109,10 @@ class Source(Protocol):
 
     def set_bias(self, ramp: BiasRamp) -> None:
         """The bias of the sensor."""
+        ...
+
+    def set_delay(self, delay_fs: float, at_counts: int = 0) -> None:
+        """Another delay between pump and probe pulse, told at `at_counts`."""
         ...
 
     def open(
@@ -186,6 +192,7 @@ class SceneSource:
     def __init__(self, scene: Scene, *, keep_truth: bool = False) -> None:
         self.settings: SceneSettings = scene.settings
         self.n_chips = self.settings.n_chips
+        self.has_delay = scene.has_delay
         self.next_counts = 0
         self.final_counts = 0
         self._scene = scene
@@ -222,6 +229,10 @@ class SceneSource:
     def set_bias(self, ramp: BiasRamp) -> None:
         """The bias of the sensor."""
         self._bias = ramp
+
+    def set_delay(self, delay_fs: float, at_counts: int = 0) -> None:
+        """Another delay between pump and probe pulse."""
+        self._changes.add(at_counts, partial(self._scene.set_delay, delay_fs))
 
     def open(
         self,

@@ -9,6 +9,7 @@ It knows no command and no scene.
 """
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -133,6 +134,19 @@ class UdpStreams:
         """Which words of `chip` leave by UDP."""
         with self._clock.lock:
             self._post(partial(self._set_filter, chip, eth_mask, self._clock.counts()))
+
+    def delay(self, delay_fs: float) -> None:
+        """Another delay between pump and probe pulse. Not of the board: who runs the simulator says it.
+
+        It acts on all that is exposed after this call; while the shutter is open, from the next millisecond on.
+        Raises ValueError where there is nothing to delay.
+        """
+        if not self._source.has_delay:
+            raise ValueError("there are no pump and probe pulses here; the scene vmi has them")
+        if not math.isfinite(delay_fs):
+            raise ValueError(f"a delay is a number of fs, not {delay_fs:g}")
+        with self._clock.lock:
+            self._post(partial(self._source.set_delay, delay_fs, self._clock.counts()))
 
     def counters(self) -> StreamCounters:
         """Totals since the start or the last reset, with all that was told before: a board answers in order."""

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ophyd_timepix.protocol import column_phase
-from spidr_sim.particles import PEAKS, time_of_flight_ns
+from spidr_sim.particles import PEAKS, PUMP_PROBE, time_of_flight_ns
 from spidr_sim.scenes import SLICE_COUNTS, SPILL_COUNTS, SceneSettings
 from spidr_sim.settings import ONE_PHASE_PLL
 from spidr_sim.source import Departures, SceneSource, scene_source
@@ -36,6 +36,35 @@ def pieces(source: SceneSource, advances: int, close_counts: int) -> Iterator[De
     for _ in range(advances):
         yield source.advance()
     yield from source.finish(close_counts)
+
+
+# --- pump and probe ---------------------------------------------------------------------------------------------------
+def test_the_ions_of_one_peak_grow_with_the_delay_and_the_others_stay() -> None:
+    source = source_of("vmi", rate_hz=200_000)
+    grown = [peak.name for peak in PEAKS].index(PUMP_PROBE.peak)
+    ions = []
+    for delay_fs in (None, 1e9, PUMP_PROBE.t0_fs + PUMP_PROBE.tau_fs, PUMP_PROBE.t0_fs, -500.0):
+        if delay_fs is not None:
+            source.set_delay(delay_fs)
+        source.open(0, 0)
+        truth = [leaving.truth for leaving in source.finish(200 * COUNTS_PER_MS)]
+        peaks = np.concatenate([part.particle_peak for part in truth if part is not None])
+        ions.append(np.bincount(peaks, minlength=len(PEAKS)))
+    undelayed, late, after_tau, *before = ions
+    np.testing.assert_array_equal(undelayed, late)
+    for counts in ions:
+        np.testing.assert_allclose(np.delete(counts, grown), np.delete(late, grown), rtol=0.02)
+    assert after_tau[grown] / late[grown] == pytest.approx(1 - np.exp(-1), abs=3 / np.sqrt(late[grown]))
+    assert [counts[grown] for counts in before] == [0, 0]
+
+
+def test_a_delay_acts_from_the_next_millisecond_on() -> None:
+    source = source_of("vmi", rate_hz=200_000)
+    source.open(0, 0)
+    source.set_delay(-1.0, at_counts=10 * COUNTS_PER_MS + 1)
+    for index, leaving in enumerate(source.finish(20 * COUNTS_PER_MS)):
+        if leaving.truth is not None:
+            assert (PUMP_PROBE.peak in {PEAKS[p].name for p in leaving.truth.particle_peak}) == (index <= 10)
 
 
 # --- the same words ---------------------------------------------------------------------------------------------------
