@@ -232,6 +232,9 @@ class FakeBoard:
     def bias_v(self) -> float:
         return self.measure(Quantity.BIAS)
 
+    def bias_is_on(self) -> bool:
+        return self.bias_v() > 0 if self.bias_enabled is None else self.bias_enabled
+
     def set_bias(self, volts: float) -> None:
         self.contact(f"set_bias {volts:g}")
         self.bias_setting = volts

@@ -6,7 +6,6 @@ from .errors import ConfigError
 from .gates import Gate, MassCalibration, Peak
 from .geometry import Geometry
 from .model import (
-    BIAS_TOLERANCE_V,
     BiasConfig,
     BoardConfig,
     ChipConfig,
@@ -17,7 +16,6 @@ from .model import (
 from .processing import Edge, Metric, Processing
 
 __all__ = [
-    "BIAS_TOLERANCE_V",
     "BiasConfig",
     "BoardConfig",
     "ChipConfig",

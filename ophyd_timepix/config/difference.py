@@ -9,10 +9,11 @@ from pydantic import BaseModel
 
 from ophyd_timepix.protocol import PixelMatrix
 from ophyd_timepix.protocol.chip_config import ConfigWord
+from ophyd_timepix.protocol.registers import BIAS_TOLERANCE_V
 
 from .dac_values import DacValues
 from .human import word_fields
-from .model import BIAS_TOLERANCE_V, BoardConfig, ChipConfig, DetectorConfig
+from .model import BoardConfig, ChipConfig, DetectorConfig
 from .processing import Processing
 
 NOT_THERE: Final = "not there"

@@ -44,8 +44,6 @@ from .geometry import Geometry
 from .human import as_word, word_fields
 from .processing import Processing
 
-BIAS_TOLERANCE_V: Final = 0.5
-"""Bias voltages closer than this are the same: the ADC reads them in steps of 37 mV, and the divider is not exact."""
 COLUMN_PHASE_LIMIT: Final = 1024
 """fToA bins, 1.6 us: known offsets are one clock (16 bins) or less."""
 

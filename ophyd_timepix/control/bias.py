@@ -12,21 +12,21 @@ from ophyd_timepix.protocol import Command, Quantity
 from ophyd_timepix.protocol.registers import (
     BIAS_MAX_V,
     BIAS_MIN_V,
+    BIAS_ON_V,
+    BIAS_TOLERANCE_V,
     bias_dac,
     bias_of_dac,
 )
 
 from .errors import ControlError, LimitError, ReadBackError
+from .limits import flag
 from .monitoring import Monitoring
 
 RAMP_V_PER_S: Final = 20.0
-TOLERANCE_V: Final = 0.5
 STEP_S: Final = 0.1
 SETTLE_S: Final = 10.0
 """How long the measured bias may take after the last step: cables and sensor charge up."""
 _SETTLE_STEP_S: Final = 0.05
-_OFF_BELOW_V: Final = BIAS_MIN_V / 2
-"""A supply that is on gives at least BIAS_MIN_V."""
 
 
 class BiasSupply(Monitoring):
@@ -46,6 +46,13 @@ class BiasSupply(Monitoring):
         words = self.client.memory.last(Command.BIAS_SUPPLY_ENA)
         return None if words is None else bool(words[0])
 
+    def bias_is_on(self, measured_v: float | None = None) -> bool:
+        """Whether the supply is on: as switched last; before anybody did, by what the ADC reads (None: asked now)."""
+        switched = self.bias_enabled
+        if switched is not None:
+            return switched
+        return (self.bias_v() if measured_v is None else measured_v) >= BIAS_ON_V
+
     def bias_v(self) -> float:
         """Bias voltage, measured by the board's ADC (steps of 37 mV)."""
         return self.measure(Quantity.BIAS)
@@ -59,15 +66,16 @@ class BiasSupply(Monitoring):
 
     def bias_enable(self, enabled: bool) -> None:
         """Bias supply on or off. Ends a ramp."""
+        switch_on = flag(self.client.address, "the bias supply", enabled)
         with self.client.exclusive():
             self._bias_turn += 1
-            self._request(Command.BIAS_SUPPLY_ENA, int(enabled))
+            self._request(Command.BIAS_SUPPLY_ENA, int(switch_on))
 
     def ramp_bias(
         self,
         volts: float,
         rate_v_per_s: float = RAMP_V_PER_S,
-        tolerance_v: float = TOLERANCE_V,
+        tolerance_v: float = BIAS_TOLERANCE_V,
         stop: threading.Event | None = None,
     ) -> float:
         """Go to `volts` in steps, wait until the ADC reads it within the tolerance, return what it reads.
@@ -77,8 +85,13 @@ class BiasSupply(Monitoring):
         when the bias is set, switched or ramped from elsewhere meanwhile.
         """
         self._bias_word(volts)
-        if not (math.isfinite(rate_v_per_s) and rate_v_per_s > 0):
+        if not _above_0(rate_v_per_s):
             raise LimitError(f"{self.client.address}: a bias ramp is faster than 0 V/s, not {rate_v_per_s} V/s")
+        if not _above_0(tolerance_v):
+            raise LimitError(
+                f"{self.client.address}: the tolerance of a bias ramp is more than 0 V (say {BIAS_TOLERANCE_V} V), "
+                f"not {tolerance_v} V; nothing was sent"
+            )
         stop = stop or threading.Event()
         with self.client.exclusive():
             self._bias_turn += 1
@@ -105,10 +118,10 @@ class BiasSupply(Monitoring):
         if enabled is None and setting is None:
             return []
         measured = self.bias_v()
-        is_on = measured >= _OFF_BELOW_V
+        is_on = measured >= BIAS_ON_V
         lost = [] if enabled is None or enabled == is_on else [f"bias supply {'on' if enabled else 'off'}"]
         if setting is not None and (enabled or (enabled is None and is_on)):
-            if abs(measured - setting) > TOLERANCE_V:
+            if abs(measured - setting) > BIAS_TOLERANCE_V:
                 self._climb(setting, RAMP_V_PER_S, threading.Event(), self._bias_turn)
                 lost.append(f"bias {setting:.1f} V")
             return lost
@@ -164,3 +177,7 @@ class BiasSupply(Monitoring):
             raise ControlError(
                 f"{self.client.address}: the bias was set or switched from elsewhere during a ramp; the ramp ended"
             )
+
+
+def _above_0(value: float) -> bool:
+    return math.isfinite(value) and value > 0

@@ -20,10 +20,13 @@ from collections.abc import Callable
 from typing import Final
 
 from ophyd_timepix.protocol import Command, Register, Setting, TriggerMode
+from ophyd_timepix.protocol import words as w
 from ophyd_timepix.protocol.commands import (
+    ALL_HEADERS,
     MAX_DEVICES,
     RESET_DEFAULT_SPEED,
     RESET_HARMLESS_STATUS,
+    TRIGGER_MODES,
 )
 
 from .bias import BiasSupply
@@ -32,7 +35,7 @@ from .client import SpidrClient
 from .counters import UnwrappedCounter
 from .errors import ChipMissing, ConnectionLost, ControlError, LimitError, ReadBackError, SpidrClosed
 from .info import BoardInfo, ChipInfo, SentCounters, ShutterTimes, TriggerConfig
-from .limits import whole_setting
+from .limits import flag, whole_setting
 from .poller import Poller, Watch
 from .restore import Restoration, RestoreReport
 from .wire import Clock, Wait
@@ -42,8 +45,15 @@ log = logging.getLogger(__name__)
 OPEN_UNTIL_STOPPED: Final = TriggerConfig(TriggerMode.AUTO, length_us=0, frequency_hz=10, count=1)
 _CLOCK: Final = Register.CPU_TO_TPX
 _TDC: Final = Register.TDC_CONTROL
-_TRIGGER_MODES: Final = {mode.code: mode for mode in TriggerMode}
 
+
+_WORDS_OF_DATA: Final = {
+    w.PIXEL_DATA_DRIVEN: "pixel words (there will be no hits)",
+    w.TdcByte.TDC1_RISING >> 4: "TDC words (there will be no shots)",
+    w.TIMER_LOW_BYTE >> 4: "timer words (times cannot be extended to 48 bits)",
+    w.COMMAND_END_BYTE >> 4: "control words (the end of the read-out is not seen)",
+}
+"""Header nibbles that a run needs, and what they are."""
 
 COUNTERS_POLL_S: Final = 5.0
 """At 80 Mhit/s the counter of pixel words wraps after 54 s."""
@@ -137,8 +147,8 @@ class Board(BiasSupply):
     def prepare_readout(self) -> None:
         """All that comes before the shutter: clock, TDC inputs, decoders, what pixels measure, read-out, filter.
 
-        What this program chose stays: clock, TDC word and header filters. What nobody chose is set for read-out: the
-        board's own clock, both TDC inputs, every header.
+        What this program chose stays: clock, TDC word and header filters; a filter that keeps back words of which data
+        are made is logged. What nobody chose is set for read-out: the board's own clock, both TDC inputs, every header.
         """
         chips = self.present_chips()
         with self.client.exclusive():
@@ -154,6 +164,7 @@ class Board(BiasSupply):
             # After the read-out command, as the LHCb programs do: it may set the filter back.
             for chip in chips:
                 chip.set_header_filter(chip.chosen_header_filter)
+                _warn_of_blocked_words(chip)
 
     def pause_readout(self) -> None:
         """Read-out off: the chips send nothing more."""
@@ -194,7 +205,7 @@ class Board(BiasSupply):
     def trigger(self) -> TriggerConfig:
         """How the shutter opens."""
         code, length_us, frequency_hz, count, *delay_ns = self.client.request(Command.GET_TRIGCONFIG).ints
-        mode = _TRIGGER_MODES.get(code)
+        mode = TRIGGER_MODES.get(code)
         if mode is None:
             raise ReadBackError(f"{self.client.address}: the board states the shutter mode {code}; 0 to 6 are known")
         return TriggerConfig(mode, length_us, frequency_hz, count, *delay_ns)
@@ -280,13 +291,14 @@ class Board(BiasSupply):
 
     def enable_decoders(self, enabled: bool) -> None:
         """Whether the FPGA decodes the chips' counters. This package decodes no raw codes: leave it on."""
+        wanted = flag(self.client.address, "decoding of the counters", enabled)
         with self.client.exclusive():
-            self._request(Command.DECODERS_ENA, int(enabled))
-            self._check("decoders", enabled, self.decoders_enabled())
+            self._request(Command.DECODERS_ENA, int(wanted))
+            self._check("decoders", wanted, self.decoders_enabled())
 
     def power_chips(self, enabled: bool) -> None:
         """Power of the chips. Off: all their settings are lost."""
-        self._request(Command.TPX_POWER_ENA, int(enabled))
+        self._request(Command.TPX_POWER_ENA, int(flag(self.client.address, "the power of the chips", enabled)))
 
     def reset(self, speed: int = RESET_DEFAULT_SPEED) -> int | None:
         """Reset board and chips: all settings are lost, here too. Takes seconds. Identifies the board anew.
@@ -371,6 +383,16 @@ class Board(BiasSupply):
         """End the polling and hang up. A later request connects again, with nothing remembered."""
         self.poller.close()
         self.client.close()
+
+
+def _warn_of_blocked_words(chip: Chip) -> None:
+    mask = chip.chosen_header_filter
+    blocked = [f"0x{nibble:X} {what}" for nibble, what in _WORDS_OF_DATA.items() if not mask >> nibble & 1]
+    if blocked:
+        log.warning(
+            f"{chip}: its header filter 0x{mask:04X} keeps back {', '.join(blocked)}; "
+            f"0x{ALL_HEADERS:04X} lets all words pass (set_header_filter() or header_filter.put(0x{ALL_HEADERS:04X}))"
+        )
 
 
 def _call(board: "weakref.ref[Board]", verb: Callable[..., object], *arguments: object) -> None:

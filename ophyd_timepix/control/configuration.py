@@ -7,17 +7,17 @@ an item fails, all old settings come back, and the error names the item, the cau
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
-from ophyd_timepix.config import BIAS_TOLERANCE_V, BiasConfig, BoardConfig, ChipConfig, PulseSettings, TriggerSettings
+from ophyd_timepix.config import BiasConfig, BoardConfig, ChipConfig, PulseSettings, TriggerSettings
 from ophyd_timepix.config.text import explain
 from ophyd_timepix.protocol import Command, Dac, PixelMatrix, Register, Request, pack_dac
 from ophyd_timepix.protocol.chip_config import ConfigWord, PulseTiming
 from ophyd_timepix.protocol.pixel_matrix import encode_ctpr
-from ophyd_timepix.protocol.registers import BIAS_MAX_V, BIAS_MIN_V, bias_dac
+from ophyd_timepix.protocol.registers import BIAS_MAX_V, BIAS_MIN_V, BIAS_TOLERANCE_V, bias_dac
 from ophyd_timepix.protocol.words import MATRIX_SIDE
 
 from .bias import RAMP_V_PER_S
@@ -27,9 +27,6 @@ from .errors import ConnectionLost, ControlError, LimitError, ReadBackError
 from .info import TestPulse, TriggerConfig
 
 log = logging.getLogger(__name__)
-
-_BIAS_IS_ON_V: Final = BIAS_MIN_V / 2
-"""A supply that is on gives at least 12 V."""
 
 
 class ApplyError(ControlError):
@@ -115,9 +112,7 @@ def read_configuration(board: Board, chips: Sequence[int] | None = None) -> Boar
 
 def _read_bias(board: Board) -> BiasConfig:
     measured_v = board.bias_v()
-    enabled = board.bias_enabled
-    if enabled is None:
-        enabled = measured_v >= _BIAS_IS_ON_V
+    enabled = board.bias_is_on(measured_v)
     volts = board.bias_setting
     if volts is None and enabled:
         volts = min(max(measured_v, BIAS_MIN_V), BIAS_MAX_V)

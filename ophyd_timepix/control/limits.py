@@ -6,6 +6,8 @@ numpy's integers become Python's: shifted to their place in a word of 32 bits, t
 from operator import index
 from typing import SupportsIndex
 
+import numpy as np
+
 from ophyd_timepix.protocol import Setting
 
 from .errors import LimitError
@@ -22,6 +24,13 @@ def whole(where: str, what: str, value: SupportsIndex, low: int, high: int, unit
             return number
         why = f"{number}"
     raise LimitError(f"{where}: {what} is {low} to {high}{unit and ' ' + unit}, not {why}; nothing was sent")
+
+
+def flag(where: str, what: str, value: object) -> bool:
+    """`value` as a bool: True, False, 0 or 1, of Python or numpy. Anything else would be some other setting."""
+    if isinstance(value, bool | np.bool_) or (isinstance(value, int | np.integer) and value in (0, 1)):
+        return bool(value)
+    raise LimitError(f"{where}: {what} is on (True) or off (False), not {value!r}; nothing was sent")
 
 
 def whole_setting(where: str, setting: Setting, value: SupportsIndex) -> int:

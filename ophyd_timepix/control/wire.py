@@ -9,7 +9,7 @@ from ophyd_timepix.protocol import Command, Register
 
 from .client import SpidrClient
 from .errors import ReadBackError
-from .limits import whole
+from .limits import flag, whole
 
 Clock = Callable[[], float]
 """Seconds that only grow."""
@@ -55,10 +55,11 @@ class Wire:
 
     def _set_flag(self, register: Register, field: str, value: bool) -> None:
         """Set one field, leave the others, read it back."""
+        wanted = flag(self.client.address, f"{field} of register {register.name}", value)
         with self.client.exclusive():
             word = self.read_register(register.address)
-            self.write_register(register.address, register.field(field).put(word, int(value)))
-            self._check(f"{field} of register {register.name}", value, self._flag(register, field))
+            self.write_register(register.address, register.field(field).put(word, int(wanted)))
+            self._check(f"{field} of register {register.name}", wanted, self._flag(register, field))
 
     def _request(self, command: Command, value: int = 0) -> None:
         self.client.request(command, 0, (value,))

@@ -8,13 +8,12 @@ from ophyd import Device, Kind
 from ophyd.status import Status
 
 from ..control import ControlError
+from ..control.bias import RAMP_V_PER_S
 from ..protocol.quantities import Quantity, Setting
-from ..protocol.registers import BIAS_MAX_V, BIAS_MIN_V
+from ..protocol.registers import BIAS_MAX_V, BIAS_MIN_V, BIAS_TOLERANCE_V
 from .signals import measured, settable, setting, switch
 from .status import PlainStatus
 
-RAMP_V_PER_S: Final = 20.0
-TOLERANCE_V: Final = 0.5
 JOIN_S: Final = 30.0
 
 
@@ -82,9 +81,9 @@ class Bias(Device):
         f"{Setting.BIAS.meaning}, as set last; setting it here jumps", units=Setting.BIAS.unit,
         limits=Setting.BIAS.limits, precision=Setting.BIAS.precision,
     )  # fmt: skip
-    enabled = switch(lambda b: _is_on(b), lambda b, on: b.bias_enable(on), "BIAS_SUPPLY_ENA", "the bias supply")
+    enabled = switch(lambda b: b.bias_is_on(), lambda b, on: b.bias_enable(on), "BIAS_SUPPLY_ENA", "the bias supply")
     ramp_rate = setting(RAMP_V_PER_S, units="V/s", limits=(0.1, 1000.0), meaning="speed of `set`")
-    tolerance = setting(TOLERANCE_V, units="V", limits=(0.05, 10.0), meaning="how near the ADC must read it")
+    tolerance = setting(BIAS_TOLERANCE_V, units="V", limits=(0.05, 10.0), meaning="how near the ADC must read it")
 
     def __init__(self, prefix: str = "", **kwargs: Any) -> None:
         self._ramp: _Ramp | None = None
@@ -178,9 +177,3 @@ def _setting_of(board: Any) -> float:
     """Volts as last set; before anybody set them, as measured (nothing reads the setting back)."""
     volts = board.bias_setting
     return float(volts) if volts is not None else round(board.bias_v(), 1)
-
-
-def _is_on(board: Any) -> bool:
-    """As switched last; before anybody did, by what is measured."""
-    switched = board.bias_enabled
-    return bool(switched) if switched is not None else board.bias_v() > BIAS_MIN_V / 2

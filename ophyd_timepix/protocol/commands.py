@@ -349,3 +349,6 @@ class TriggerMode(Enum):
     AUTO = 4, "opens `count` times at the set frequency for the set length; length 0: open until stopped"
     PULSE_COUNTER = 5, "closes after a number of pulses"
     OPEN = 6, "always open"
+
+
+TRIGGER_MODES: Final[dict[int, TriggerMode]] = {mode.code: mode for mode in TriggerMode}

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Final
 
 from .chip_config import ConfigWord
-from .commands import TriggerMode
+from .commands import TRIGGER_MODES
 from .fields import NamedField, bit_field
 
 _WHOLE: Final = bit_field("value", 0, 32, "the whole register")
@@ -21,7 +21,7 @@ PIXEL_FILTER_FIELDS: Final = (
     bit_field("enable", 16, 1, "on"),
 )
 """Of each PIXEL_FILTER register [N]."""
-_SHUTTER_MODES: Final = {mode.code: mode.meaning for mode in TriggerMode}
+_SHUTTER_MODES: Final = {code: mode.meaning for code, mode in TRIGGER_MODES.items()}
 
 
 class Register(Enum):
@@ -191,6 +191,10 @@ class LinkStatus:
 
 BIAS_MIN_V: Final = 12
 BIAS_MAX_V: Final = 104
+BIAS_ON_V: Final = BIAS_MIN_V / 2
+"""A supply that is on gives at least BIAS_MIN_V: what is measured below this comes from one that is off."""
+BIAS_TOLERANCE_V: Final = 0.5
+"""Bias voltages closer than this are the same: the ADC reads them in steps of 37 mV, and the divider is not exact."""
 BIAS_DAC_MAX: Final = 4095
 ADC_BITS: Final = 12
 ADC_FULL_SCALE_MV: Final = 1500

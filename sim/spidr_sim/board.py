@@ -8,7 +8,8 @@ Power-up and RESET_MODULE load what the flash holds; RESET_DEVICE gives a chip i
 
 Simplified: one clock is the timer of the board and of all chips. ADC channels 1 and 2 are bias and VDDA, so chips 1 and
 2 cannot be sensed (how a real board tells them apart stands in no source). Decoders off, single-pixel filters, power
-pulsing, link speeds and external clocks are stored and change no data.
+pulsing, link speeds, the ports of the output block, the output mask and external clocks are stored and change no data:
+a chip with one port on sends as many hits as one with eight.
 """
 
 from collections.abc import Callable

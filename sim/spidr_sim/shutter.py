@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ophyd_timepix.protocol import Setting, TriggerMode
+from ophyd_timepix.protocol.commands import TRIGGER_MODES
 from ophyd_timepix.protocol.registers import SHUTTER_CLOCK_HZ
 
 COUNTS_PER_US: Final = 40
@@ -20,7 +21,6 @@ NS_PER_COUNT: Final = 25
 DEFAULT_WORDS: Final = (TriggerMode.AUTO.code, 0, 10, 1, 0)
 """Mode, length (us), frequency (Hz), count, delay (ns)."""
 
-_MODES: Final = {mode.code: mode for mode in TriggerMode}
 _OPENS_AT: Final = {
     TriggerMode.EXTERNAL_RISING_FALLING: True,
     TriggerMode.EXTERNAL_FALLING_RISING: False,
@@ -65,11 +65,11 @@ class Shutter:
     def configure(self, words: tuple[int, ...]) -> None:
         """The words of SET_TRIGCONFIG, four or five. Raises ValueError for a mode or frequency that cannot be."""
         mode, length_us, frequency_hz, count, *delay = words
-        if mode not in _MODES:
+        if mode not in TRIGGER_MODES:
             raise ValueError(f"there is no shutter mode {mode}")
         _check(Setting.SHUTTER_FREQUENCY, frequency_hz)
         _check(Setting.SHUTTER_LENGTH, length_us)
-        self.mode = _MODES[mode]
+        self.mode = TRIGGER_MODES[mode]
         self.count = count
         self.set_length(length_us * COUNTS_PER_US)
         self.set_period(SHUTTER_CLOCK_HZ // frequency_hz)
@@ -79,9 +79,9 @@ class Shutter:
 
     def set_mode(self, code: int) -> None:
         """Raises ValueError for a code that no mode has."""
-        if code not in _MODES:
+        if code not in TRIGGER_MODES:
             raise ValueError(f"there is no shutter mode {code}")
-        self.mode = _MODES[code]
+        self.mode = TRIGGER_MODES[code]
 
     def set_length(self, counts: int) -> None:
         """How long an opening lasts; 0: until stopped."""

@@ -61,6 +61,21 @@ def test_ramp_that_cannot_be_is_refused(board: Board, traffic: Traffic, volts: f
     assert traffic.requests == []
 
 
+@pytest.mark.parametrize("tolerance_v", [0.0, -1.0, float("nan"), float("inf")])
+def test_ramp_with_a_tolerance_that_cannot_be_is_refused(board: Board, traffic: Traffic, tolerance_v: float):
+    with pytest.raises(LimitError, match=r"tolerance of a bias ramp is more than 0 V \(say 0.5 V\).*nothing was sent"):
+        board.ramp_bias(50.0, tolerance_v=tolerance_v)
+    assert traffic.requests == []
+
+
+def test_whether_the_bias_is_on_is_what_was_switched_else_what_is_measured(board: Board, lent: LentTime):
+    assert board.bias_is_on()
+    assert not board.bias_is_on(5.9)
+    board.bias_enable(False)
+    assert not board.bias_is_on()
+    assert not board.bias_is_on(50.0)
+
+
 def test_bias_that_does_not_arrive_is_an_error(board: Board, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(board, "bias_v", lambda: 49.0)
     with pytest.raises(ReadBackError, match=r"ramped to 60 V and the ADC reads 49.00 V after 10 s.*leakage"):

@@ -117,6 +117,46 @@ def test_header_filter_is_set_after_the_read_out_command(board: Board, monkeypat
     assert sent.index(Command.DDRIVEN_READOUT) < sent.index(Command.SET_HEADERFILTER)
 
 
+@pytest.mark.parametrize(
+    ("mask", "named"),
+    [
+        (0x00FF, "0xB pixel words"),
+        (0xFFBF, "0x6 TDC words"),
+        (0xFFEF, "0x4 timer words"),
+        (0xFF7F, "0x7 control words"),
+    ],
+)
+def test_header_filter_that_keeps_back_words_of_data_is_told_once_a_run(
+    board: Board, caplog: pytest.LogCaptureFixture, mask: int, named: str
+):
+    board.chip(1).set_header_filter(mask)
+    board.prepare_readout()
+    (told,) = [record.getMessage() for record in caplog.records if "header filter" in record.getMessage()]
+    assert f"1): its header filter 0x{mask:04X} keeps back {named}" in told
+    assert "0xFFFF lets all words pass" in told
+
+
+def test_header_filter_that_keeps_back_other_words_is_nothing_to_tell(board: Board, caplog: pytest.LogCaptureFixture):
+    board.chip(0).set_header_filter(0xFCF0)
+    board.prepare_readout()
+    assert "header filter" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "verb", ["set_external_clock", "set_clock_80_mhz", "enable_decoders", "power_chips", "bias_enable"]
+)
+@pytest.mark.parametrize("value", [5, "off", None, 0.5])
+def test_what_is_neither_on_nor_off_is_refused(board: Board, traffic: Traffic, verb: str, value: object):
+    with pytest.raises(LimitError, match=rf"is on \(True\) or off \(False\), not {value!r}; nothing was sent"):
+        getattr(board, verb)(value)
+    assert traffic.requests == []
+
+
+def test_flags_of_numpy_are_flags(board: Board):
+    board.set_external_clock(np.True_)  # type: ignore[arg-type]
+    assert board.external_clock()
+
+
 def test_shutter_modes_are_set_and_read_back(board: Board):
     for mode in TriggerMode:
         config = TriggerConfig(mode, 100, 50, 3, 75)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ophyd_timepix.config import BIAS_TOLERANCE_V, BiasConfig, BoardConfig, ChipConfig, TriggerSettings, diff
+from ophyd_timepix.config import BiasConfig, BoardConfig, ChipConfig, TriggerSettings, diff
 from ophyd_timepix.control import (
     Board,
     BoardError,
@@ -22,6 +22,7 @@ from ophyd_timepix.control import (
 )
 from ophyd_timepix.control.configuration import Applied, ApplyError, apply_configuration, read_configuration
 from ophyd_timepix.protocol import Command, Dac, PixelMatrix, PllConfig
+from ophyd_timepix.protocol.registers import BIAS_TOLERANCE_V
 from spidr_sim.board import Board as SimulatedBoard
 from spidr_sim.faults import Faults
 from spidr_sim.tcp import TcpServer
