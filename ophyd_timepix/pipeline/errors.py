@@ -12,7 +12,12 @@ class StageDied(PipelineError):
 
     def __init__(self, death: StageDeath) -> None:
         self.death = death
-        kept = f"; the recording up to then is complete in {death.salvaged}" if death.salvaged else ""
+        kept = ""
+        if death.salvaged:
+            kept = (
+                f"; the recording up to then is complete in {death.salvaged}, `ophyd-timepix recover {death.salvaged}` "
+                "makes its event file"
+            )
         trace = f"\n{death.traceback}" if death.traceback else ""
         super().__init__(f"stage {death.stage!r} of the pipeline {death.reason}{kept}; log: {death.log}{trace}")
 
