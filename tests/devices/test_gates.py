@@ -6,6 +6,7 @@ import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import pytest
+from bluesky.suspenders import SuspendBoolLow
 from bluesky.utils import FailedStatus
 from ophyd import Kind
 
@@ -249,3 +250,20 @@ def test_a_plan_can_be_looked_at_without_a_camera(tpx):
     tpx.gates.define(IODINE)
     assert list(count_until(tpx, gate="iodine", counts=5))
     assert list(calibrate_mass(tpx, {"I+": (126.9, 13_900), "CH3+": (15.02, 5050)}))
+
+
+def test_a_plan_is_suspended_by_a_loss_and_takes_the_point_again(RE, checker, tpx, pipe, monkeypatch):
+    from ophyd_timepix.devices import statistics
+
+    monkeypatch.setattr(statistics, "HEALS_S", 0.05)
+    pipe.lost_datagrams = 3
+    token = tpx.stats.healthy.subscribe(lambda value, **_: setattr(pipe, "lost_datagrams", 0), run=False)
+    RE.install_suspender(SuspendBoolLow(tpx.stats.healthy))
+    try:
+        RE(bp.count([tpx], num=3))
+    finally:
+        RE.clear_suspenders()
+        tpx.stats.healthy.unsubscribe(token)
+    assert checker.run.stop["exit_status"] == "success"
+    assert len(checker.run.stream("primary")) == 3
+    assert checker.run.stream("primary")[-1]["tpx_stats_healthy"] == 1

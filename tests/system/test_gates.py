@@ -22,7 +22,7 @@ from ophyd_timepix.devices import SpidrBoard, TimepixDetector
 from ophyd_timepix.plans import tpx_fly, until, with_settings
 from ophyd_timepix.wiring import install
 from spidr_sim.particles import NS_PER_SQRT_MASS, PEAKS, T0_NS, time_of_flight_ns
-from tests.bluesky_fixtures import checker
+from tests.bluesky_fixtures import checker, run_and_interrupt
 from tests.catalog.conftest import catalog, db, profiles
 from tests.sim_process import running_sim
 
@@ -211,3 +211,31 @@ def test_every_block_of_the_guide_runs(RE, checker, tpx, writer, db):
     enough = checker.runs[3].stream("primary")[0]
     assert enough["tpx_gates_gate0_counts"] >= 200
     assert checker.runs[-1].stream("primary")[0]["tpx_gates_gate0_image"].shape == (256, 256)
+
+
+def test_an_exposure_that_was_paused_counts_from_its_new_beginning(RE, checker, tpx, writer, db, monkeypatch):
+    tpx.gates.define(Gate(name="all"), METHYL)
+    exposing = threading.Event()
+    board = tpx.board.control
+    really_open = board.open_shutter
+    monkeypatch.setattr(board, "open_shutter", lambda: (really_open(), exposing.set()))
+    run_and_interrupt(RE, bp.count([tpx], num=2), exposing)
+    RE.resume()
+    writer.wait(60)
+    table = regate(db[checker.run.start["uid"]], [Gate(name="all"), METHYL])
+    assert table["tpx_gates_gate0_counts"].tolist() == table["all_counts"].tolist()
+    assert table["tpx_gates_gate1_counts"].tolist() == table["methyl_core_counts"].tolist()
+
+
+def test_a_point_without_a_valid_shot_has_nan_in_the_catalog_too(RE, tpx, writer, db):
+    tpx.gates.define(Gate(name="all"))
+    tpx.exposure.put(0.0002)
+    uid = RE(bp.count([tpx])).run_start_uids[0]
+    writer.wait(60)
+    assert writer.failure is None
+    table = regate(db[uid], Gate(name="all"))
+    (point,) = table.to_dict("records")
+    if point["tpx_n_valid_shots"] < 2:
+        assert math.isnan(point["tpx_gates_gate0_error"])
+    np.testing.assert_equal(point["tpx_gates_gate0_error"], point["all_error"])
+    np.testing.assert_equal(point["tpx_gates_gate0_counts_per_shot"], point["all_counts_per_shot"])
