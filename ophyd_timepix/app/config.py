@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import BoardConfig, ConfigError, DetectorConfig, Difference, diff
-from ..config.files import paths_of, read
-from ..config.sophy import SUFFIX, export_spx, import_spx
+from ..config.errors import FileThere
+from ..config.files import SPX, paths_of, read
+from ..config.sophy import export_spx, import_spx
 from ..config.text import to_text
 
 DIFFERENT = 1
 """Exit code of a comparison that found differences, as of diff(1)."""
+
+TARGETS = ("", ".yaml", ".yml", SPX)
+"""How the name of what is written may end."""
 
 _FILE_HELP = "NAME.yaml with its NAME.matrix.npz, or SoPhy's .spx"
 
@@ -84,23 +88,34 @@ def _print_differences(differences: Sequence[Difference], *, as_json: bool) -> N
 
 
 def _convert(options: argparse.Namespace) -> int:
-    config = _read(options.source, chip=options.chip or 0, test_bits=options.test_bits)
-    if options.target.suffix == SUFFIX:
-        board = config if isinstance(config, BoardConfig) else config.board
-        if options.chip is None and len(board.chips) != 1:
-            raise ConfigError(
-                f"{options.source} has {len(board.chips)} chips and a {SUFFIX} file holds one: choose it with --chip"
-            )
-        chip = board.chips[0] if options.chip is None else board.chip(options.chip)
-        path = export_spx(chip, options.target, overwrite=options.overwrite)
-    else:
-        path = config.save(options.target, overwrite=options.overwrite)
+    if options.target.suffix not in TARGETS:
+        raise ConfigError(
+            f"{options.target}: a TARGET is NAME.yaml or NAME{SPX}, no {options.target.suffix} file; "
+            "nothing was written"
+        )
+    try:
+        path = _convert_to(options)
+    except FileThere as there:
+        raise FileThere(there.path, "--overwrite") from None
     print(f"wrote {path}")
     return 0
 
 
+def _convert_to(options: argparse.Namespace) -> Path:
+    config = _read(options.source, chip=options.chip or 0, test_bits=options.test_bits)
+    if options.target.suffix == SPX:
+        board = config if isinstance(config, BoardConfig) else config.board
+        if options.chip is None and len(board.chips) != 1:
+            raise ConfigError(
+                f"{options.source} has {len(board.chips)} chips and a {SPX} file holds one: choose it with --chip"
+            )
+        chip = board.chips[0] if options.chip is None else board.chip(options.chip)
+        return export_spx(chip, options.target, overwrite=options.overwrite)
+    return config.save(options.target, overwrite=options.overwrite)
+
+
 def _read(path: Path, *, chip: int = 0, test_bits: bool = False) -> BoardConfig | DetectorConfig:
-    if path.suffix == SUFFIX:
+    if path.suffix == SPX:
         return BoardConfig(chips=(import_spx(path, index=chip, test_bits=test_bits),))
     return read(path)
 

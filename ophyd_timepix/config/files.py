@@ -19,13 +19,15 @@ from pydantic import BaseModel, ValidationError
 
 from ophyd_timepix.protocol import PixelMatrix
 
-from .errors import ZIP_TROUBLE, ConfigError
+from .errors import ZIP_TROUBLE, ConfigError, FileThere, require_folder
 from .model import BoardConfig, DetectorConfig
 from .text import explain, from_text, to_text
 
 Stored = TypeVar("Stored", bound=BaseModel)
 
 _KINDS: Final[dict[str, type[BoardConfig] | type[DetectorConfig]]] = {"board": BoardConfig, "detector": DetectorConfig}
+SPX: Final = ".spx"
+"""Ends the names of SoPhy's files: see `sophy.py`."""
 _PARTS: Final = ("mask", "threshold_adjust", "test")
 _MAX_ARRAY_BYTES: Final = 1_000_000
 _HEAD_FIELDS: Final = ("format", "version", "kind", "checksum")
@@ -45,9 +47,15 @@ def save(config: BaseModel, path: str | Path, *, overwrite: bool = False) -> Pat
     text_path, matrix_path = paths_of(path)
     if not isinstance(config, BoardConfig | DetectorConfig):
         raise ConfigError(f"a BoardConfig or DetectorConfig can be saved, not {type(config).__name__}")
-    there = [str(p) for p in (text_path, matrix_path) if p.exists()]
+    if text_path.name.endswith(f"{SPX}.yaml"):
+        raise ConfigError(
+            f"{path}: a {SPX} file holds one chip alone: it is written by config.sophy.export_spx(chip, path), and "
+            f"from a saved configuration by `ophyd-timepix config convert NAME.yaml NAME{SPX}`"
+        )
+    require_folder(text_path)
+    there = [p for p in (text_path, matrix_path) if p.exists()]
     if there and not overwrite:
-        raise ConfigError(f"{there[0]} exists; take another name, or say overwrite=True")
+        raise FileThere(there[0])
     kind = next(name for name, model in _KINDS.items() if isinstance(config, model))
     text = to_text(config, kind, matrix_path.name, config.digest())
     board = config if isinstance(config, BoardConfig) else config.board
@@ -119,6 +127,11 @@ def load(path: str | Path, model: type[Stored]) -> Stored:
 def read(path: str | Path) -> BoardConfig | DetectorConfig:
     """Read both files, whichever kind it is. Raises ConfigError that names the damaged or missing part."""
     text_path, matrix_path = paths_of(path)
+    if Path(path).suffix == SPX and not text_path.exists():
+        raise ConfigError(
+            f"{path}: SoPhy's {SPX} files are made into configurations by `ophyd-timepix config convert {path} "
+            "NAME.yaml`; their DACs and pixels alone are read by config.sophy.import_spx; nothing was loaded"
+        )
     try:
         values = from_text(_bytes_of(text_path))
         return _validated(values, text_path, matrix_path)

@@ -25,10 +25,9 @@ from ophyd_timepix.protocol import Dac, PixelMatrix
 from ophyd_timepix.protocol.pixel_matrix import ADJUST_MAX, SHAPE
 
 from .dac_values import DacValues
-from .errors import ZIP_TROUBLE, ConfigError
+from .errors import ZIP_TROUBLE, ConfigError, FileThere, require_folder
 from .model import ChipConfig
 
-SUFFIX: Final = ".spx"
 XML_NAME: Final = "__data.xml"
 DAC_CLASS: Final = "sophy.medipix.SPMPXDACCollection"
 ITEM_CLASS: Final = "java.util.Map.Entry"
@@ -188,8 +187,9 @@ def _checked(values: dict[str, int]) -> DacValues:
 def export_spx(config: ChipConfig, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write DACs and pixels of a chip as `.spx`. Raises ConfigError when the file exists, unless `overwrite`."""
     path = Path(path)
+    require_folder(path)
     if path.exists() and not overwrite:
-        raise ConfigError(f"{path} exists; take another name, or say overwrite=True")
+        raise FileThere(path)
     matrix = config.matrix
     pixels = (~matrix.mask, matrix.test, matrix.threshold_adjust)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

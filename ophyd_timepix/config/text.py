@@ -20,6 +20,8 @@ from .human import choices, word_fields
 FORMAT: Final = "ophyd_timepix configuration"
 VERSION: Final = 1
 END: Final = "..."
+_BREAKS: Final = frozenset("\n\r\x85\u2028\u2029")
+"""What YAML takes for the end of a line: inside a value it is escaped."""
 _MAX_TEXT: Final = 1_000_000
 _MAX_QUOTE: Final = 80
 _COMMENT_COLUMN: Final = 52
@@ -147,7 +149,7 @@ def _plain(value: object) -> object:
 def scalar(value: object) -> str:
     """A single value in YAML, on one line."""
     text = _dump(value, None)
-    return text if "\n" not in text else _dump(value, '"')
+    return text if not _BREAKS.intersection(text) else _dump(value, '"')
 
 
 def _dump(value: object, style: str | None) -> str:
@@ -190,7 +192,10 @@ def from_text(data: bytes) -> dict[str, Any]:
     if values.get("version") != VERSION:
         raise ConfigError(f"it has the format version {values.get('version')!r}; this program reads version {VERSION}")
     if text.rstrip().rpartition("\n")[2] != END:
-        raise ConfigError(f"it ends early: the last line, `{END}`, is not there; take a copy that is whole")
+        raise ConfigError(
+            f"it ends early: the last line, `{END}`, is not there; take a copy that is whole, "
+            "or add the line if you wrote the file by hand"
+        )
     return values
 
 

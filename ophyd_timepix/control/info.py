@@ -27,7 +27,7 @@ class ChipInfo:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BoardInfo:
     """A board and its chips."""
 
@@ -36,6 +36,12 @@ class BoardInfo:
     device_count: int
     """Chips that the board can carry; a SPIDR says 4 also when it carries one."""
     chips: tuple[ChipInfo, ...]
+
+    def __str__(self) -> str:
+        chips = ", ".join(str(chip) for chip in self.chips if chip.present) or "no chip with locked links"
+        return f"SPIDR board, software {self.software_version}, firmware {self.firmware_version}; {chips}"
+
+    __repr__ = __str__  # it is what a prompt shows after `connect`
 
     @property
     def present(self) -> tuple[int, ...]:

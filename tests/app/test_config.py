@@ -111,7 +111,11 @@ def test_convert_signs_what_was_edited(capsys: pytest.CaptureFixture[str], saved
         (["diff", "{saved}"], "Give an OTHER file or the --address"),
         (["convert", "{two}", "{folder}/x.spx"], "has 2 chips and a .spx file holds one: choose it with --chip"),
         (["convert", "{two}", "{folder}/x.spx", "--chip", "3"], "no chip 3; it has 0, 1"),
-        (["convert", "{saved}", "{two}"], "exists; take another name"),
+        (["convert", "{saved}", "{two}"], "exists; take another name, or say --overwrite"),
+        (
+            ["convert", "{saved}", "{folder}/x.txt"],
+            "x.txt: a TARGET is NAME.yaml or NAME.spx, no .txt file; nothing was",
+        ),
     ],
 )
 def test_a_call_that_cannot_be_says_what_to_do(

@@ -55,6 +55,12 @@ def test_what_is_saved_comes_back(tmp_path: Path, config: DetectorConfig | Board
     assert diff(config, again) == ()
 
 
+@pytest.mark.parametrize("line_end", ["\n", "\r", "\x85", "\u2028", "\u2029"])
+def test_comment_with_any_end_of_line_comes_back(tmp_path: Path, line_end: str):
+    config = detector_config().changed(comment=f"a{line_end}b{line_end}")
+    assert DetectorConfig.load(config.save(tmp_path / "any")) == config
+
+
 def test_path_goes_with_and_without_its_suffix(tmp_path: Path):
     config = board_config(1)
     path = config.save(tmp_path / "v1.tuesday")
@@ -232,6 +238,25 @@ def loads_whole_or_not_at_all(path: Path) -> None:
         assert config == detector_config()
 
 
+def test_a_folder_that_cannot_take_the_files_is_named_with_the_way_out(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for folder, what in (("missing", "is not there"), ("file", "is a file, no folder")):
+        with pytest.raises(
+            ConfigError, match=rf"any\.yaml cannot be written: the folder {tmp_path / folder} {what}; make"
+        ):
+            board_config(1).save(tmp_path / folder / "any")
+
+
+def test_a_file_of_sophy_is_no_configuration_and_the_message_says_how_it_becomes_one(tmp_path: Path):
+    path = tmp_path / "chip.spx"
+    path.touch()
+    with pytest.raises(ConfigError, match=rf"config convert {path} NAME\.yaml`.*import_spx; nothing was loaded"):
+        BoardConfig.load(path)
+    with pytest.raises(ConfigError, match=r"export_spx\(chip, path\).*config convert NAME\.yaml NAME\.spx"):
+        board_config(1).save(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_missing_files_are_named(saved: Path):
     refused(saved.with_name("wednesday.yaml"), "there is no such file")
     refused(saved.parent, "there is no such file|cannot be read")
@@ -302,7 +327,7 @@ def test_matrices_that_are_no_archive_are_told(saved: Path):
         ("format: ophyd", "format: other", "it is no configuration"),
         ("  chips:", "  chips: 7\n  others:", "chips"),
         ("board:", "boards:", "boards is no setting"),
-        ("\n...", "", r"it ends early: the last line, `\.\.\.`, is not there"),
+        ("\n...", "", r"it ends early: the last line, `\.\.\.`, is not there.* or add the line if you wrote"),
     ],
 )
 def test_wrong_value_is_named_with_its_place_and_limits(saved: Path, old: str, new: str, says: str):

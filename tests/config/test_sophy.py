@@ -202,6 +202,11 @@ def test_exported_file_is_laid_out_as_described(tmp_path: Path):
     assert 'value="Vthreshold_fine"' in document
 
 
+def test_export_names_a_folder_that_is_not_there(tmp_path: Path):
+    with pytest.raises(ConfigError, match=rf"the folder {tmp_path / 'missing'} is not there; make it"):
+        export_spx(chip_config(), tmp_path / "missing" / "a.spx")
+
+
 def test_export_keeps_an_existing_file_unless_told(path: Path):
     with pytest.raises(ConfigError, match=r"exists; .*overwrite=True"):
         export_spx(chip_config(), path)

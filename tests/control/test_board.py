@@ -51,6 +51,10 @@ def test_identify_finds_the_chips_that_are_there(board: Board):
     assert [chip.locked_links for chip in info.chips] == [0xFF, 0xFF, 0, 0]
     assert info.software_version == "22071500"
     assert board.info is info
+    assert repr(info) == (
+        "SPIDR board, software 22071500, firmware "
+        f"{info.firmware_version}; chip 0: W0026_K06, 8 links, chip 1: W0026_J06, 8 links"
+    )
 
 
 def test_chip_that_is_missing_is_named_with_its_links_and_the_way_out(board: Board, client: SpidrClient):
