@@ -192,19 +192,27 @@ class TimepixDetector(Device):
 
     def summary(self) -> Text:
         """How the next exposure will be taken and what the last one gave, for a person at a prompt."""
-        goal = self._goal()
         shots = f"{self.n_valid_shots.get()} of {self.n_shots.get()} shots valid"
         found = f"{self.n_hits.get()} hits, {self.n_centroids.get()} centroids"
         return Text(
             "\n".join(
                 [
                     f"Timepix3 detector {self.name} on {self.board!r}",
-                    f"  a point: {goal.target:g} {goal.unit}; {self.processing.model!r}",
+                    f"  a point: {self._length()}; {self.processing.model!r}",
+                    f"  gates: {', '.join(slot.title for slot in self.gates.on) or 'none'}; {self.mass.as_text()}",
                     f"  last point: {found}, {shots}, {self.unaccounted.get()} unaccounted",
                     f"  file: {self.file.get() or 'none yet'}",
                 ]
             )
         )
+
+    def _length(self) -> str:
+        """How long a point is, in words."""
+        until = self.until
+        if until.gate.get():
+            enough = f"{until.counts.get()} counts" if until.counts.get() else f"error {until.relative_error.get():g}"
+            return f"until {until.gate.get()} has {enough}, at most {until.at_most.get():g} s"
+        return f"{self.shots.get()} shots" if self.shots.get() else f"{self.exposure.get():g} s"
 
     @property
     def picture(self) -> Geometry:

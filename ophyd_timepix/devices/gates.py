@@ -257,6 +257,11 @@ class MassSettings(Device):
             value = 0.0 if calibration is None else getattr(calibration, f"{name}_ns")
             getattr(self, name).put(value or 0.0)
 
+    def as_text(self) -> str:
+        """For a person."""
+        model = self.model
+        return "no calibration of m/q" if model is None else f"t = {model.t0_ns:.6g} + {model.k_ns:.6g} sqrt(m/q) ns"
+
     def tell(self) -> None:
         """The whole as JSON in the configuration, where the catalog looks for it; empty: none."""
         model = self.model

@@ -194,6 +194,17 @@ def test_a_scanned_setting_is_in_the_events_beside_its_detector(RE, checker, tpx
     assert len(checker.run.described("primary")) == 1
 
 
+def test_the_summary_says_what_is_counted_and_how_long(tpx):
+    assert "a point: 100 shots;" in tpx.summary()
+    assert "gates: none; no calibration of m/q" in tpx.summary()
+    tpx.gates.define(IODINE)
+    tpx.mass.adopt(MassCalibration(t0_ns=400, k_ns=1200))
+    tpx.until.gate.put("iodine")
+    tpx.until.counts.put(50)
+    assert "a point: until iodine has 50 counts, at most 60 s;" in tpx.summary()
+    assert "gates: iodine; t = 400 + 1200 sqrt(m/q) ns" in tpx.summary()
+
+
 def test_arrays_are_described_and_in_events_when_asked_for(RE, checker, tpx):
     tpx.gates.define(IODINE)
     arrays = [tpx.image, tpx.tof.histogram, tpx.gates.gate0.image]

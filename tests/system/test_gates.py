@@ -19,7 +19,7 @@ from ophyd.sim import SynAxis
 from ophyd_timepix import Gate, calibrate_mass, count_until
 from ophyd_timepix.catalog import CatalogProfile, CatalogWriter, counts, image, regate
 from ophyd_timepix.devices import SpidrBoard, TimepixDetector
-from ophyd_timepix.plans import tpx_fly, until, with_settings
+from ophyd_timepix.plans import fly, tpx_fly, until, with_settings
 from ophyd_timepix.wiring import install
 from spidr_sim.particles import NS_PER_SQRT_MASS, PEAKS, T0_NS, time_of_flight_ns
 from tests.bluesky_fixtures import checker, run_and_interrupt
@@ -239,3 +239,20 @@ def test_a_point_without_a_valid_shot_has_nan_in_the_catalog_too(RE, tpx, writer
         assert math.isnan(point["tpx_gates_gate0_error"])
     np.testing.assert_equal(point["tpx_gates_gate0_error"], point["all_error"])
     np.testing.assert_equal(point["tpx_gates_gate0_counts_per_shot"], point["all_counts_per_shot"])
+
+
+def test_a_flight_is_in_the_catalog_while_it_goes_on(RE, tpx, writer, db, monkeypatch):
+    monkeypatch.setattr(fly, "FIRST_INTERVAL_S", 0.3)
+    uids: list[str] = []
+    rows: list[int] = []
+
+    def watch(name: str, doc: dict[str, Any]) -> None:
+        if name == "start":
+            uids.append(doc["uid"])
+        elif name == "stream_datum" and not rows and doc["indices"]["start"] > 0:
+            writer.wait(30)
+            rows.append(db.v3[uids[0]]["tpx_centroids"]["tpx_centroids_x"].shape[0])
+
+    RE.subscribe(watch)
+    RE(tpx_fly(tpx, seconds=1.5))
+    assert 0 < rows[0] < tpx.row_stop.get()
