@@ -127,10 +127,10 @@ class Pipeline:
 
     def open_run(self, run: RunRequest) -> RunPaths:
         """Create the files of a run. Existing files are never overwritten."""
-        paths = RunPaths.model_validate(self._call("open_run", {"run": run.model_dump(mode="json")}))
         link = self._link
-        if link is not None:
-            self._live = PointArrays(link.live, run.image_shape, run.spectrum)
+        live = None if link is None else PointArrays(link.live, run.image_shape, run.spectrum)
+        paths = RunPaths.model_validate(self._call("open_run", {"run": run.model_dump(mode="json")}))
+        self._live = live
         return paths
 
     def begin(self, acquisition: int, counting: Counting | None = None) -> None:

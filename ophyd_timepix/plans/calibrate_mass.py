@@ -1,6 +1,6 @@
 """Which time of flight is which mass: a run with a fine spectrum, its peaks found near guesses, a line fitted."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Final
 
 import bluesky.plan_stubs as bps
@@ -21,7 +21,7 @@ BINS_MAX: Final = 1_000_000
 
 def calibrate_mass(
     tpx: TimepixDetector,
-    peaks: Mapping[str, float | tuple[float, float]],
+    peaks: Mapping[str, float | Sequence[float]],
     *,
     search_ns: float = 200.0,
     bin_ns: float = 2.0,
@@ -82,12 +82,13 @@ def fit(tpx: TimepixDetector, guesses: Mapping[str, tuple[float, float]], search
 
 
 def _guesses(
-    peaks: Mapping[str, float | tuple[float, float]], known: MassCalibration | None
+    peaks: Mapping[str, float | Sequence[float]], known: MassCalibration | None
 ) -> dict[str, tuple[float, float]]:
     guesses = {}
     for name, given in peaks.items():
-        if isinstance(given, tuple):
-            guesses[name] = (float(given[0]), float(given[1]))
+        if isinstance(given, Sequence):
+            mq, guess = given
+            guesses[name] = (float(mq), float(guess))
         elif known is None:
             raise ValueError(
                 f"{name}: where is its peak? Give (m/q, time of flight in ns); m/q alone is enough only for a detector "

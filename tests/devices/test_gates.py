@@ -260,7 +260,7 @@ def test_a_calibration_needs_two_peaks_and_to_know_where_they_are(RE, tpx):
 def test_a_plan_can_be_looked_at_without_a_camera(tpx):
     tpx.gates.define(IODINE)
     assert list(count_until(tpx, gate="iodine", counts=5))
-    assert list(calibrate_mass(tpx, {"I+": (126.9, 13_900), "CH3+": (15.02, 5050)}))
+    assert list(calibrate_mass(tpx, {"I+": (126.9, 13_900), "CH3+": [15.02, 5050]})), "a queue knows no tuples"
 
 
 def test_a_plan_is_suspended_by_a_loss_and_takes_the_point_again(RE, checker, tpx, pipe, monkeypatch):

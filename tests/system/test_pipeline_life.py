@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from ophyd_timepix.config import Geometry
 from ophyd_timepix.files.reader import read_table
 from ophyd_timepix.pipeline.client import Pipeline
 from ophyd_timepix.pipeline.errors import PipelineError, StageDied
@@ -278,3 +279,10 @@ def test_a_stage_that_hangs_is_ended_in_bounded_time(stage):
     pipeline.close()
     assert time.monotonic() - begin < 30
     assert not [p for p in pids.values() if psutil.pid_exists(p)]
+
+
+def test_a_picture_that_has_no_room_is_refused_before_anything_is_opened(pipeline, tmp_path):
+    wide = Geometry(width_px=8192, height_px=8192)
+    with pytest.raises(ValueError, match="pictures of 8192 x 8192 pixels"):
+        pipeline.open_run(RunRequest(event_file=tmp_path / "wide.h5", geometry=wide))
+    assert not list(tmp_path.iterdir())
