@@ -104,6 +104,15 @@ class Bias(Device):
             ramp.start()
         return ramp.status
 
+    def put(self, volts: float, **kwargs: Any) -> None:
+        """`set`, and wait until it is there. Ctrl-C holds the bias where it is."""
+        status = self.set(volts)
+        try:
+            status.wait()
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+
     def stop(self, *, success: bool = False) -> None:
         """Hold the bias where it is. The Status of a ramp fails unless `success`."""
         ramp = self._ramp

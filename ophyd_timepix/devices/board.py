@@ -87,7 +87,7 @@ class SpidrBoard(Device):
             raise ChipMissing(
                 f"{self.name} at {self.host}:{self.port}: chip {missing[0]} is declared (chips={self.n_chips}) and not "
                 f"there, or its links are not locked; found: {found}. Check its power and cable and reset the board "
-                f"({self.name}.reset()), or declare the chips that there are"
+                f"({self.name}.reset()){_or_declare(missing[0], info)}"
             )
         self.refresh()
         self.info = info
@@ -279,13 +279,25 @@ def _hardware(board: SpidrBoard) -> Iterator[tuple[str, Hardware]]:
             yield walk.dotted_name, walk.item
 
 
+def _or_declare(missing: int, info: BoardInfo) -> str:
+    """What else can be done about a chip that is not there: chips are counted from chip 0 on."""
+    if missing:
+        return f", or declare the chips before it: chips={missing}"
+    if info.present:
+        return (
+            f". Chips are declared from chip 0 on, so chip {info.present[0]} cannot be used while chip 0 is missing: "
+            "connect it as chip 0"
+        )
+    return ""
+
+
 _CLASSES: dict[tuple[type, int], Any] = {}
 
 
 def _with_chips(cls: type, chips: int) -> Any:
     """The class with its chips declared: ophyd declares components in classes, and boards differ in their number."""
-    if not 1 <= chips <= MAX_CHIPS:
-        raise ValueError(f"a SPIDR board has 1 to {MAX_CHIPS} chips, not {chips}")
+    if not isinstance(chips, int) or not 1 <= chips <= MAX_CHIPS:
+        raise ValueError(f"a SPIDR board has 1 to {MAX_CHIPS} chips: `chips` is how many, not {chips!r}")
     if (cls, chips) not in _CLASSES:
         components = {f"chip{i}": Cpt(Timepix3Chip, "", index=i, kind=Kind.normal) for i in range(chips)}
         body = {**components, "__module__": cls.__module__, "__doc__": cls.__doc__}

@@ -3,12 +3,13 @@
 Codes, widths, values and meanings stand in `protocol`; nothing of the wire is repeated here.
 """
 
+import contextlib
 from typing import Any
 
 from ophyd import Component as Cpt
 from ophyd import Device, Kind
 
-from ..control import Chip
+from ..control import Chip, LimitError
 from ..protocol.commands import ALL_HEADERS
 from ..protocol.dacs import Dac
 from .matrix import Matrix
@@ -115,7 +116,7 @@ class Timepix3Chip(Device):
     header_filter = Cpt(
         Verb, ask=lambda chip: chip.header_filter()[0], tell=lambda chip, mask: chip.set_header_filter(mask),
         value=ALL_HEADERS, limits=(0, ALL_HEADERS), entry="SET_HEADERFILTER", recorded=True, kind=Kind.config,
-        meaning="which header nibbles go to Ethernet, a mask",
+        show=lambda mask: f"0x{mask:04X}", meaning="which header nibbles go to Ethernet, a mask",
     )  # fmt: skip
     temperature = Cpt(
         Monitored, ask=lambda chip: chip.temperature(), value=0.0, units="degC", precision=1, entry="SET_SENSEDAC",
@@ -135,10 +136,14 @@ class Timepix3Chip(Device):
         return chip
 
     def summary(self) -> Text:
-        """All settings of the chip, for a person at a prompt. Asks the chip."""
+        """All settings of the chip and its temperature, for a person at a prompt. Asks the chip."""
         self.refresh()
-        parts = (self._title(), self.dacs._table(), str(self.config), repr(self.matrix), repr(self.test_pulse))
-        return Text("\n\n".join(parts))
+        with contextlib.suppress(LimitError):  # of the chips 1 and 2 nobody knows where it can be read
+            self.temperature.get()
+        rows = [("chip", "value", "unit", "meaning")]
+        rows += [(s.attr_name, s.shown, s.units, s.meaning) for s in (self.header_filter, self.temperature)]
+        parts = (self._title(), self.dacs._table(), self.config, repr(self.matrix), repr(self.test_pulse), table(rows))
+        return Text("\n\n".join(map(str, parts)))
 
     def refresh(self) -> None:
         """Ask the chip for all its settings."""

@@ -9,10 +9,10 @@ from ophyd import Component as Cpt
 from ophyd import Device, Kind
 
 from ..protocol.chip_config import PulseTiming
-from ..protocol.pixel_matrix import encode_ctpr
+from ..protocol.pixel_matrix import decode_ctpr, encode_ctpr
 from ..protocol.quantities import Setting
 from .signals import Hardware, Verb
-from .text import table
+from .text import ranges, table
 
 
 class PulseField(Hardware):
@@ -42,6 +42,12 @@ def _timing(name: str) -> Any:
     return Cpt(PulseField, limits=(0, field.bits.mask), kind=Kind.config, meaning=field.meaning)
 
 
+def _columns_of(register: str) -> list[int]:
+    """The columns that a register names."""
+    columns: list[int] = np.flatnonzero(decode_ctpr(bytes.fromhex(register))).tolist()
+    return columns
+
+
 class TestPulse(Device):
     """Test pulses: switch them on with `config.general.test_pulse`, choose columns here and pixels in the matrix."""
 
@@ -52,7 +58,8 @@ class TestPulse(Device):
     count = Cpt(PulseField, limits=Setting.TEST_PULSES.limits, kind=Kind.config, meaning=Setting.TEST_PULSES.meaning)
     columns = Cpt(
         Verb, ask=lambda chip: encode_ctpr(chip.test_columns()).hex(), value="00" * 32, recorded=True,
-        kind=Kind.config, entry="GET_CTPR", meaning="columns that get test pulses: register of 256 bits, hex",
+        kind=Kind.config, entry="GET_CTPR", show=lambda register: ranges(_columns_of(register)),
+        meaning="columns that get test pulses: register of 256 bits, hex",
     )  # fmt: skip
 
     def choose_columns(self, columns: npt.ArrayLike) -> None:

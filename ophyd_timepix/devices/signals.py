@@ -5,10 +5,11 @@ can read what a number is. Hardware signals reach their board through the device
 used: making one never touches the network.
 """
 
+import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -344,13 +345,22 @@ class Hardware(_Bounded):
         """Keep what the hardware said. Subscribers are told of a change, or `always`."""
         if always or value != self._readback or not self.seen:
             self.seen = True
-            self._telling.add(threading.get_ident())
-            try:
+            with self._being_told():
                 Signal.put(self, value, force=True)
-            finally:
-                self._telling.discard(threading.get_ident())
         else:
             self._metadata["timestamp"] = time.time()
+
+    @contextlib.contextmanager
+    def _being_told(self) -> Iterator[None]:
+        """Meanwhile `get` in this thread gives the last value."""
+        thread = threading.get_ident()
+        outermost = thread not in self._telling
+        self._telling.add(thread)
+        try:
+            yield
+        finally:
+            if outermost:
+                self._telling.discard(thread)
 
     @property
     def hints(self) -> dict[str, list[str]]:
@@ -382,12 +392,14 @@ class Verb(Hardware):
         *,
         ask: Callable[[Any], Scalar],
         tell: Callable[[Any, Any], None] | None = None,
+        show: Callable[[Any], str] | None = None,
         entry: str = "",
         recorded: bool = False,
         **kwargs: Any,
     ) -> None:
         self._ask = ask
         self._tell = tell
+        self._show = show
         self._entry = entry
         self.recorded = recorded
         self.settable = tell is not None
@@ -413,6 +425,10 @@ class Verb(Hardware):
         return super().set(value, **kwargs)
 
     @property
+    def shown(self) -> str:
+        return self._show(self._readback) if self._show is not None and self.seen else super().shown
+
+    @property
     def source(self) -> str:
         return f"SPIDR:{self._entry}" if self._entry else super().source
 
@@ -431,8 +447,10 @@ class Monitored(Verb):
         return bool(self._callbacks[self.SUB_VALUE])
 
     def subscribe(self, callback: Callable[..., Any], event_type: str | None = None, run: bool = True) -> int:
-        """Call `callback` at each poll."""
-        number: int = super().subscribe(callback, event_type=event_type, run=run)
+        """Call `callback` at each poll; with `run`, at once with the last value, unless a first poll comes at once."""
+        polled = self._watch is not None
+        with self._being_told():
+            number: int = super().subscribe(callback, event_type=event_type, run=run and polled)
         self.mind_watch()
         return number
 

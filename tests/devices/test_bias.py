@@ -41,6 +41,14 @@ def test_whoever_wants_no_bias_is_told_how_to_switch_it_off(spidr, fake_board):
     assert not fake_board.calls
 
 
+def test_put_ramps_and_returns_when_the_bias_is_there(spidr, fake_board):
+    spidr.bias.put(40)
+    assert fake_board.calls[-1] == "ramp_bias 40"
+    assert spidr.bias.position == 40
+    with pytest.raises(ValueError, match="spidr_bias_setpoint goes from 12 to 104 V, not 110"):
+        spidr.bias.put(110)
+
+
 def test_a_second_move_takes_over_and_the_first_says_so(spidr, held):
     first = spidr.bias.set(90)
     assert held.ramps.wait(5)

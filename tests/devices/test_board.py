@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import pytest
@@ -20,7 +22,7 @@ def test_a_board_has_the_chips_that_were_declared_and_no_more():
     assert not hasattr(SpidrBoard("h:1", name="s"), "chip1")
 
 
-@pytest.mark.parametrize("chips", [0, 5])
+@pytest.mark.parametrize("chips", [0, 5, "a", 1.5, None])
 def test_an_impossible_number_of_chips_is_refused(chips):
     with pytest.raises(ValueError, match="1 to 4 chips"):
         SpidrBoard("h:1", name="s", chips=chips)
@@ -86,6 +88,19 @@ def test_connect_says_which_chip_is_missing():
     board = SpidrBoard("camera", name="spidr", chips=2, control=lambda: fake)
     with pytest.raises(ChipMissing, match=r"spidr at camera:50000: chip 1 is declared \(chips=2\) and not there"):
         board.connect()
+
+
+def test_what_can_be_done_about_a_missing_chip_fits_what_is_there(monkeypatch):
+    fake = FakeBoard(present=1)
+    with pytest.raises(ChipMissing, match=r"reset\(\)\), or declare the chips before it: chips=1$"):
+        SpidrBoard("camera", name="spidr", chips=2, control=lambda: fake).connect()
+    info = fake.identify()
+    swapped = (replace(info.chips[0], present=False), replace(info.chips[1], present=True), *info.chips[2:])
+    monkeypatch.setattr(fake, "identify", lambda: replace(info, chips=swapped))
+    with pytest.raises(
+        ChipMissing, match=r"from chip 0 on, so chip 1 cannot be used while chip 0 is missing: connect it"
+    ):
+        SpidrBoard("camera", name="spidr", chips=1, control=lambda: fake).connect()
 
 
 def test_monitors_are_read_when_asked(spidr):

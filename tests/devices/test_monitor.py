@@ -92,6 +92,27 @@ def test_a_monitored_quantity_is_a_stream_of_a_run(RE, checker, spidr, fake_boar
     assert not fake_board.poller.watches
 
 
+@pytest.mark.parametrize("watched_before", [False, True])
+def test_a_monitor_begins_with_one_event(RE, checker, spidr, fake_board, watched_before):
+    """Not one for the subscription, one for the reading in it and one for the first poll."""
+    degrees = iter(range(100))
+    fake_board.measure = lambda quantity: float(next(degrees))
+    signal = spidr.monitor.chip_temperature
+    signal.get()
+    told: list[float] = []
+    if watched_before:
+        signal.subscribe(lambda value, **_: told.append(value))
+    axis = SynAxis(name="axis")
+    if not watched_before:
+        axis.subscribe(lambda **_: fake_board.poller.poll(), run=False)
+    RE(bpp.monitor_during_wrapper(bp.scan([], axis, 0, 0, 1), [signal]))
+    assert [event[signal.name] for event in checker.run.stream(f"{signal.name}_monitor")] == [
+        0.0 if watched_before else 1.0
+    ]
+    assert told == []
+    signal.unsubscribe_all()
+
+
 def test_a_suspender_holds_a_plan_until_the_bias_is_back(RE, checker, spidr, fake_board):
     """The bias falls after the first point; it comes back once the plan is held."""
     held = threading.Event()

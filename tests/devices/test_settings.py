@@ -1,6 +1,7 @@
 """Settings of chips and board: what may be set, what is said of what may not, and what is described."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -185,6 +186,21 @@ def test_a_prompt_shows_texts_as_they_are(spidr):
     assert repr(text) == str(text)
     assert "holes (positive)" in text
     assert "12 to 104 V" in text
+
+
+def test_masks_are_shown_in_hex_and_columns_by_their_numbers(spidr):
+    pulse = spidr.chip0.test_pulse
+    assert " ? " in repr(pulse)
+    pulse.choose_columns([])
+    assert "none" in repr(pulse.columns)
+    pulse.choose_columns([0, 1, 2, 3, 9, 255])
+    text = spidr.chip0.summary()
+    assert "0-3, 9, 255 (6)" in text
+    assert "00000000" not in text
+    assert "header_filter  0xFFFF" in text
+    assert re.search(r"temperature +\d+\.\d +degC", text)
+    pulse.choose_columns(range(0, 256, 2))
+    assert "0, 2, 4, 6, 8, 10, 12, 14, ... (128)" in repr(pulse.columns)
 
 
 def test_chips_and_words_are_datasheets_too(spidr):
