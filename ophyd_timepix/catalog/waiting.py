@@ -66,6 +66,8 @@ class WaitingRequests(Generic[Owner]):
         self._requests: deque[Request[Owner]] = deque()
         self._open: dict[str, Request[Owner]] = {}
         """Requests that may still take documents, by stream resource or descriptor."""
+        self._streams: dict[str, tuple[int, Any]] = {}
+        """Run and stream of each descriptor, until the run ends."""
 
     def __bool__(self) -> bool:
         return bool(self._requests)
@@ -92,12 +94,24 @@ class WaitingRequests(Generic[Owner]):
         if before is not None and _joined(before, request):
             self.documents += request.name == "event"
             return
-        if request.name == "descriptor":  # when a stream's configuration changes, its events keep their order
-            self._open = {k: r for k, r in self._open.items() if r.name != "event" or r.owner is not request.owner}
+        self._follow_streams(request)
         self.documents += 1
         self._requests.append(request)
         if key:
             self._open[key] = request
+
+    def _follow_streams(self, request: Request[Owner]) -> None:
+        """When a stream's configuration changes, its events keep their order; pages of other streams may go on."""
+        if request.name == "descriptor":
+            stream = self._streams[request.doc["uid"]] = (id(request.owner), request.doc.get("name"))
+            self._open = {
+                key: r
+                for key, r in self._open.items()
+                if r.name != "event" or self._streams.get(r.doc["descriptor"], stream) != stream
+            }
+        elif request.name == "stop":
+            run = id(request.owner)
+            self._streams = {uid: stream for uid, stream in self._streams.items() if stream[0] != run}
 
     def pop(self) -> Request[Owner]:
         """The oldest request, which grows no more."""
@@ -112,6 +126,7 @@ class WaitingRequests(Generic[Owner]):
     def clear(self) -> None:
         self._requests.clear()
         self._open.clear()
+        self._streams.clear()
         self.documents = self.bytes = 0
 
 

@@ -170,6 +170,30 @@ def test_a_changed_configuration_starts_a_new_page(tiled: FakeTiled, make_writer
     assert tiled.names()[3:] == ["event_page", "descriptor", "event_page", "descriptor", "event_page"]
 
 
+def test_pages_of_monitors_go_on_while_the_configuration_of_another_stream_changes(
+    tiled: FakeTiled, make_writer: Callable[..., CatalogWriter]
+) -> None:
+    tiled.gate.clear()
+    writer = make_writer()
+    run = RunDocuments(writer)
+    run.start()
+    monitors = [run.run.compose_descriptor(name=f"{name}_monitor", data_keys=SCALAR) for name in "ab"]
+    for monitor in monitors:
+        writer("descriptor", monitor.descriptor_doc)
+    for threshold in range(5):
+        run.configure(threshold)
+        run.point(threshold, threshold)
+        for monitor in monitors:
+            writer("event", monitor.compose_event(data={"motor": 1.0}, timestamps={"motor": 1.0}))
+    tiled.gate.set()
+    writer.wait(timeout_s=10)
+    assert tiled.names().count("event_page") == 2, "one for each monitor"
+    assert [len(doc["seq_num"]) for name, doc in tiled.taken if name == "event_page"] == [5, 5]
+    assert tiled.names().count("event") == 5
+    seen = [doc["uid"] if name == "descriptor" else doc["descriptor"] for name, doc in tiled.taken[3:]]
+    assert all(seen.index(uid) <= place for place, uid in enumerate(seen)), "descriptors come before their events"
+
+
 def test_events_that_point_to_external_data_stay_behind_their_datum(
     tiled: FakeTiled, make_writer: Callable[..., CatalogWriter]
 ) -> None:
