@@ -2,5 +2,7 @@
 
 from .checks import NotReady
 from .installation import Installation, install
+from .metadata import PersistentMetadata
+from .site import Site
 
-__all__ = ["Installation", "NotReady", "install"]
+__all__ = ["Installation", "NotReady", "PersistentMetadata", "Site", "install"]

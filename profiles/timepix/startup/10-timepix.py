@@ -1,30 +1,20 @@
-"""The camera of this site. What changes from site to site is in three variables of the environment:
+"""The camera of this site, in its catalog. With the address `sim`: a simulated one, with a pump-probe `delay` (ps)."""
 
-TIMEPIX_ADDRESS   HOST:PORT of the SPIDR board, or `sim`: a simulated camera, and a simulated motor `delay`
-TIMEPIX_CHIPS     how many chips it has (1 to 4)
-TIMEPIX_DATA      where the data go
-"""
-
-import os
-from pathlib import Path
-
-from ophyd_timepix import SpidrBoard, TimepixDetector, centroids, install, tpx_fly
+from ophyd_timepix import SpidrBoard, TimepixDetector, install
 from ophyd_timepix.catalog import init_catalog
+from ophyd_timepix.devices import DatedPaths
 
-address = os.environ.get("TIMEPIX_ADDRESS", "192.168.100.10:50000")
-data_dir = Path(os.environ.get("TIMEPIX_DATA", Path.home() / "timepix-data"))
-
-if address == "sim":
-    from ophyd.sim import SynAxis
+if site.simulated:
+    from ophyd_timepix.app.delay import SimulatedDelay
     from ophyd_timepix.app.simulator import Simulator
 
-    simulator = Simulator.start()  # ends with this process
-    address = simulator.address
-    delay = SynAxis(name="delay", labels={"motors"})
+    simulator = Simulator.start(["--chips", str(site.chips)])  # ends with this process
+    delay = SimulatedDelay(simulator, name="delay")
 
-spidr = SpidrBoard(address, name="spidr", chips=int(os.environ.get("TIMEPIX_CHIPS", "1")))
-tpx = TimepixDetector(spidr, name="tpx", data_dir=data_dir)
+spidr = SpidrBoard(simulator.address if site.simulated else site.address, name="spidr", chips=site.chips)
+paths = DatedPaths(site.data, proposal=site.proposal or None)
+tpx = TimepixDetector(spidr, name="tpx", data_dir=site.data, paths=paths)
 
-init_catalog("timepix", readable=[data_dir])
-installation = install(RE, [tpx], catalog="timepix")
+init_catalog(site.catalog, readable=[site.data])
+installation = install(RE, [tpx], catalog=site.catalog)
 db = installation.db
