@@ -406,6 +406,7 @@ class TimepixDetector(Device):
     def trigger(self) -> ProgressStatus:
         """Begin an exposure; the Status is done when its rows are on disk and the signals say what it gave."""
         self._make_way()
+        self._give_up_held()
         with self._lock:
             exposure = self._join_after_pause(flying=False)
             if exposure is None:
@@ -415,6 +416,7 @@ class TimepixDetector(Device):
     def kickoff(self) -> Status:
         """Begin a flight; the Status is done when the shutter is open. While it flies, another call joins it."""
         self._make_way()
+        self._give_up_held()
         with self._lock:
             exposure = self._join_after_pause(flying=True)
             if exposure is None:
@@ -431,6 +433,7 @@ class TimepixDetector(Device):
 
     def complete(self) -> ProgressStatus:
         """A Status that is done when the flight of `kickoff` is."""
+        self._give_up_held()
         with self._lock:
             if self._flight is None:
                 raise RuntimeError(f"{self.name}: complete() without kickoff(): nothing flies")
@@ -491,6 +494,14 @@ class TimepixDetector(Device):
         if not fields:
             return []
         return [walk.item for walk in self.walk_signals() if walk.item.name in fields and walk.item.kind is Kind.config]
+
+    def _give_up_held(self) -> None:
+        """A plan that is stopped while it is paused goes on to its end, and nobody calls `resume`: what is held back
+        will never be exposed, and whoever waited for it would wait for ever.
+        """
+        exposure = self._exposure
+        if exposure is not None and exposure.held:
+            exposure.give_up()
 
     def _join_after_pause(self, *, flying: bool) -> Exposure | None:
         """The replay of a trigger after a pause: what it took before is superseded, what runs starts over."""

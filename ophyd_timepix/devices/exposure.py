@@ -181,6 +181,12 @@ class Exposure:
         if not self._shut.wait(SHUTTER_TIMEOUT_S):
             logger.error("the shutter did not close within %s s", SHUTTER_TIMEOUT_S)
 
+    @property
+    def held(self) -> bool:
+        """Whether it waits for the end of a pause."""
+        with self._changed:
+            return self._wish is _Wish.HOLD
+
     def go_on(self) -> None:
         """A new attempt after `hold`."""
         with self._changed:

@@ -319,3 +319,24 @@ def test_settings_that_make_no_sense_do_not_keep_a_run_from_closing(tpx, fake_bo
     tpx.unstage()
     assert tpx.ledger.read()["tpx_ledger_rows"]["value"] == ROWS
     assert "frequency_hz" in caplog.text
+
+
+def test_a_flight_that_is_held_when_its_plan_ends_keeps_nobody_waiting(tpx, pipe):
+    """A plan that is stopped amid a pause goes on to its end, without `resume`: bluesky's fly_during waits there."""
+    pipe.flow.clear()
+    tpx.kickoff().wait(5)
+    assert pipe.looked.wait(5)
+    tpx.pause()
+    tpx.complete().wait(5)
+    assert list(tpx.collect()) == []
+
+
+def test_an_exposure_after_one_that_is_held_takes_its_place(tpx, pipe):
+    pipe.flow.clear()
+    held = tpx.trigger()
+    assert pipe.looked.wait(5)
+    tpx.pause()
+    pipe.flow.set()
+    tpx.trigger().wait(5)
+    held.wait(5)
+    assert tpx.acquisition.get() >= 1
