@@ -37,7 +37,7 @@ def write_events(group: h5py.Group, source: h5py.File, picture: tuple[int, int],
 
 
 def _with_nanoseconds(iso: str) -> str:
-    """The same date with nine digits: scipp takes the unit from them, and rounds to 256 ns where it has to change it."""
+    """The same date with nine digits: scipp takes the unit from them, and rounds to 256 ns where it must change it."""
     moment = datetime.fromisoformat(iso).astimezone(UTC).replace(tzinfo=None)
     return f"{moment.isoformat(timespec='microseconds')}000+00:00"
 
