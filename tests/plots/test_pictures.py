@@ -9,7 +9,15 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from ophyd_timepix.plots import tof_picture, vmi_picture
+from ophyd_timepix.config import Gate, MassCalibration
+from ophyd_timepix.plots import (
+    distribution_picture,
+    image_picture,
+    ledger_picture,
+    spectrum_picture,
+    tof_picture,
+    vmi_picture,
+)
 
 
 def test_a_centroid_at_a_pixel_centre_is_in_that_pixel_with_y_upwards() -> None:
@@ -59,11 +67,67 @@ def test_mass_peaks_in_range_are_named() -> None:
     assert [text.get_text() for text in figure.axes[0].texts] == ["H+"]
 
 
+IODINE, METHYL = Gate(name="iodine", tof=(13_800, 14_050)), Gate(name="methyl", mq=(14, 16))
+CALIBRATION = MassCalibration(t0_ns=400, k_ns=1200)
+
+
+def test_gates_are_bands_with_names_in_time_or_mass() -> None:
+    edges = np.linspace(0, 20_000, 201)
+    for mass_axis, low in ((False, 13.8), (True, CALIBRATION.mq(13_800))):
+        (axes,) = spectrum_picture(
+            np.ones(200), edges, gates=[METHYL, IODINE], calibration=CALIBRATION, mass_axis=mass_axis
+        ).axes
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["methyl", "iodine"]
+        bands = [patch for patch in axes.patches if patch.get_label() == "iodine"]
+        assert bands[0].get_x() == pytest.approx(low)
+        assert axes.get_xlabel() == ("m/q (u/e)" if mass_axis else "time of flight (µs)")
+
+
+def test_a_band_ends_at_the_border_where_its_gate_is_open() -> None:
+    (axes,) = tof_picture([100.0, 900.0], range_ns=(0, 1000), gates=[Gate(name="late", tof=(500, None))]).axes
+    (band,) = (patch for patch in axes.patches if patch.get_label() == "late")
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((0.5, 1.0))
+
+
+def test_an_axis_or_a_gate_of_mass_needs_a_calibration() -> None:
+    with pytest.raises(ValueError, match="an axis of m/q needs a calibration"):
+        spectrum_picture([1], [0, 1], mass_axis=True)
+    with pytest.raises(ValueError, match="'methyl' is a window of m/q, and there is no calibration"):
+        spectrum_picture([1], [0, 1], gates=[METHYL])
+
+
+def test_a_counted_picture_is_shown_as_it_is() -> None:
+    counts = np.arange(6).reshape(2, 3)
+    axes = image_picture(counts, scale="log", title="gate").axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), counts)
+    assert (axes.get_title(), axes.get_xlim(), axes.get_ylim()) == ("gate: 15 centroids", (-0.5, 2.5), (-0.5, 1.5))
+
+
+def test_a_distribution_names_its_median() -> None:
+    (axes,) = distribution_picture([0, 5, 20, 1, 0, 0], quantity="cluster size (hits)", first=-0.5).axes
+    assert axes.get_legend().get_texts()[0].get_text() == "median 2"
+    assert axes.get_xlim() == (-0.5, 3.5)
+    assert axes.get_xlabel() == "cluster size (hits)"
+
+
+def test_the_ledger_shows_what_was_lost_and_leaves_out_what_was_not() -> None:
+    whole = {"hits": 1000, "centroids": 90, "written": 90, "unaccounted": 0, "unknown_words": 0}
+    (axes,) = ledger_picture(whole).axes
+    assert axes.get_title() == "Ledger: closed"
+    said = [label.get_text() for label in axes.get_yticklabels()]
+    assert said == ["hits", "centroids", "rows written", "unaccounted"]
+    (axes,) = ledger_picture(whole | {"lost_datagrams": 3, "unaccounted": 7}).axes
+    assert axes.get_title() == "Ledger: 7 unaccounted"
+    assert "datagrams lost" in [label.get_text() for label in axes.get_yticklabels()]
+    assert [text.get_text() for text in axes.texts] == ["1,000", "90", "90", "3", "7"]
+
+
 @pytest.mark.parametrize("scale", ["linear", "log"])
 def test_nothing_to_show_is_shown_as_such(scale: str, tmp_path: Path) -> None:
     for name, figure in {
         "vmi": vmi_picture([], [], scale=scale),  # type: ignore[arg-type]
         "tof": tof_picture([], scale=scale),  # type: ignore[arg-type]
+        "size": distribution_picture([], quantity="size"),
     }.items():
         assert figure.axes[0].get_title().endswith("no centroids")
         figure.savefig(tmp_path / f"{name}.png")
