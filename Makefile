@@ -6,12 +6,13 @@ DEMO_DIR ?= demo
 # Many tests wait for processes: two at a time take half as long. A file stays in one worker, with its fixtures.
 TEST_WORKERS ?= 2
 
-.PHONY: help demo test check bench soak clean
+.PHONY: help demo test check docs bench soak clean
 
 help:
 	@echo "make demo   run the main job against the simulated camera (pictures in $(DEMO_DIR)/)"
 	@echo "make test   run the tests"
-	@echo "make check  ruff, mypy, import-linter"
+	@echo "make check  ruff, mypy, import-linter, links between pages"
+	@echo "make docs   pages: links, and every block of code run"
 	@echo "make bench  speed and memory, as ratios in one run"
 	@echo "make soak   the long tests"
 
@@ -37,6 +38,10 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/docs/test_links.py
+
+docs: $(VENV)/installed-dev
+	$(BIN)/python -m pytest tests/docs
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m pytest tests/benchmarks -m bench -s

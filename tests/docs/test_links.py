@@ -1,0 +1,133 @@
+"""Pages hang together: every link leads somewhere, every page is in the index, every command exists."""
+
+import json
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ophyd_timepix.app import cli
+from ophyd_timepix.capture.sockets import WANTED_BUFFER_BYTES
+from ophyd_timepix.wiring import Site
+from tests.system import test_queueserver as queueserver
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+DEFINED_ELSEWHERE = ("http://", "https://", "mailto:")
+
+
+def prose(page: Path) -> str:
+    """Without blocks and code: there a bracket means something else."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+
+
+def anchors(page: Path) -> set[str]:
+    """As the usual viewers make them from headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> Iterator[tuple[str, str]]:
+    """Target and anchor of every link into this repository."""
+    for target in LINK.findall(prose(page)):
+        if not target.startswith(DEFINED_ELSEWHERE):
+            path, _, anchor = target.partition("#")
+            yield path, anchor
+
+
+def broken(page: Path) -> list[str]:
+    found = []
+    for path, anchor in links(page):
+        target = page.parent / path if path else page
+        if not target.exists():
+            found.append(f"{path} is not there")
+        elif anchor and anchor not in anchors(target):
+            found.append(f"{path}#{anchor}: there is no such heading")
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    assert not broken(page)
+
+
+def test_a_broken_link_would_be_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A heading: here\n[a](#a-heading-here) [b](none.md) [c](page.md#gone) `x[0](1)`\n```\n[d](e)\n```\n"
+    )
+    assert broken(page) == ["none.md is not there", "page.md#gone: there is no such heading"]
+
+
+@pytest.mark.parametrize("index", ["README.md", "docs/README.md"])
+def test_every_how_to_is_in_the_index(index: str) -> None:
+    listed = {(ROOT / index).parent / path for path, _ in links(ROOT / index)}
+    missing = [page.name for page in HOW_TO if page.resolve() not in {path.resolve() for path in listed}]
+    assert not missing
+
+
+def test_every_page_with_code_has_a_test_that_runs_it() -> None:
+    """A page is run by the test that names it; a shell of `make` calls alone needs none."""
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    pages = [*HOW_TO, *(ROOT / "docs" / "tutorials").glob("*.md")]
+    assert not [page.name for page in pages if PYTHON.search(page.read_text()) and page.name not in tests]
+
+
+def commands() -> list[str]:
+    lines = [line for page in PAGES for block in SHELL.findall(page.read_text()) for line in block.splitlines()]
+    return [line for line in lines if line.startswith("ophyd-timepix ")]
+
+
+@pytest.mark.parametrize("line", sorted(set(commands())))
+def test_every_command_line_is_understood(line: str) -> None:
+    words = line.split("#")[0].split()[1:]
+    cli._parser(words, cli._module_of(words)).parse_args(words)
+
+
+def test_every_target_of_make_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = {
+        name for page in PAGES for name in re.findall(r"`make ([a-z]+)`|^make ([a-z]+)", page.read_text(), re.MULTILINE)
+    }
+    for name in {a or b for a, b in named}:
+        assert f"\n{name}:" in makefile, name
+
+
+def test_every_block_of_python_is_python() -> None:
+    for page in PAGES:
+        for block in PYTHON.findall(page.read_text()):
+            compile(block, str(page), "exec")
+
+
+def test_the_shell_of_pages_is_shell() -> None:
+    blocks = "\n".join(block for page in PAGES for block in SHELL.findall(page.read_text()))
+    script = re.sub(r"<[a-z ]+>", "NAME", blocks)
+    done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- pages whose commands need another machine ------------------------------------------------------------------------
+
+
+def test_the_buffer_that_tune_the_host_allows_is_the_one_that_capture_asks_for() -> None:
+    page = (ROOT / "docs/how-to/tune-the-host.md").read_text()
+    assert set(map(int, re.findall(r"rmem_max=(\d+)", page))) == {WANTED_BUFFER_BYTES // 2}
+    assert Path("/proc/sys/net/core").is_dir()
+    for key in re.findall(r"\| `(\w+)` \|", page):
+        assert f'"{key}"' in (ROOT / "ophyd_timepix/pipeline/ledger.py").read_text(), key
+
+
+def test_the_queue_of_set_up_a_site_is_the_one_that_the_test_runs() -> None:
+    page = (ROOT / "docs/how-to/set-up-a-site.md").read_text()
+    items = [json.loads(text) for text in re.findall(r"queue add plan '(.*)'", page)]
+    assert items == [item for item in [queueserver.SHORT_POINTS, *queueserver.QUEUE] if "delay" not in str(item)]
+    (toml,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert tomllib.loads(toml) == tomllib.loads((ROOT / "profiles/timepix/site.example.toml").read_text())
+    assert set(tomllib.loads(toml)) == set(Site.__dataclass_fields__)
