@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..catalog import CatalogWriteError, init_catalog, open_catalog
+from ..files.reader import open_event_file
 from .progress import PlanProgress
 from .simulator import Simulator
 from .truth import Agreement, compare, epochs_with_data, flight_times_ns, warm
@@ -35,10 +37,15 @@ IONS: Final = (r"H$^+$", r"C$^+$", r"CH$_3^+$", r"I$^{++}$", r"I$^+$", r"CH$_3$I
 GATE: Final = 4
 """The peak that the centroid query and the right half of the picture ask for: I+."""
 GATE_HALF_WIDTH_NS: Final = 120.0
+IODINE_TOF_NS: Final = (13_750.0, 14_150.0)
+"""The gate of the scan."""
+DELAYS_PS: Final = (-0.2, 0.05, 0.2, 0.35, 0.6, 1.0, 1.8)
+LONG_DELAY_PS: Final = 100.0
 POINT_COLUMNS: Final = (
     "tpx_n_hits",
     "tpx_n_shots",
     "tpx_n_centroids",
+    "tpx_gates_gate0_counts",
     "tpx_row_start",
     "tpx_row_stop",
     "tpx_unaccounted",
@@ -88,6 +95,7 @@ def run(options: argparse.Namespace) -> int:
     flight = runs["flight"]
     _show_ledger(session, flight, console)
     _show_table(session, runs["scan"], console)
+    _show_growth(session, files, runs["scan"], console)
     gate = _show_query(session, files, flight, console)
     _draw(session, files, flight, gate)
     _show_verdicts(dict(zip(runs, verdicts, strict=True)), console)
@@ -124,6 +132,7 @@ class Session:
     board: Any
     tpx: Any
     installation: Any
+    delay: Any
 
     @property
     def db(self) -> Any:
@@ -183,15 +192,17 @@ def _wired(simulator: Simulator, pipeline: Any, files: Files, console: Console) 
     """What a scientist writes into a profile."""
     from bluesky import RunEngine
 
-    from .. import SpidrBoard, TimepixDetector, install
+    from .. import Gate, SpidrBoard, TimepixDetector, install
+    from .delay import SimulatedDelay
 
     board = SpidrBoard(simulator.address, name="spidr")
     tpx = TimepixDetector(board, name="tpx", data_dir=files.data, pipeline=lambda: pipeline)
+    tpx.gates.define(Gate(name="iodine", tof=IODINE_TOF_NS))
     try:
         engine = RunEngine({})
         engine.waiting_hook = PlanProgress(console)
         installation = install(engine, [tpx], catalog=CATALOG)
-        yield Session(engine, board, tpx, installation)
+        yield Session(engine, board, tpx, installation, SimulatedDelay(simulator, name="delay"))
         installation.uninstall()
     finally:
         tpx.close()
@@ -214,22 +225,21 @@ def _configure(session: Session, console: Console) -> None:
 def _take(session: Session, shots: int, console: Console) -> dict[str, str]:
     """The three runs; name and uid."""
     import bluesky.plans as bp
-    from ophyd.sim import SynAxis
 
     from .. import tpx_fly
 
-    delay = SynAxis(name="delay", labels={"motors"})
-    tpx = session.tpx
+    tpx, delay = session.tpx, session.delay
     tpx.shots.set(POINT_SHOTS).wait(10)
     plans = {
         "count": (f"bp.count([tpx], num=3), {POINT_SHOTS} shots a point", bp.count([tpx], num=3)),
-        "scan": ("bp.scan([tpx], delay, -1, 1, 5)", bp.scan([tpx], delay, -1, 1, 5)),
+        "scan": (f"bp.list_scan([tpx], delay, {list(DELAYS_PS)})", bp.list_scan([tpx], delay, list(DELAYS_PS))),
         "flight": (f"tpx_fly(tpx, shots={shots})", tpx_fly(tpx, shots=shots)),
     }
     uids = {}
     for name, (label, plan) in plans.items():
         console.print(f"[bold]{escape(label)}[/bold]")
         uids[name] = _run_plan(session.engine, plan, sample="methyl iodide", demo=name)
+        delay.set(LONG_DELAY_PS).wait(10)
     lag = session.installation.writer.lag
     console.print(f"the catalog is {lag.documents} documents ({lag.seconds:.1f} s) behind; waiting for it")
     try:
@@ -294,6 +304,29 @@ def _show_table(session: Session, uid: str, console: Console) -> None:
     console.print(points[columns].rename(columns=lambda name: name.removeprefix("tpx_")).to_string())
 
 
+def _show_growth(session: Session, files: Files, uid: str, console: Console) -> None:
+    """demo/delay.png: the gate over the delay, and the time constant of its growth beside the true one."""
+    from ..plots import new_figure
+    from .growth import fit_growth
+
+    points = session.db[uid].table()
+    delays, found = (points[name].to_numpy(float) for name in ("delay", "tpx_gates_gate0_counts_per_shot"))
+    errors = np.maximum(points["tpx_gates_gate0_error"].to_numpy(float), 1 / POINT_SHOTS)
+    fit = fit_growth(delays, found, errors)
+    with open_event_file(files.truth) as truth:
+        true_ps = float(truth.attrs["pump_probe_tau_fs"]) / 1000
+    said = f"I+ grow with a time constant of {fit.tau:.2f} ± {fit.tau_error:.2f} ps; the simulator has {true_ps:g} ps"
+    console.print(said)
+    figure, axes = new_figure((6.6, 4.4))
+    axes.errorbar(delays, found, errors, fmt="o", color="#1f4e79", label=f"{IONS[GATE]} in the gate")
+    curve = np.linspace(delays[0], delays[-1], 300)
+    axes.plot(curve, fit.at(curve), color="#c1440e", label=rf"$\tau$ = {fit.tau:.2f} $\pm$ {fit.tau_error:.2f} ps")
+    axes.set(xlabel="delay (ps)", ylabel="ions per shot", title="A scan over the delay of the probe pulse")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(files.directory / "delay.png")
+
+
 def _show_query(session: Session, files: Files, uid: str, console: Console) -> tuple[float, float]:
     """Centroids in a window of time of flight; returns the window."""
     from ..catalog import centroids
@@ -355,7 +388,7 @@ def _summary(files: Files, verdicts: list[Verdict], good: bool, seconds: float, 
         f"{flight.alone / max(flight.particles, 1):.1%} have a centroid to themselves, "
         f"{flight.error_px:.2f} px (root mean square) from where they landed."
     )
-    console.print(f"pictures: {files.directory / 'vmi.png'}, {files.directory / 'tof.png'}")
+    console.print(f"pictures: {', '.join(str(files.directory / name) for name in ('vmi.png', 'tof.png', 'delay.png'))}")
     if good:
         console.print(
             f"[bold green]The ledger closes and the catalog agrees with the truth[/bold green] ({seconds:.0f} s)"

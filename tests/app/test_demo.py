@@ -1,6 +1,7 @@
 """The demo, as a user starts it, with a short flight."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,10 +37,19 @@ def test_it_ends_well(demo: tuple[Path, "subprocess.CompletedProcess[str]"]) -> 
     assert done.stdout.count("agrees") == 3 + 1
 
 
-def test_it_draws_both_pictures(demo: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
+def test_it_draws_its_pictures(demo: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
     directory, _ = demo
-    for name in ("vmi.png", "tof.png"):
+    for name in ("vmi.png", "tof.png", "delay.png"):
         assert (directory / name).read_bytes().startswith(PNG)
+
+
+def test_its_scan_finds_the_time_constant(demo: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
+    _, done = demo
+    found = re.search(r"time constant of ([\d.]+) ± ([\d.]+) ps; the simulator has ([\d.]+) ps", done.stdout)
+    assert found, done.stdout
+    tau, error, truth = map(float, found.groups())
+    assert tau == pytest.approx(truth, abs=4 * error + 0.01)
+    assert error < truth / 4
 
 
 def test_it_leaves_no_process(demo: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
@@ -68,4 +78,4 @@ def test_its_catalog_is_found_by_databroker(demo: tuple[Path, "subprocess.Comple
         check=False,
         env=environment,
     )
-    assert done.stdout.split() == ["tpx_fly", "3", "5"], done.stderr
+    assert done.stdout.split() == ["tpx_fly", "3", "7"], done.stderr
