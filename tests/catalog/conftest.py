@@ -26,6 +26,7 @@ COLUMNS = {
     "chip": "|u1",
     "flags": "|u1",
 }
+PROFILES_OF_THE_TESTS = "TIMEPIX_TEST_PROFILES"
 ROWS_PER_SHOT = 10
 IMAGE_SHAPE = (8, 8)
 
@@ -35,7 +36,9 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory of Tiled profiles of our own. Tiled reads TILED_PROFILES at its import, so its list is replaced."""
     import tiled.profiles
 
-    directory = tmp_path_factory.mktemp("profiles")
+    # One directory a process, however often a worker makes this fixture: the catalog below goes by it.
+    directory = Path(os.environ.get(PROFILES_OF_THE_TESTS) or tmp_path_factory.mktemp("profiles"))
+    os.environ[PROFILES_OF_THE_TESTS] = str(directory)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TILED_PROFILES", str(directory))
         patch.setattr(tiled.profiles, "paths", [directory])
@@ -45,8 +48,8 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def catalog(profiles: Path, tmp_path_factory: pytest.TempPathFactory) -> CatalogProfile:
-    home = tmp_path_factory.mktemp("catalog")
+def catalog(profiles: Path) -> CatalogProfile:
+    home = profiles.with_name(f"{profiles.name}-catalog")
     return init_catalog("timepix-test", home / "catalog", readable=[home / "data"])
 
 
