@@ -34,7 +34,7 @@ from .processing import ProcessingSettings
 from .recording import PipelineClient, Recording, RunFile
 from .signals import DataKey, array, result, scalar_key, setting
 from .statistics import SpectrumSettings, Statistics, UntilSettings
-from .status import PlainStatus, ProgressStatus
+from .status import PlainStatus, ProgressStatus, settled
 from .streams import CentroidStream, LedgerRow
 from .text import Text
 
@@ -356,15 +356,8 @@ class TimepixDetector(Device):
         """Close the run in a thread; the Status is done when its files are complete and the ledger row is known."""
         status = PlainStatus(self.ledger)
 
-        def work() -> None:
-            try:
-                self.close_run()
-            except Exception as error:  # noqa: BLE001 - the Status carries it
-                status.set_exception(error)
-            else:
-                status.set_finished()
-
-        threading.Thread(target=work, name="timepix-close-run", daemon=True).start()
+        work = threading.Thread(target=settled, args=(status, self.close_run), name="timepix-close-run", daemon=True)
+        work.start()
         return status
 
     def close_run(self) -> None:

@@ -11,7 +11,7 @@ from ..control import Chip
 from ..protocol import PixelMatrix
 from ..protocol.words import MATRIX_SIDE
 from .signals import Hardware, result
-from .status import PlainStatus
+from .status import PlainStatus, settled
 
 NOT_READ = "not read yet"
 
@@ -81,14 +81,7 @@ class Matrix(Device):
     def set(self, matrix: PixelMatrix) -> Status:
         """`upload` as a Status, for `bps.mv`. Refuses what is no matrix here and now."""
         self.check_value(matrix)
-        status = PlainStatus(self)
-        try:
-            self.upload(matrix)
-        except Exception as error:  # noqa: BLE001 - a Status carries any failure to whoever waits for it
-            status.set_exception(error)
-        else:
-            status.set_finished()
-        return status
+        return settled(PlainStatus(self), lambda: self.upload(matrix))
 
     def mask(self, column: int, row: int, masked: bool = True) -> None:
         """Mask one pixel, or unmask it."""

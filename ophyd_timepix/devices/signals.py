@@ -18,7 +18,7 @@ from ophyd import Kind, Signal, SignalRO
 from ophyd.status import Status
 
 from ..protocol.quantities import Quantity as Entry
-from .status import PlainStatus
+from .status import PlainStatus, settled
 
 DataKey = dict[str, Any]
 Scalar = float | int | str | bool
@@ -213,14 +213,7 @@ class _Bounded(Signal):
     def set(self, value: Any, **kwargs: Any) -> Status:
         """Refuse a wrong value here and now; whatever fails after that is the answer of the Status."""
         self.check_value(value)
-        status = PlainStatus(self)
-        try:
-            self.put(value)
-        except Exception as error:  # noqa: BLE001 - a Status carries any failure to whoever waits for it
-            status.set_exception(error)
-        else:
-            status.set_finished()
-        return status
+        return settled(PlainStatus(self), lambda: self.put(value))
 
     @property
     def shown(self) -> str:

@@ -5,6 +5,7 @@ document keeps as the reason of a failed run. So the text ends with the error. K
 """
 
 import time
+from collections.abc import Callable
 
 from ophyd.status import DeviceStatus, Status, StatusBase
 
@@ -16,6 +17,17 @@ class PlainStatus(Status):
         return super().__str__() + _error_of(self)
 
     __repr__ = __str__
+
+
+def settled(status: Status, work: Callable[[], object]) -> Status:
+    """Do the work and end the Status with how it went: any failure belongs to whoever waits for it."""
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 - the Status carries it
+        status.set_exception(error)
+    else:
+        status.set_finished()
+    return status
 
 
 class ProgressStatus(DeviceStatus):

@@ -57,6 +57,7 @@ class PointArrays:
             n_bytes = math.prod(dims) * np.dtype(dtype).itemsize
             views.append(memory[offset : offset + n_bytes].view(dtype).reshape(dims))
             offset += n_bytes
+        self._views = tuple(views)
         self.totals, self.gates, self.sums, self.size, self.tot, self.tof, self.image, self.gate_images = views
 
     @staticmethod
@@ -73,17 +74,14 @@ class PointArrays:
         """As they are now, for good. Pictures of the first `n_gates` gates alone."""
         shape = (self.image.shape[0], self.image.shape[1])
         other = PointArrays.empty(shape, self.spectrum)
-        for mine, theirs in zip(self._views()[:-1], other._views()[:-1], strict=True):
+        for mine, theirs in zip(self._views[:-1], other._views[:-1], strict=True):
             theirs[...] = mine
         other.gate_images[:n_gates] = self.gate_images[:n_gates]
         return other
 
-    def _views(self) -> tuple[Array, ...]:
-        return (self.totals, self.gates, self.sums, self.size, self.tot, self.tof, self.image, self.gate_images)
-
     def clear(self, n_gates: int = N_GATES) -> None:
         """All sums to 0. Of the gates' pictures the first `n_gates`: memory that is not touched costs nothing."""
-        for view in self._views()[:-1]:
+        for view in self._views[:-1]:
             view[...] = 0
         self.gate_images[:n_gates] = 0
 
