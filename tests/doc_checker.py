@@ -43,10 +43,17 @@ class CheckedRun:
 
     @property
     def rows(self) -> int:
-        """Registered rows of the event list: the same number in every column."""
-        counts = set(self.registered.values())
-        assert len(counts) <= 1, f"columns of different length: {self.registered}"
-        return counts.pop() if counts else 0
+        """Registered centroids."""
+        return self.rows_of("centroids")
+
+    def rows_of(self, table: str) -> int:
+        """Registered rows of a table of the event file: the same number in every column."""
+        counts = {uid: n for uid, n in self.registered.items() if f"/{table}/" in self._dataset(uid)}
+        assert len(set(counts.values())) <= 1, f"columns of different length: {counts}"
+        return max(counts.values(), default=0)
+
+    def _dataset(self, resource: str) -> str:
+        return str(self.resources[resource]["parameters"]["dataset"])
 
     def path(self, column: str) -> str:
         (resource,) = (r for r in self.resources.values() if r["parameters"]["dataset"].endswith(f"/{column}"))

@@ -1,7 +1,8 @@
 """A board and a pipeline without network and processes, driven by events that a test sets.
 
 The pipeline writes real event files, because documents point into them: a whole exposure gives ROWS centroids, a
-cancelled one CANCELLED_ROWS; their column `shot` holds the number of the acquisition.
+cancelled one CANCELLED_ROWS; their column `shot` holds the number of the acquisition. The last shot of an exposure is
+not valid.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from ophyd_timepix.control import BoardInfo, ChipInfo, SentCounters, SpidrRefused, TimerReading, TriggerConfig
 from ophyd_timepix.control.info import TestPulse
-from ophyd_timepix.events.columns import CENTROIDS
+from ophyd_timepix.events.columns import CENTROIDS, SHOTS
 from ophyd_timepix.events.sums import COUNTED, VALID, PointArrays
 from ophyd_timepix.files.event_file import EventFile
 from ophyd_timepix.pipeline.errors import PipelineError, StageDied
@@ -435,6 +436,10 @@ class FakePipeline:
         columns = {column.name: np.zeros(n, column.dtype) for column in CENTROIDS}
         columns["shot"][:] = acquisition
         self._file.append("centroids", columns)
+        new = self._shots - self._file.rows("shots")
+        shots = {column.name: np.zeros(new, column.dtype) for column in SHOTS}
+        shots["valid"][:-1] = 1
+        self._file.append("shots", shots)
         self._file.flush()
         self._rows += n
 

@@ -35,7 +35,7 @@ from .recording import PipelineClient, Recording, RunFile
 from .signals import DataKey, array, result, scalar_key, setting
 from .statistics import SpectrumSettings, Statistics, UntilSettings
 from .status import PlainStatus, ProgressStatus, settled
-from .streams import CentroidStream, LedgerRow
+from .streams import CentroidStream, LedgerRow, RowStream, ShotStream
 from .text import Text
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,7 @@ class TimepixDetector(Device):
     tof = Cpt(SpectrumSettings, "", kind=Kind.normal)
     image = array("counts", "picture of the point: centroids of valid shots", shape=(256, 256))
 
+    shot_rows = Cpt(ShotStream, "", kind=Kind.omitted)
     centroids = Cpt(CentroidStream, "", kind=Kind.omitted)
     ledger = Cpt(LedgerRow, "", kind=Kind.omitted)
 
@@ -316,6 +317,11 @@ class TimepixDetector(Device):
     def rows_on_disk(self) -> int:
         """Centroids of the newest event file that its readers see."""
         return self._recording.rows_on_disk
+
+    @property
+    def row_streams(self) -> tuple[RowStream, ...]:
+        """What is registered while a run goes, in this order: rows of centroids are known when their shots are."""
+        return self.shot_rows, self.centroids
 
     def announce(self, start: dict[str, Any]) -> None:
         """A run has opened; the next exposure may belong to it."""

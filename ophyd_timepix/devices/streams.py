@@ -1,35 +1,42 @@
-"""What a run records beside its points: the stream of centroids and the one row of the loss ledger.
+"""What a run records beside its points: streams of shots and of centroids, and the one row of the loss ledger.
 
-Both are children of the detector, and devices of their own towards bluesky, because a stream has one row per thing
-that it counts: points, centroids and runs cannot share one.
+All are children of the detector, and devices of their own towards bluesky, because a stream has one row per thing
+that it counts: points, shots, centroids and runs cannot share one.
 """
 
 import json
+import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
 from event_model import compose_stream_resource
 from ophyd import Device
 from ophyd.status import Status
 
-from ..events.columns import CENTROIDS
+from ..events.columns import CENTROIDS, SHOTS, Column
 from ..files.event_file import CHUNK_ROWS
+from ..files.reader import count_rows
 from .signals import DataKey, scalar_key
 
+logger = logging.getLogger(__name__)
+
 MIMETYPE: Final = "application/x-hdf5"
-GROUP: Final = "/entry/centroids"
 
 AssetDoc = tuple[str, Mapping[str, Any]]
 
 
-class CentroidStream(Device):
-    """The centroids of a run, one row each, as columns of the event file (StreamResource and StreamDatum).
+class RowStream(Device):
+    """A table of the event file as a stream of the run: one row each, in columns (StreamResource and StreamDatum).
 
-    bluesky: Collectable and WritesStreamAssets. The parent says how many rows are on disk.
+    bluesky: Collectable and WritesStreamAssets. The parent says which run and which file.
     """
+
+    table: ClassVar[str]
+    """Name of the group in the event file; stream and columns are called `<parent>_<table>`."""
+    columns: ClassVar[Sequence[Column]]
 
     def __init__(self, prefix: str = "", **kwargs: Any) -> None:
         self._run: str | None = None
@@ -37,22 +44,27 @@ class CentroidStream(Device):
         self._registered = 0
         super().__init__(prefix, **kwargs)
 
+    @property
+    def stream(self) -> str:
+        """Name of the stream."""
+        return f"{self.parent.name}_{self.table}"
+
     def describe_collect(self) -> dict[str, DataKey]:
         return {
             self._key(column.name): {
-                "source": f"TPX3:{GROUP}/{column.name}",
+                "source": f"TPX3:/entry/{self.table}/{column.name}",
                 "dtype": "number",
                 "dtype_numpy": column.dtype,
                 "shape": [],
                 "external": "STREAM:",
             }
             | ({"units": column.unit} if column.unit else {})
-            for column in CENTROIDS
+            for column in self.columns
         }
 
     def get_index(self) -> int:
         """Rows that a reader of the event file sees."""
-        return self.parent.rows_on_disk
+        raise NotImplementedError
 
     def collect_asset_docs(self, index: int | None = None) -> Iterator[AssetDoc]:
         """Documents for the rows that came since the last call; nothing at all before the first row."""
@@ -65,7 +77,7 @@ class CentroidStream(Device):
         if stop <= self._registered:
             return
         if not self._bundles:
-            self._bundles = [self._compose(path, column.name) for column in CENTROIDS]
+            self._bundles = [self._compose(path, column.name) for column in self.columns]
             for bundle in self._bundles:
                 yield "stream_resource", bundle.stream_resource_doc
         for bundle in self._bundles:
@@ -78,7 +90,7 @@ class CentroidStream(Device):
             uri=f"file://localhost{quote(str(path))}",
             data_key=self._key(column),
             parameters={
-                "dataset": f"{GROUP}/{column}",
+                "dataset": f"/entry/{self.table}/{column}",
                 "chunk_shape": (CHUNK_ROWS,),
                 "swmr": True,
                 "event_list": True,
@@ -86,7 +98,36 @@ class CentroidStream(Device):
         )
 
     def _key(self, column: str) -> str:
-        return f"{self.name}_{column}"
+        return f"{self.stream}_{column}"
+
+
+class CentroidStream(RowStream):
+    """The centroids of a run. The parent says how many are on disk."""
+
+    table = "centroids"
+    columns = CENTROIDS
+
+    def get_index(self) -> int:
+        rows: int = self.parent.rows_on_disk
+        return rows
+
+
+class ShotStream(RowStream):
+    """The shots of a run: when each opened, and whether it is valid. So whoever has not got the file can tell, too."""
+
+    table = "shots"
+    columns = SHOTS
+
+    def get_index(self) -> int:
+        """Looked up in the file: a detector hears of centroids only. A file that cannot be read gives no new rows."""
+        path = self.parent.event_file
+        if path is None:
+            return 0
+        try:
+            return count_rows(path, self.table)
+        except OSError as error:
+            logger.warning("the shots of %s are not registered: %s", path, error)
+            return 0
 
 
 class LedgerRow(Device):

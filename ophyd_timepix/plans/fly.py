@@ -29,8 +29,9 @@ def tpx_fly(
     """Record `shots` shots, or `seconds` seconds, in one run. Returns the run's uid.
 
     Without either, the detector's own `shots` and `exposure` say how long. The streams are `<name>_frames` (one event
-    for the flight), `<name>_centroids` (one row per centroid) and `<name>_ledger` (one row). A pause cancels the
-    flight, resume begins it anew; stop, abort and failures keep and register the rows that there are.
+    for the flight), `<name>_centroids` (one row per centroid), `<name>_shots` (one row per shot) and `<name>_ledger`
+    (one row). A pause cancels the flight, resume begins it anew; stop, abort and failures keep and register the rows
+    that there are.
     """
     if shots is not None and seconds is not None:
         raise ValueError(f"a flight ends after shots or after seconds, not both: shots={shots}, seconds={seconds}")
@@ -53,12 +54,13 @@ def tpx_fly(
 
 
 def _flight(tpx: TimepixDetector) -> Plan:
-    stream = f"{tpx.name}_centroids"
-    yield from bps.declare_stream(tpx.centroids, name=stream, collect=True)
-    yield from bps.checkpoint()  # a pause must not declare it once more
+    for rows in tpx.row_streams:
+        yield from bps.declare_stream(rows, name=rows.stream, collect=True)
+    yield from bps.checkpoint()  # a pause must not declare them once more
 
     def collect() -> Plan:
-        yield from bps.collect(tpx.centroids, name=stream, return_payload=False)
+        for rows in tpx.row_streams:
+            yield from bps.collect(rows, name=rows.stream, return_payload=False)
 
     def flying() -> Plan:
         yield from bps.kickoff(tpx, wait=True)

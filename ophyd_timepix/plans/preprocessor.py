@@ -157,10 +157,10 @@ class TimepixStreams:
 
     def _collect(self, detector: TimepixDetector, run: _OpenRun) -> Plan:
         """Register the rows that are on disk."""
-        stream = f"{detector.name}_centroids"
-        if stream not in run.declared:
-            yield from _in(run.key, bps.declare_stream(detector.centroids, name=stream, collect=True))
-        yield from _in(run.key, bps.collect(detector.centroids, name=stream, return_payload=False))
+        for rows in detector.row_streams:
+            if rows.stream not in run.declared:
+                yield from _in(run.key, bps.declare_stream(rows, name=rows.stream, collect=True))
+            yield from _in(run.key, bps.collect(rows, name=rows.stream, return_payload=False))
 
     def _close(self, run: _OpenRun, *, failed: bool) -> Plan:
         """Close the books of the run's detectors, then register what is left and the ledger row.

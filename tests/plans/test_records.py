@@ -18,7 +18,7 @@ def test_count_records_points_centroids_and_ledger(RE, checker, tpx):
     RE(bp.count([tpx], num=3))
     run = checker.run
     assert run.stop["exit_status"] == "success"
-    assert run.stream_names == {"primary", "tpx_centroids", "tpx_ledger"}
+    assert run.stream_names == {"primary", "tpx_shots", "tpx_centroids", "tpx_ledger"}
     check_points(run.stream("primary"), "tpx", run.rows)
     assert [p["tpx_n_centroids"] for p in run.stream("primary")] == [ROWS] * 3
     assert run.rows == 3 * ROWS == run.stop["num_events"]["tpx_centroids"]
@@ -26,6 +26,35 @@ def test_count_records_points_centroids_and_ledger(RE, checker, tpx):
     assert ledger["tpx_ledger_unaccounted"] == 0
     assert ledger["tpx_ledger_rows"] == 3 * ROWS
     assert ledger["tpx_ledger_sent_datagrams"] == 10
+
+
+def test_shots_are_a_stream_of_the_run(RE, checker, tpx):
+    RE(bp.count([tpx], num=3))
+    run = checker.run
+    (described,) = run.described("tpx_shots")
+    assert set(described["data_keys"]) == {"tpx_shots_time", "tpx_shots_valid"}
+    assert described["data_keys"]["tpx_shots_time"]["units"] == "ns"
+    last = run.stream("primary")[-1]["tpx_shot_stop"]
+    assert run.rows_of("shots") == run.stop["num_events"]["tpx_shots"] == last > 0
+    assert len(run.column("shots/valid")) == last
+
+
+def test_shots_are_registered_before_the_centroids_that_belong_to_them(RE, checker, tpx):
+    RE(tpx_fly(tpx, shots=500))
+    keys = {uid: resource["data_key"] for uid, resource in checker.run.resources.items()}
+    order = [keys[doc["stream_resource"]] for name, doc in checker.seen if name == "stream_datum"]
+    assert order[:3] == ["tpx_shots_time", "tpx_shots_valid", "tpx_centroids_shot"]
+
+
+def test_a_file_that_cannot_be_read_for_shots_does_not_end_a_plan(RE, checker, tpx, monkeypatch, caplog):
+    def unreadable(path, table):
+        raise OSError("gone")
+
+    monkeypatch.setattr("ophyd_timepix.devices.streams.count_rows", unreadable)
+    RE(bp.count([tpx]))
+    assert checker.run.stop["exit_status"] == "success"
+    assert (checker.run.rows, checker.run.rows_of("shots")) == (ROWS, 0)
+    assert "the shots of" in caplog.text
 
 
 def test_each_point_owns_the_rows_of_one_acquisition(RE, checker, tpx):
@@ -68,7 +97,7 @@ def test_tpx_fly(RE, checker, tpx, length):
     RE(tpx_fly(tpx, **length, md={"sample": "Xe"}))
     run = checker.run
     assert run.start["sample"] == "Xe"
-    assert run.stream_names == {"tpx_frames", "tpx_centroids", "tpx_ledger"}
+    assert run.stream_names == {"tpx_frames", "tpx_shots", "tpx_centroids", "tpx_ledger"}
     check_points(run.stream("tpx_frames"), "tpx", run.rows)
     assert (tpx.shots.get(), tpx.exposure.get()) == before
 
@@ -173,7 +202,7 @@ def test_no_centroids_means_no_resources_but_a_stream(RE, checker, tpx, pipe):
     pipe.rows_per_acquisition = 0
     RE(bp.count([tpx]))
     assert checker.run.rows == 0
-    assert not checker.run.resources
+    assert not [r for r in checker.run.resources.values() if r["data_key"].startswith("tpx_centroids")]
     assert "tpx_centroids" in checker.run.stream_names
 
 
