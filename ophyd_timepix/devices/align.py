@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..pipeline.messages import Acquired, Counting
-from .exposure import Exposure, Goal, Look, Outcome
+from .exposure import AcquisitionError, Exposure, Goal, Look, Outcome
 from .recording import Recording, RunFile
 
 logger = logging.getLogger(__name__)
@@ -19,6 +19,53 @@ logger = logging.getLogger(__name__)
 RUN = "alignment"
 """Key of the recording while there is an alignment."""
 STOP_TIMEOUT_S = 30.0
+
+
+class Aligner:
+    """At most one alignment of a detector: begun, and ended by who asks or by a plan that wants the detector."""
+
+    def __init__(self, name: str, recording: Recording) -> None:
+        self._name = name
+        self._recording = recording
+        self._alignment: Alignment | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the camera looks on and on."""
+        return self._alignment is not None and self._alignment.running
+
+    def start(
+        self,
+        file: RunFile,
+        period_s: float,
+        *,
+        counting: Callable[[], Counting],
+        looked: Callable[[Look], None],
+        seen: Callable[[Acquired, float, int], None],
+    ) -> None:
+        """Begin an `Alignment`. Raises what keeps it from that."""
+        self._alignment = Alignment(self._recording, file, period_s, counting=counting, looked=looked, seen=seen)
+        self._alignment.start()
+
+    def stop(self) -> None:
+        """End it; returns when the shutter is closed. Raises AcquisitionError when something had ended it before."""
+        current, self._alignment = self._alignment, None
+        if current is None:
+            return
+        current.stop()
+        if current.error is not None:
+            raise AcquisitionError(f"the alignment of {self._name} had ended: {current.error}") from current.error
+
+    def make_way(self) -> None:
+        """A plan goes before aligning."""
+        if self._alignment is None:
+            return
+        if self.running:
+            logger.info("%s: aligning ends, because a plan wants the detector", self._name)
+        try:
+            self.stop()
+        except AcquisitionError as error:
+            logger.warning("%s", error)
 
 
 class Alignment:

@@ -87,7 +87,7 @@ def test_starting_twice_and_stopping_twice_are_harmless(tpx, pipe):
 def test_what_ends_it_is_told_when_it_is_stopped_and_a_plan_works_after(RE, checker, tpx, pipe, fake_board, caplog):
     fake_board.failing["open_shutter"] = ControlError("the board answers with error 6")
     tpx.start_align(period=0.05)
-    tpx._alignment._thread.join(10)
+    tpx._aligner._alignment._thread.join(10)
     with pytest.raises(AcquisitionError, match="the alignment of tpx had ended: the board answers with error 6"):
         tpx.stop_align()
     fake_board.failing.clear()
