@@ -132,6 +132,8 @@ def _without_last_shot(question: Question) -> Question:
         last = int(read("shot", recorded.known_rows - 1, recorded.known_rows)[0])
     if last < 0:
         return question
+    if recorded.shots is not None:  # rows may be known before all of their shots are
+        last = min(last, recorded.shots.count())
     first, stop = question.shot_window
     stop = last if stop is None else min(stop, last)
     complete = Condition.of_windows({"shot": (None, last)})

@@ -14,8 +14,9 @@ import pandas as pd
 from pydantic import ValidationError
 
 from ..config import Geometry, MassCalibration, Processing
+from ..events.columns import SHOTS
 from ..files.reader import open_event_file
-from .columns import Columns, FileColumns, choose_columns, is_in_this_process, local_path, missing_file
+from .columns import Columns, FileColumns, ServedColumns, choose_columns, is_in_this_process, local_path, missing_file
 from .errors import CatalogError, NoCentroidsError
 from .opening import open_catalog
 
@@ -160,12 +161,13 @@ class Recorded:
     def shots(self) -> Shots | None:
         """The table of shots, from the catalog or from the event file beside it; None if neither is in reach."""
         stream = f"{self.detector}{SHOTS_SUFFIX}"
-        if stream in self.streams:
-            arrays = _arrays(self.streams[stream], f"{stream}_")
-            if arrays:
-                return Shots(choose_columns(self.event_file, "/entry/shots", arrays, direct=self.direct))
+        arrays = _arrays(self.streams[stream], f"{stream}_") if stream in self.streams else {}
+        if arrays.keys() >= {column.name for column in SHOTS}:
+            return Shots(choose_columns(self.event_file, "/entry/shots", arrays, direct=self.direct))
         if self.direct and self.event_file is not None and _has(self.event_file, "/entry/shots"):
             return Shots(FileColumns(self.event_file, "/entry/shots"))
+        if stream in self.streams:  # described, and without a row until now: nobody gave triggers
+            return Shots(ServedColumns({}, str(self.event_file or "")))
         return None
 
     @property

@@ -193,16 +193,22 @@ class Question:
                     yield piece
 
     def per_point(self) -> "Question":
-        """The same question with a range for each point, those left out whose rows the catalog does not know yet."""
+        """The same question with a range for each point, those left out that the catalog does not know whole yet."""
         if self.points is not None:
             return self
         if self.ranges != ((0, self.recorded.known_rows),):
             raise ValueError("per_point=True goes with point=, not with rows=")
-        points = self.recorded.points.index
-        known = self.recorded.known_rows
-        stops = self.recorded.of_points("row_stop")
-        complete = tuple(int(p) for p in points if stops[p] <= known or self.recorded.is_finished)
+        complete = tuple(int(p) for p in self.recorded.points.index if self._is_whole(p))
         return replace(self, ranges=_ranges_of(self.recorded, complete), points=complete)
+
+    def _is_whole(self, point: int) -> bool:
+        """Whether all rows and shots of a point are known."""
+        recorded = self.recorded
+        if recorded.is_finished:
+            return True
+        shots, shot_stops = self.filter.shots, recorded.of_points("shot_stop")
+        has_shots = shots is None or shot_stops is None or shot_stops[point] <= shots.count()
+        return bool(has_shots and recorded.of_points("row_stop")[point] <= recorded.known_rows)
 
 
 def _block(part: Part) -> int:

@@ -94,7 +94,7 @@ def record(
     file.close()
     table = pd.DataFrame(points, index=pd.Index(range(1, len(points) + 1), name="seq_num"))
     uid = _send_documents(
-        send, path, table, len(rows), geometry=geometry, sample=sample or path.stem, n_shots=len(valid) if shots else 0
+        send, path, table, len(rows), geometry=geometry, sample=sample or path.stem, n_shots=len(valid) if shots else None
     )
     return GatedRun(uid, path, rows, valid, table)
 
@@ -107,7 +107,7 @@ def _send_documents(
     *,
     geometry: bool,
     sample: str = "",
-    n_shots: int = 0,
+    n_shots: int | None = None,
 ) -> str:
     run = event_model.compose_run(metadata={"sample": sample, "scan_id": 11})
     send("start", run.start_doc)
@@ -134,7 +134,7 @@ def _send_documents(
         data = {f"tpx_{name}": int(value) for name, value in point.items()} | {"delay": 0.5 * int(seq_num)}
         send("event", primary.compose_event(data=data, timestamps=dict.fromkeys(data, 1.0)))
     _send_table(run, send, path, "centroids", CENTROIDS, rows)
-    if n_shots:
+    if n_shots is not None:
         _send_table(run, send, path, "shots", SHOTS, n_shots)
     send("stop", run.compose_stop())
     return str(run.start_doc["uid"])
@@ -149,7 +149,7 @@ def _send_table(run: Any, send: Callable[..., None], path: Path, name: str, tabl
     }  # fmt: skip
     stream = run.compose_descriptor(name=f"tpx_{name}", data_keys=keys)
     send("descriptor", stream.descriptor_doc)
-    for column in table:
+    for column in table if rows else ():
         resource = run.compose_stream_resource(
             mimetype="application/x-hdf5",
             uri=f"file://localhost{path}",

@@ -306,6 +306,17 @@ def test_without_triggers_all_rows_are_given_and_counts_have_no_rate(
     assert image(run).shape == (256, 256)  # the documents do not tell its size, the event file does
 
 
+def test_a_stream_of_shots_without_a_row_says_that_nobody_gave_triggers(
+    send: CatalogWriter, catalog: CatalogProfile, db: Any
+) -> None:
+    scan = record(send, catalog.readable[0] / "untriggered_stream.h5", triggers=False, shots=True)
+    send.wait(timeout_s=60)
+    run = db.v3[scan.uid]
+    assert len(centroids(run, "x", direct=False)) == len(scan.rows)
+    result = counts(run, direct=False)
+    assert (result.counts, result.shots) == (len(scan.rows), 0)
+
+
 def test_a_run_without_centroids_reads_back_as_empty_tables_of_the_right_types(send: CatalogWriter, db: Any) -> None:
     documents = RunDocuments(send)
     uid = documents.start()
@@ -387,5 +398,29 @@ def test_of_a_running_run_shots_are_counted_whose_rows_are_known(
     assert counts(run).shots == scan.valid[:last].sum()
     assert counts(run).counts == (scan.is_valid & (scan.rows["shot"] < last)).sum()
     assert len(regate(run, IODINE)) == 3
+    send(*documents[-1])
+    send.wait(timeout_s=60)
+
+
+def test_of_a_running_run_shots_are_counted_that_the_catalog_knows(
+    send: CatalogWriter, catalog: CatalogProfile, db: Any
+) -> None:
+    documents: list[tuple[str, Any]] = []
+    scan = record(lambda name, doc: documents.append((name, doc)), catalog.readable[0] / "running_shots.h5", shots=True)
+    known = 60  # the centroids of all points are known already
+    for name, doc in documents[:-1]:
+        if name == "stream_datum" and doc["indices"]["stop"] == len(scan.valid):
+            doc = {**doc, "indices": {"start": 0, "stop": known}, "seq_nums": {"start": 1, "stop": known + 1}}
+        send(name, doc)
+    send.wait(timeout_s=60)
+    run = db.v3[scan.uid]
+    found = counts(run, direct=False)
+    assert (found.shots, found.counts) == (
+        scan.valid[:known].sum(),
+        (scan.is_valid & (scan.rows["shot"] < known)).sum(),
+    )
+    every = counts(run, direct=False, valid_only=False)
+    assert (every.shots, every.counts) == (known, (scan.rows["shot"].between(-1, known - 1)).sum())
+    assert list(regate(run, IODINE, direct=False).index) == [1]  # the second point ends with shot 87
     send(*documents[-1])
     send.wait(timeout_s=60)
