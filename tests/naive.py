@@ -3,6 +3,7 @@
 What they share with the package is the word table and the settings, nothing else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil, floor, inf, nan
@@ -26,6 +27,7 @@ class Chip:
     newest: int | None = None
     held: tuple[int, int] | None = None
     timer_low: int | None = None
+    packet: int | None = None
 
 
 @dataclass
@@ -54,11 +56,14 @@ class NaiveDecoder:
         self.anchored = False
         self.known = 0
         self.offset = 0
+        self.ceiling: float = inf
+        self.worst = 0
 
     # chunks
 
     def decode(self, words: list[int], anchor: int | None = None) -> None:
         """Take the next words."""
+        self.ceiling = inf
         if anchor is not None:
             self._take_anchor(anchor)
         for word in words:
@@ -131,11 +136,24 @@ class NaiveDecoder:
             self._timer_high(word)
         elif top in w.CONTROL_BYTES:
             self.counts[Count.CONTROL_WORDS] += 1
+            if top == w.PACKET_ID_BYTE:
+                self._packet_id(w.PACKET_ID.get(word))
             code = w.CONTROL_CODE.get(word)
             if top == w.COMMAND_END_BYTE and code in (w.END_OF_READOUT_SEQUENTIAL, w.END_OF_READOUT_DATA_DRIVEN):
                 self.counts[Count(Count.END_OF_READOUT_0 + self.chip)] += 1
         else:
             self.counts[Count.UNKNOWN_WORDS] += 1
+
+    def _packet_id(self, number: int) -> None:
+        self.counts[Count.PACKET_IDS] += 1
+        chip = self.chips[self.chip]
+        step = None if chip.packet is None else number - chip.packet
+        if step is not None and -(1 << 16) <= step < 0:
+            self.counts[Count.MISSING_PACKETS] -= 1
+            return
+        if step is not None and 0 < step <= 1 << 16:
+            self.counts[Count.MISSING_PACKETS] += step - 1
+        chip.packet = number
 
     @staticmethod
     def _is_hit(word: int) -> bool:
@@ -168,6 +186,7 @@ class NaiveDecoder:
         else:
             self.reference = max(self.reference, anchor - self.offset - low)
         self.anchored = True
+        self.ceiling = anchor - self.offset + (1 << 29)
 
     def _timer_high(self, word: int) -> None:
         chip = self.chips[self.chip]
@@ -178,10 +197,14 @@ class NaiveDecoder:
         if self._undecided:
             if any(chip.held is not None for chip in self.chips):
                 return
+            if value > self.ceiling:
+                self.counts[Count.TIMER_JUMPS] += 1
+                return
             self.offset, self.known, self.reference = 0, 48, value
         else:
             time = self._extend(value, 48)
-            if time < self.reference - BACKWARD:
+            if time > self.ceiling or time < self.reference - BACKWARD:
+                self.counts[Count.TIMER_JUMPS] += 1
                 return
             self.reference = max(self.reference, time)
             self._learn(value, 48, time)
@@ -222,6 +245,9 @@ class NaiveDecoder:
 
     def _accept(self, word: int, time: int, number: int) -> None:
         chip = self.chips[number]
+        if self._is_hit(word) and chip.newest is not None:
+            self.worst = max(self.worst, chip.newest - time)
+            self.counts[Count.TOA_WRAP_SUSPECTS] += chip.newest - time > 384 * 40
         chip.newest = time if chip.newest is None else max(chip.newest, time)
         self.newest = time if self.newest is None else max(self.newest, time)
         self.reference = max(self.reference, time)
@@ -275,11 +301,13 @@ def assign_shots(
     processing: Processing,
     n_chips: int,
     end_tick: int | None = None,
+    lost: Sequence[tuple[int, int]] = (),
 ) -> Shots:
     """Sort, remove repeats, give each hit the last trigger before it, filter."""
     unique = sorted(edge[:4] for edge in edges)
     if n_chips > 1:
         unique = sorted(set(unique))
+    spans = [(low, high - 1) for low, high, _, _ in gaps(unique)] + list(lost)
     falling = int(processing.trigger_edge is Edge.FALLING)
     opened = [tick for tick, tdc, fall, _ in unique if (tdc, fall) == (processing.trigger_input, falling)]
     kept: list[Hit] = []
@@ -294,7 +322,52 @@ def assign_shots(
     valid = [1] * len(opened)
     if opened:
         valid[-1] = int(end_tick is not None and opened[-1] + high <= end_tick)
+    spans += out_of_rhythm(opened, processing.trigger_period_ns)
+    for i, (start, end) in enumerate(zip(opened, [*opened, inf][1:], strict=True)):
+        if any(start <= last and min(end, start + high) > first for first, last in spans):
+            valid[i] = 0
     return Shots(kept, shot, opened, valid, unique, len(hits) - len(kept))
+
+
+def gaps(edges: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+    """(edge before, edge after, input, missing) where the counter of an input passes over edges."""
+    found = []
+    for tdc in (1, 2):
+        own = [edge for edge in edges if edge[1] == tdc]
+        kinds: set[int] = set()
+        single = False
+        for before, edge in pairwise([None, *own]):
+            kinds.add(edge[2])
+            if before is None:
+                continue
+            step = (edge[3] - before[3]) % 4096
+            if not 0 < step <= 2048:
+                continue
+            single = single or step % 2 == 1 or len(kinds) == 2
+            missing = step - 1 if single else step // 2 - 1
+            if missing:
+                found.append((before[0], edge[0], tdc, missing))
+    return found
+
+
+def out_of_rhythm(opened: list[int], period_ns: float | None) -> list[tuple[int, int]]:
+    """Spans around triggers that are missing or double."""
+    spans = []
+    for first, last in pairwise(opened if period_ns else []):
+        periods = (last - first) / (period_ns * 96 / 25)
+        missing = floor(periods + 0.5) - 1
+        if periods < 0.5:
+            spans.append((first, last))
+        elif missing > 0:
+            pause = (last - first) / (missing + 1)
+            spans.append((first + int(pause), last - int(pause)))
+    return spans
+
+
+def rhythm(opened: list[int], period_ns: float | None) -> tuple[int, int]:
+    """(missing, double) triggers."""
+    periods = [(last - first) / (period_ns * 96 / 25) for first, last in pairwise(opened)] if period_ns else []
+    return sum(max(floor(p + 0.5) - 1, 0) for p in periods), sum(p < 0.5 for p in periods)
 
 
 # --- clusters ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ophyd_timepix.config import Geometry, Processing
 from ophyd_timepix.decode import Decoder, Framing
 from ophyd_timepix.events import BlockArrays, BlockBuilder, CentroidFinder
+from ophyd_timepix.events.validity import Gap
 
 Table = dict[str, npt.NDArray[Any]]
 
@@ -54,6 +55,8 @@ class Rows:
         self.totals: dict[str, int] = {}
         self.n_blocks = 0
         self.headers: list[dict[str, int]] = []
+        self.gaps: list[Gap] = []
+        self.rhythm = (0, 0)
 
     def add(self, block: BlockArrays) -> None:
         """Centroid a block and keep its rows."""
@@ -98,13 +101,16 @@ def process(
     end_tick: int | None = None,
     lateness_ticks: int = 1_920_000,
     block: BlockArrays | None = None,
+    lost: Iterable[tuple[int, int]] = (),
     **builder_options: Any,
 ) -> Rows:
-    """One acquisition. partial: take whatever is final after each batch."""
+    """One acquisition. partial: take whatever is final after each batch. lost: spans of ticks."""
     decoder = Decoder(framing, n_chips, lateness_ticks=lateness_ticks)
     builder = BlockBuilder(processing, n_chips, **builder_options)
     block = block or BlockArrays()
     rows = Rows(processing, n_chips)
+    for low, high in lost:
+        builder.invalidate(low, high)
     for batch in batches(decoder, words, (0, len(words)) if places is None else places):
         builder.add(batch)
         while builder.take(block):
@@ -112,6 +118,8 @@ def process(
         if partial and builder.take_partial(block):
             rows.add(block)
     flush(builder, rows, end_tick, block)
+    rows.gaps = builder.take_gaps()
+    rows.rhythm = (builder.rhythm.missing, builder.rhythm.double)
     return rows
 
 

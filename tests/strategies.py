@@ -78,8 +78,8 @@ class Stream:
     """When each word was sent, 25 ns counts."""
 
 
-STEPS = ("hit", "hit", "hit", "hit", "burst", "tdc", "tdc", "timer", "control")
-BAD_STEPS = (*STEPS, "garbage", "jump", "lone_timer", "cut_chunk", "unframed", "bad_tdc", "foreign")
+STEPS = ("hit", "hit", "hit", "hit", "burst", "tdc", "tdc", "timer", "control", "packet")
+BAD_STEPS = (*STEPS, "lost_tdc", "garbage", "jump", "lone_timer", "cut_chunk", "unframed", "bad_tdc", "foreign")
 PAUSES = (0, 0, 0, 1, 2, 16, 400, 5000, LATENESS + 1, MS, 17 * MS, SECOND, 10 * SECOND)
 STARTS = (0, 1, SECOND, (1 << 30) - 100, (1 << 32) - 100, (1 << 48) - 100, 60 * SECOND)
 EDGE_BYTES = (w.TdcByte.TDC1_RISING, w.TdcByte.TDC1_FALLING, w.TdcByte.TDC2_RISING, w.TdcByte.TDC2_FALLING)
@@ -109,6 +109,7 @@ def streams(
     )
     now = heard = stream.start
     counters = [0, 0]
+    packet = int(rng.integers(1 << 47))
     for kind, pause in steps:
         now = min(now + pause, heard + max_silence)
         if kind in ("hit", "burst", "tdc"):
@@ -131,6 +132,11 @@ def streams(
                 stream.edges.append((tick, tdc + 1, int(byte in EDGE_BYTES[1::2]), counters[tdc] & 4095))
                 for copy in rng.permutation(n_chips):
                     _send(stream, [word], int(copy), framed)
+        elif kind == "lost_tdc":
+            counters[int(rng.integers(2))] += int(rng.choice([1, 2, 5, 3000]))
+        elif kind == "packet":
+            packet += int(rng.choice([1, 1, 2, -1, -70_000]))
+            payload.append(w.TOP_BYTE.put(w.PACKET_ID_BYTE) | w.PACKET_ID.put(packet & w.PACKET_ID.mask))
         elif kind == "timer":
             payload.extend(timer_words(now))
         elif kind == "lone_timer":

@@ -34,6 +34,9 @@ class Processing(BaseModel):
     min_size: int = Field(1, ge=1, le=65_535, description="hits that a cluster needs to become a centroid")
     trigger_input: int = Field(1, ge=1, le=2, description="TDC input that opens shots")
     trigger_edge: Edge = Field(Edge.RISING, description="its edge: rising | falling")
+    trigger_period_ns: float | None = Field(
+        None, gt=0, description="what the triggers should keep: missing and double ones are counted (ns)"
+    )
     tof_min_ns: float | None = Field(None, description="hits of a shot before this ToF are filtered (ns)")
     tof_max_ns: float | None = Field(None, gt=0, description="hits of a shot after this ToF are filtered (ns)")
     lateness_ns: float = Field(500_000.0, ge=0, le=2_000_000, description="how late a hit may come in the stream (ns)")

@@ -44,6 +44,15 @@ class Count(IntEnum):
     END_OF_READOUT_1 = 17
     END_OF_READOUT_2 = 18
     END_OF_READOUT_3 = 19
+    TIMER_JUMPS = 20
+    """Pairs of timer words that contradict the stream or the anchor: not believed."""
+    TOA_WRAP_SUSPECTS = 21
+    """Hits so late that others near them may have missed the 409.6 µs after which a board stamps them a wrap too late:
+    later than 384 µs."""
+    PACKET_IDS = 22
+    """Words that number the packets of a chip (they are control words too)."""
+    MISSING_PACKETS = 23
+    """Numbers of packets that were passed over and did not come later."""
 
 
 CLASSES: Final = tuple(Count(i) for i in range(Count.CHUNK_HEADERS, Count.UNFRAMED_WORDS + 1))

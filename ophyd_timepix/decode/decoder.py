@@ -96,6 +96,7 @@ class Decoder:
         self._chips = np.zeros((n_chips, k.N_CHIP), np.int64)
         self._chips[:, k.C_NEWEST] = k.NEVER
         self._chips[:, k.C_TIMER_LOW] = -1
+        self._chips[:, k.C_PACKET] = -1
         self._make_outputs(batch_words)
 
     @property
@@ -108,6 +109,12 @@ class Decoder:
         """Words of the last chunk that have not come: a recording that ends here was cut."""
         return int(self._state[k.S_LEFT]) if self.framing is Framing.TPX3 else 0
 
+    def take_lateness(self) -> int:
+        """Largest lateness (25 ns counts) of a hit that was returned since the last call."""
+        worst = int(self._state[k.S_WORST])
+        self._state[k.S_WORST] = 0
+        return worst
+
     def decode(self, words: Words, anchor_counts: int | None = None) -> Batch:
         """Decode the next words of the stream.
 
@@ -118,6 +125,7 @@ class Decoder:
             self._make_outputs(len(words))
         if not words.flags.writeable or not words.flags.c_contiguous:
             words = words.copy()  # one type of array is one compilation
+        self._state[k.S_CEILING] = k.FOREVER
         if anchor_counts is not None:
             self._anchor(anchor_counts)
         k.decode_words(
@@ -142,9 +150,11 @@ class Decoder:
         if state[k.S_KNOWN] == 0:
             state[k.S_KNOWN] = 48
             state[k.S_REFERENCE] = anchor_counts - k.ANCHOR_MARGIN
+            state[k.S_CEILING] = anchor_counts + k.CEILING_MARGIN
         else:
             anchor = anchor_counts - int(state[k.S_OFFSET])
             state[k.S_REFERENCE] = max(int(state[k.S_REFERENCE]), anchor - k.ANCHOR_MARGIN)
+            state[k.S_CEILING] = anchor + k.CEILING_MARGIN
         state[k.S_ANCHORED] = 1
 
     def _make_outputs(self, n_words: int) -> None:

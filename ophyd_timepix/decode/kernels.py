@@ -65,7 +65,11 @@ S_HITS: Final = 13
 """Hits in the output."""
 S_EDGES: Final = 14
 """Edges in the output."""
-N_STATE: Final = 16
+S_WORST: Final = 15
+"""Largest lateness of an accepted hit; set it to 0 to begin anew."""
+S_CEILING: Final = 16
+"""No timer word is believed beyond this."""
+N_STATE: Final = 17
 
 # --- indices into a row of `chips` ------------------------------------------------------------------------------------
 C_NEWEST: Final = 0
@@ -76,6 +80,8 @@ C_TIME: Final = 3
 """Time of the held word."""
 C_TIMER_LOW: Final = 4
 """Low half of a timer pair, -1 when there is none."""
+C_PACKET: Final = 5
+"""Newest number of a packet, -1 before the first."""
 N_CHIP: Final = 8
 
 # --- from the word table ----------------------------------------------------------------------------------------------
@@ -109,6 +115,7 @@ _TIMER_LOW_SHIFT: Final = w.TIMER_LOW.shift
 _TIMER_LOW_MASK: Final = w.TIMER_LOW.mask
 _TIMER_HIGH_SHIFT: Final = w.TIMER_HIGH.shift
 _TIMER_HIGH_MASK: Final = w.TIMER_HIGH.mask
+_PACKET_ID_MASK: Final = w.PACKET_ID.mask
 _CONTROL_CODE_SHIFT: Final = w.CONTROL_CODE.shift
 _CONTROL_CODE_MASK: Final = w.CONTROL_CODE.mask
 _END_SEQUENTIAL: Final = w.END_OF_READOUT_SEQUENTIAL
@@ -136,8 +143,16 @@ FIRST_SILENCE: Final = 1 << 29
 """Counts (13.4 s) that the second word of an unanchored stream may come after the first, across a roll-over."""
 ANCHOR_MARGIN: Final = (1 << (_HIT_BITS - 1)) - BACKWARD
 """An anchor becomes the reference this much lower, so that a hit may lie 13.4 s to either side of it."""
+CEILING_MARGIN: Final = 1 << (_HIT_BITS - 1)
+"""A timer word may be this far beyond an anchor (13.4 s)."""
+FOREVER: Final = 1 << 56
 _PAIR_GAP: Final = 64
 """The SPIDR time of a high timer word may be this many units of 0.41 ms after the low word: pixels pass between."""
+
+WRAP_SUSPECT: Final = (1 << _TOA_WIDTH) - (1 << (_TOA_WIDTH - 4))
+"""Lateness (384 us) near the 409.6 us beyond which the board's extension of ToA is wrong by a wrap."""
+PACKETS_MAX: Final = 1 << 16
+"""A larger step between numbers of packets is no loss but another count."""
 
 # Top bytes of words that are not pixels.
 _K_UNKNOWN: Final = 0
@@ -146,12 +161,14 @@ _K_TIMER_LOW: Final = 2
 _K_TIMER_HIGH: Final = 3
 _K_CONTROL: Final = 4
 _K_END: Final = 5
+_K_PACKET: Final = 6
 
 
 def _kinds() -> npt.NDArray[np.int64]:
     kinds = np.full(256, _K_UNKNOWN, np.int64)
     kinds[list(w.CONTROL_BYTES)] = _K_CONTROL
     kinds[w.COMMAND_END_BYTE] = _K_END
+    kinds[w.PACKET_ID_BYTE] = _K_PACKET
     kinds[[int(byte) for byte in w.TdcByte]] = _K_TDC
     kinds[w.TIMER_LOW_BYTE] = _K_TIMER_LOW
     kinds[w.TIMER_HIGH_BYTE] = _K_TIMER_HIGH
@@ -177,6 +194,10 @@ _N_UNFRAMED: Final = int(Count.UNFRAMED_WORDS)
 _N_CUT_CHUNKS: Final = int(Count.CUT_CHUNKS)
 _N_TIMER_PAIRS: Final = int(Count.TIMER_PAIRS)
 _N_END: Final = int(Count.END_OF_READOUT_0)
+_N_TIMER_JUMPS: Final = int(Count.TIMER_JUMPS)
+_N_SUSPECTS: Final = int(Count.TOA_WRAP_SUSPECTS)
+_N_PACKET_IDS: Final = int(Count.PACKET_IDS)
+_N_MISSING_PACKETS: Final = int(Count.MISSING_PACKETS)
 
 
 @inlined
@@ -292,6 +313,11 @@ def _accept(
     edge_chip: Bytes,
 ) -> None:
     """Put a timed word into the output; the newest times follow it."""
+    if _is_pixel(word):
+        late = chips[chip, C_NEWEST] - time
+        state[S_WORST] = max(state[S_WORST], late)
+        if late > WRAP_SUSPECT:
+            counts[_N_SUSPECTS] += 1
     chips[chip, C_NEWEST] = max(chips[chip, C_NEWEST], time)
     state[S_NEWEST] = max(state[S_NEWEST], time)
     state[S_REFERENCE] = max(state[S_REFERENCE], time)
@@ -377,7 +403,8 @@ def _timer_high(word: int, chip: int, state: Ints, chips: Ints, counts: Ints) ->
     if undecided and state[S_N_HELD]:
         return
     time = value if undecided else _extend(value, _TIMER_BITS, state)
-    if not undecided and time < state[S_REFERENCE] - BACKWARD:
+    if time > state[S_CEILING] or (not undecided and time < state[S_REFERENCE] - BACKWARD):
+        counts[_N_TIMER_JUMPS] += 1
         return
     counts[_N_TIMER_PAIRS] += 1
     state[S_REFERENCE] = time if undecided else max(state[S_REFERENCE], time)
@@ -387,6 +414,20 @@ def _timer_high(word: int, chip: int, state: Ints, chips: Ints, counts: Ints) ->
         state[S_KNOWN] = _TIMER_BITS
     else:
         _learn_offset(value, _TIMER_BITS, time, state)
+
+
+@kernel
+def _packet_id(number: int, chip: int, chips: Ints, counts: Ints) -> None:
+    """The number of a packet: what was passed over is missing until it comes after all."""
+    counts[_N_PACKET_IDS] += 1
+    newest = chips[chip, C_PACKET]
+    step = number - newest
+    if newest >= 0 and -PACKETS_MAX <= step < 0:
+        counts[_N_MISSING_PACKETS] -= 1
+        return
+    if newest >= 0 and 0 < step <= PACKETS_MAX:
+        counts[_N_MISSING_PACKETS] += step - 1
+    chips[chip, C_PACKET] = number
 
 
 @kernel
@@ -427,7 +468,9 @@ def _rare(
             unknown[byte] += 1
         else:
             counts[_N_CONTROL_WORDS] += 1
-            if kind == _K_END:
+            if kind == _K_PACKET:
+                _packet_id(word & _PACKET_ID_MASK, chip, chips, counts)
+            elif kind == _K_END:
                 code = (word >> _CONTROL_CODE_SHIFT) & _CONTROL_CODE_MASK
                 if code in (_END_SEQUENTIAL, _END_DATA_DRIVEN):
                     counts[_N_END + chip] += 1
@@ -556,6 +599,7 @@ def decode_words(
     n_words = words.shape[0]
     counts[_N_WORDS] += n_words
     lateness = state[S_LATENESS]
+    suspect = lateness - WRAP_SUSPECT
     i = 0
     while i < n_words:
         if framed:
@@ -588,6 +632,7 @@ def decode_words(
             window = _window(chip, state, chips)
             chip_phase = phase[chip]
             chip_bits = chip << 26
+            least = lateness
             while i < stop:
                 word = words[np.uint64(i)]
                 if framed and word & _MAGIC_MASK == _MAGIC and _breaks_in(word, state):
@@ -598,6 +643,9 @@ def decode_words(
                     if ahead <= window:
                         time = newest + ahead - lateness
                         newest = max(newest, time)
+                        least = min(least, ahead)
+                        if ahead < suspect:
+                            counts[_N_SUSPECTS] += 1
                         # Unsigned: the compiler need not think of negative indices.
                         ticks[np.uint64(n)] = _hit_ticks(word, time, chip_phase)
                         pixels[np.uint64(n)] = chip_bits | _hit_pixel(word)
@@ -615,6 +663,7 @@ def decode_words(
                 newest = chips[chip, C_NEWEST]
                 window = _window(chip, state, chips)
             state[S_HITS] = n
+            state[S_WORST] = max(state[S_WORST], lateness - least)
             counts[_N_HITS] += n - n_before
             chips[chip, C_NEWEST] = newest
             state[S_NEWEST] = max(state[S_NEWEST], newest)

@@ -22,6 +22,7 @@ from ..protocol.words import TDC_COUNTER
 from . import cutting, order
 from .block import REL_TICK_MAX, REL_TICK_MIN, REL_TICK_SHIFT, BlockArrays, Capacity
 from .queue import ColumnQueue
+from .validity import FALLING_SHIFT, INPUT_SHIFT, EdgeSequence, Gap, InvalidSpans, Rhythm
 
 CHAIN_MAX: Final = 1_000_000
 """Hits without a natural cut before a forced one."""
@@ -34,8 +35,6 @@ _FOREVER: Final = 1 << 62
 _LAST_KEY: Final = (1 << 63) - 1
 _EDGES_MAX: Final = Capacity().edges
 """Edges or closed shots that call for a block, with hits or without."""
-_FALLING_SHIFT: Final = TDC_COUNTER.width
-_INPUT_SHIFT: Final = _FALLING_SHIFT + 1
 _EDGE_STEPS: Final = 16
 """Mean steps per edge that insertion sort may take."""
 
@@ -109,6 +108,11 @@ class BlockBuilder:
         """Shots opened so far: the number of the next one."""
         self.repeated_edges = 0
         """Edges so far that a chip repeated after another."""
+        self._sequence = EdgeSequence()
+        self._invalid = InvalidSpans()
+        self._gaps: list[Gap] = []
+        period = processing.trigger_period_ns
+        self.rhythm = Rhythm(None if period is None else period * TICKS_PER_COUNT / NS_PER_COUNT)
         self._reset()
 
     def _reset(self) -> None:
@@ -125,6 +129,8 @@ class BlockBuilder:
         self._cut: tuple[int, bool] | None = None
         self._open_shot: int | None = None
         self._flushing = False
+        self._sequence.restart()
+        self._invalid = InvalidSpans()
         self._first_trigger += len(self._triggers)
         self._triggers.drop(len(self._triggers))
 
@@ -145,6 +151,23 @@ class BlockBuilder:
         n_admitted = 0 if len(self._far) else self._admit(ticks, batch.pixels)
         if n_admitted < len(ticks):
             self._wait_outside(ticks[n_admitted:], batch.pixels[n_admitted:])
+
+    def invalidate(self, low_ticks: int, high_ticks: int) -> None:
+        """Something of [low, high] was lost: no shot that touches it is valid.
+
+        Shots that are closed already are no longer asked: tell of a loss before the batch that comes after it.
+        """
+        self._invalid.add(low_ticks, high_ticks)
+
+    def take_gaps(self) -> list[Gap]:
+        """The gaps in the counters of edges that were found since the last call; their shots are invalid already."""
+        gaps, self._gaps = self._gaps, []
+        return gaps
+
+    @property
+    def irregular_edges(self) -> int:
+        """Edges so far whose counter stood still or ran backwards."""
+        return self._sequence.irregular
 
     def _refuse_older_than_horizon(self, ticks: Ints) -> None:
         """The decoder promises it; a violation would put rows out of order without a word."""
@@ -275,8 +298,8 @@ class BlockBuilder:
         n = min(len(self._edges), into.capacity.edges)
         ticks, codes = self._edges.columns(n)
         into.edge_tick[:n] = ticks
-        into.edge_input[:n] = (codes >> _INPUT_SHIFT) + 1
-        into.edge_falling[:n] = (codes >> _FALLING_SHIFT) & 1
+        into.edge_input[:n] = (codes >> INPUT_SHIFT) + 1
+        into.edge_falling[:n] = (codes >> FALLING_SHIFT) & 1
         into.edge_counter[:n] = codes & TDC_COUNTER.mask
         into.header.n_edges = n
         into.header.first_edge = self._next_edge
@@ -421,10 +444,13 @@ class BlockBuilder:
             return
         self._opened = _with_room(self._opened, 0, 0, n_final)
         kept, n_opened = order.close_up_edges(
-            ticks, codes, n_final, self.n_chips > 1, self._trigger_code, _FALLING_SHIFT, self._opened
+            ticks, codes, n_final, self.n_chips > 1, self._trigger_code, FALLING_SHIFT, self._opened
         )
         self.repeated_edges += n_final - kept
         self._edges.append(ticks[:kept], codes[:kept])
+        for gap in self._sequence.follow(ticks[:kept], codes[:kept]):
+            self._gaps.append(gap)
+            self._invalid.add(gap.low_ticks, gap.high_ticks - 1)
         self._open_shots(self._opened[:n_opened])
         self._edges_pending.drop(n_final)
 
@@ -432,10 +458,13 @@ class BlockBuilder:
         """Each trigger closes the shot before it, which is thereby complete."""
         if len(opened) == 0:
             return
-        if self._open_shot is not None:
-            self._close([self._open_shot], valid=1)
-        self._close(opened[:-1], valid=1)
+        before = [] if self._open_shot is None else [self._open_shot]
+        triggers = np.concatenate([np.array(before, np.int64), opened])
+        for low, high in self.rhythm.judge(triggers):
+            self._invalid.add(low, high)
+        self._close(triggers[:-1], triggers[1:])
         self._open_shot = int(opened[-1])
+        self._invalid.forget(self._open_shot)
         self._triggers.append(opened)
         self.shots += len(opened)
 
@@ -443,12 +472,16 @@ class BlockBuilder:
         if self._open_shot is None:
             return
         in_time = self._tof_max is not None and end_tick is not None and self._open_shot + self._tof_max <= end_tick
-        self._close([self._open_shot], valid=int(in_time))
+        self._close(np.array([self._open_shot]), np.array([_FOREVER]), complete=in_time)
         self._open_shot = None
 
-    def _close(self, ticks: Ints | list[int], valid: int) -> None:
-        rows = np.asarray(ticks, np.int64)
-        self._closed.append(rows, np.full(len(rows), valid, np.uint8))
+    def _close(self, starts: Ints, ends: Ints, *, complete: bool = True) -> None:
+        """Queue the rows of shots that end at `ends`, with what is to be said of them."""
+        valid = np.full(len(starts), complete, np.bool_)
+        if self._invalid:
+            reach = ends if self._tof_max is None else np.minimum(ends, starts + self._tof_max)
+            valid &= ~self._invalid.touch(starts, reach)
+        self._closed.append(starts, valid.astype(np.uint8))
 
     def _forget_triggers(self) -> None:
         """Of the triggers before every hit that is still to come, only the last matters."""
@@ -469,8 +502,8 @@ def window_ticks(window_ns: float) -> int:
 
 def _edge_codes(batch: HitBatch) -> npt.NDArray[np.int32]:
     """input - 1, falling and counter in one number, so that edges compare as one."""
-    codes = (batch.edge_input.astype(np.int32) - 1) << _INPUT_SHIFT
-    codes |= batch.edge_falling.astype(np.int32) << _FALLING_SHIFT
+    codes = (batch.edge_input.astype(np.int32) - 1) << INPUT_SHIFT
+    codes |= batch.edge_falling.astype(np.int32) << FALLING_SHIFT
     codes |= batch.edge_counter
     return codes
 

@@ -53,6 +53,8 @@ def test_decoder_equals_its_slow_twin_however_the_words_are_cut(data, bad, frame
     assert sorted(hits) == sorted(twin.hits)
     assert sorted(edges) == sorted(twin.edges)
     assert {count: int(decoder.counts[count]) for count in Count} == twin.counts
+    assert decoder.take_lateness() == twin.worst
+    assert decoder.take_lateness() == 0
 
 
 def assert_all_found(stream: Stream, hits, edges) -> int:

@@ -206,3 +206,34 @@ def test_wrong_use_is_refused_in_plain_words():
 def test_read_only_words_are_taken():
     words = np.frombuffer(as_words([hit_word(1, 0, 1, 1, 1), hit_word(2, 0, 1, 1, 1)]).tobytes(), np.uint64)
     assert len(raw().decode(words).ticks) == 2
+
+
+def test_a_timer_far_beyond_the_anchor_is_not_believed():
+    """One damaged timer pair must not shift all later hits by turns of 26.8 s."""
+    decoder = raw()
+    times = [SECOND, SECOND + 10, SECOND + 20]
+    words = [hit_word(times[0], 0, 1, 1, 1), *timer_words(1 << 40), *(hit_word(t, 0, 1, 1, 1) for t in times[1:])]
+    assert decode_singly(decoder, words, [SECOND] * len(words)) == times
+    assert decoder.counts[Count.TIMER_JUMPS] == 1
+    assert decoder.counts[Count.TIMER_PAIRS] == 0
+
+
+def test_the_largest_lateness_is_told_and_hits_near_the_wrap_are_suspects():
+    decoder = raw()
+    late = 385 * 40
+    words = [hit_word(time, 0, 1, 1, 1) for time in (SECOND, SECOND + late, SECOND, SECOND + late - 7)]
+    decode_singly(decoder, words)
+    assert decoder.take_lateness() == late
+    assert decoder.counts[Count.TOA_WRAP_SUSPECTS] == 1
+
+
+def test_packets_that_are_passed_over_are_missing_until_they_come():
+    def packets(*numbers):
+        return as_words([0x50 << 56 | number for number in numbers])
+
+    decoder = raw()
+    decoder.decode(packets(7, 8, 9, 12))
+    assert decoder.counts[Count.MISSING_PACKETS] == 2
+    decoder.decode(packets(11, 13))
+    assert decoder.counts[Count.MISSING_PACKETS] == 1
+    assert decoder.counts[Count.PACKET_IDS] == 6

@@ -26,6 +26,7 @@ def processings(draw) -> Processing:
         min_size=draw(st.sampled_from((1, 1, 2))),
         trigger_input=draw(st.sampled_from((1, 2))),
         trigger_edge=draw(st.sampled_from(Edge)),
+        trigger_period_ns=draw(st.sampled_from((None, None, 1e5, 1e9))),
         tof_min_ns=low,
         tof_max_ns=draw(st.sampled_from((None, None, 5e3, 1e6))),
         hits=True,
@@ -36,12 +37,14 @@ def rows_of(stream: Stream, processing: Processing, **options) -> Rows:
     return process(as_words(stream.words), processing, n_chips=stream.n_chips, lateness_ticks=LATENESS * 96, **options)
 
 
-def assert_rows_equal_twin(rows: Rows, stream: Stream, processing: Processing, end_tick: int | None, chain_max: int):
+def assert_rows_equal_twin(
+    rows: Rows, stream: Stream, processing: Processing, end_tick: int | None, chain_max: int, lost=()
+):
     """Decode, order, shots, filter, clusters, centroids: every row of every table."""
     twin = naive.NaiveDecoder(True, stream.n_chips, lateness=LATENESS)
     twin.decode(stream.words)
     twin.flush()
-    shots = naive.assign_shots(twin.hits, twin.edges, processing, stream.n_chips, end_tick)
+    shots = naive.assign_shots(twin.hits, twin.edges, processing, stream.n_chips, end_tick, lost)
     window = int(processing.window_ns * 96 // 25)
     forced = naive.forced_cuts(shots.hits, shots.opened, window, chain_max)
     labels = naive.clusters(shots.hits, shots.shot, processing, forced)
@@ -56,6 +59,9 @@ def assert_rows_equal_twin(rows: Rows, stream: Stream, processing: Processing, e
     assert found_shots["time"].tolist() == [naive.ns(tick) for tick in shots.opened]
     assert found_shots["valid"].tolist() == shots.valid
     assert rows.totals["n_filtered"] == shots.filtered
+    gaps = [(gap.low_ticks, gap.high_ticks, gap.input, gap.missing) for gap in rows.gaps]
+    assert sorted(gaps) == sorted(naive.gaps(shots.edges))
+    assert rows.rhythm == naive.rhythm(shots.opened, processing.trigger_period_ns)
 
     hits = rows.table("hits")
     row_of = {i: row for row, centroid in enumerate(expected) for i in centroid.members}
@@ -89,11 +95,15 @@ def test_rows_equal_the_slow_twin(data, processing):
     stream = data.draw(streams(bad=data.draw(st.booleans()), pauses=DENSE, max_chips=2))
     end_tick = data.draw(st.sampled_from((None, (stream.start + SECOND) * 96)))
     target, chain_max = data.draw(st.sampled_from(((1, 4), (5, 40), (100, 4000))))
+    lost = [
+        ((stream.start + first) * 96, (stream.start + first + length) * 96)
+        for first, length in data.draw(st.lists(st.tuples(st.sampled_from(DENSE), st.sampled_from(DENSE)), max_size=3))
+    ]
     rows = rows_of(
-        stream, processing, end_tick=end_tick, target_hits=target, chain_max=chain_max, sort_piece=4,
+        stream, processing, end_tick=end_tick, lost=lost, target_hits=target, chain_max=chain_max, sort_piece=4,
         block=BlockArrays(capacity=SMALL), places=data.draw(cuts(len(stream.words))), partial=data.draw(st.booleans()),
     )  # fmt: skip
-    assert_rows_equal_twin(rows, stream, processing, end_tick, chain_max)
+    assert_rows_equal_twin(rows, stream, processing, end_tick, chain_max, lost)
 
 
 @EXAMPLES

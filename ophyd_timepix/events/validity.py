@@ -1,0 +1,159 @@
+"""Which shots a loss may have touched: gaps in the counters of edges, triggers out of their period, spans of time.
+
+Knows no file and no process. All rules are functions of the edges in time order, never of how the stream is cut.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..jit import kernel
+from ..protocol.words import TDC_COUNTER
+
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+FALLING_SHIFT: Final = TDC_COUNTER.width
+INPUT_SHIFT: Final = FALLING_SHIFT + 1
+"""An edge's code: input - 1, falling, counter, in one number."""
+_COUNTER_MASK: Final = TDC_COUNTER.mask
+_HALF: Final = (TDC_COUNTER.mask + 1) // 2
+
+_LAST: Final = 0
+"""Counter of the newest edge of the input, -1: none."""
+_TICK: Final = 1
+_KINDS: Final = 2
+"""Edges seen on the input so far: 1 rising, 2 falling."""
+_SINGLE: Final = 3
+"""1: the counter is known to count every edge that is sent."""
+_IRREGULAR: Final = 4
+_N_STATE: Final = 5
+_BOTH: Final = 3
+
+
+class Gap(NamedTuple):
+    """Edges of an input that its counter tells of and that did not come."""
+
+    input: int
+    missing: int
+    low_ticks: int
+    """The edge before."""
+    high_ticks: int
+    """The edge after."""
+
+
+@kernel
+def follow_counters(ticks: Ints, codes: npt.NDArray[np.int32], n: int, state: Ints, gaps: Ints) -> int:
+    """Follow the counters of both inputs through edges in time order; `gaps` gets rows of `Gap`. Returns how many.
+
+    An input has one counter for both its edges. Where only one kind of edge is sent, it may count by two (the other
+    kind is counted all the same) or by one; an odd step or the other kind of edge settles it.
+    """
+    n_gaps = 0
+    for i in range(n):
+        code = codes[i]
+        place = code >> INPUT_SHIFT
+        counter = code & _COUNTER_MASK
+        row = state[place]
+        row[_KINDS] |= 1 << ((code >> FALLING_SHIFT) & 1)
+        if row[_LAST] >= 0:
+            step = (counter - row[_LAST]) & _COUNTER_MASK
+            if step == 0 or step > _HALF:
+                row[_IRREGULAR] += 1
+            else:
+                if step & 1 or row[_KINDS] == _BOTH:
+                    row[_SINGLE] = 1
+                missing = step - 1 if row[_SINGLE] else step // 2 - 1
+                if missing > 0:
+                    gaps[n_gaps, 0] = place + 1
+                    gaps[n_gaps, 1] = missing
+                    gaps[n_gaps, 2] = row[_TICK]
+                    gaps[n_gaps, 3] = ticks[i]
+                    n_gaps += 1
+        row[_LAST] = counter
+        row[_TICK] = ticks[i]
+    return n_gaps
+
+
+class EdgeSequence:
+    """The counters of the edges of both inputs. A gap is told once, with the edges around it."""
+
+    def __init__(self) -> None:
+        self._state = np.zeros((2, _N_STATE), np.int64)
+        self.restart()
+
+    def restart(self) -> None:
+        """An acquisition ended: what came between it and the next is nobody's loss."""
+        self._state[:, _LAST] = -1
+
+    @property
+    def irregular(self) -> int:
+        """Edges so far whose counter stood still or ran backwards."""
+        return int(self._state[:, _IRREGULAR].sum())
+
+    def follow(self, ticks: Ints, codes: npt.NDArray[np.int32]) -> list[Gap]:
+        """The gaps among the next edges, which come in time order and once."""
+        n = len(ticks)
+        if n == 0:
+            return []
+        rows = np.empty((n, 4), np.int64)
+        n_gaps = int(follow_counters(ticks, codes, n, self._state, rows))
+        return [Gap(*(int(value) for value in row)) for row in rows[:n_gaps]]
+
+
+class InvalidSpans:
+    """Spans of time that no valid shot touches, both ends included."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[int, int]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._spans)
+
+    def add(self, low: int, high: int) -> None:
+        """One more. Raises ValueError for one that ends before it begins."""
+        if low > high:
+            raise ValueError(f"a span of time that begins at tick {low} cannot end at tick {high}")
+        if self._spans and self._spans[-1][0] <= low <= self._spans[-1][1]:
+            self._spans[-1] = (self._spans[-1][0], max(high, self._spans[-1][1]))
+        else:
+            self._spans.append((low, high))
+
+    def forget(self, before: int) -> None:
+        """No shot that is still to be judged reaches back beyond `before`."""
+        self._spans = [(low, high) for low, high in self._spans if high >= before]
+
+    def touch(self, starts: Ints, ends: Ints) -> Flags:
+        """Which of the shots that last from `starts` to just before `ends` touch one of our spans."""
+        touched = np.zeros(len(starts), np.bool_)
+        for low, high in self._spans:
+            touched |= (starts <= high) & (ends > low)
+        return touched
+
+
+class Rhythm:
+    """Triggers against the period that they should keep."""
+
+    def __init__(self, period_ticks: float | None) -> None:
+        self._period = period_ticks
+        self.missing = 0
+        """Triggers that should have come between others, so far."""
+        self.double = 0
+        """Triggers so far that came within half a period of the one before."""
+
+    def judge(self, triggers: Ints) -> list[tuple[int, int]]:
+        """Spans around what is wrong between consecutive `triggers`; the first was judged before."""
+        if self._period is None or len(triggers) < 2:
+            return []
+        periods = np.diff(triggers) / self._period
+        missing = np.maximum(np.floor(periods + 0.5).astype(np.int64) - 1, 0)
+        double = periods < 0.5
+        self.missing += int(missing.sum())
+        self.double += int(np.count_nonzero(double))
+        spans = [(int(triggers[k]), int(triggers[k + 1])) for k in np.flatnonzero(double)]
+        for k in np.flatnonzero(missing):
+            first, last, n = int(triggers[k]), int(triggers[k + 1]), int(missing[k])
+            pause = (last - first) / (n + 1)
+            spans.append((first + int(pause), last - int(pause)))
+        return spans

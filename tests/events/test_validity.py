@@ -1,0 +1,98 @@
+"""Shots that a loss may have touched are not valid, and no others."""
+
+import pytest
+
+from ophyd_timepix.config import Processing
+from ophyd_timepix.events import BlockBuilder
+from tests.events.test_builder import edge
+from tests.rows import HandMade, Rows, flush
+
+PERIOD_NS = 1_000_000.0
+PERIOD = 3_840_000
+"""The same in ticks."""
+
+
+def run(edges, processing=None, lost=()):
+    processing = processing or Processing()
+    rows, builder = Rows(processing, 1), BlockBuilder(processing, 1)
+    for low, high in lost:
+        builder.invalidate(low, high)
+    builder.add(HandMade(edges=edges))
+    flush(builder, rows)
+    return rows.table("shots")["valid"].tolist(), builder
+
+
+def test_a_lost_trigger_makes_the_shot_invalid_that_it_would_have_ended():
+    valid, builder = run([edge(k * PERIOD, counter) for k, counter in enumerate((7, 8, 10, 11, 12))])
+    assert valid == [1, 0, 1, 1, 0]
+    assert builder.take_gaps() == [(1, 1, PERIOD, 2 * PERIOD)]
+    assert builder.take_gaps() == []
+
+
+def test_a_gap_in_the_other_input_makes_the_shots_around_it_invalid():
+    shots = [edge(k * PERIOD, k) for k in range(6)]
+    others = [edge(k * PERIOD + 99, 40 + k, tdc=2) for k in (0, 3, 4)]
+    valid, builder = run([*shots, *others])
+    assert valid == [0, 0, 0, 0, 1, 0]
+    assert [(gap.input, gap.missing) for gap in builder.take_gaps()] == [(2, 2)]
+
+
+def test_a_counter_that_counts_edges_which_are_not_sent_has_no_gaps():
+    valid, builder = run([edge(k * PERIOD, 4090 + 2 * k) for k in range(6)])
+    assert valid == [1] * 5 + [0]
+    assert builder.take_gaps() == []
+    assert builder.irregular_edges == 0
+
+
+def test_a_counter_that_stands_still_is_told_but_is_no_loss():
+    valid, builder = run([edge(k * PERIOD) for k in range(4)])
+    assert valid == [1, 1, 1, 0]
+    assert builder.irregular_edges == 3
+
+
+@pytest.mark.parametrize("cut", [(), (2,), (1, 2, 3)])
+def test_what_lies_between_two_acquisitions_is_no_gap(cut):
+    builder = BlockBuilder(Processing(), 1)
+    rows = Rows(Processing(), 1)
+    for k, counter in enumerate((1, 2, 300, 301)):
+        builder.add(HandMade(edges=[edge(k * PERIOD, counter)]))
+        if k in cut or k == 1:
+            flush(builder, rows)
+    assert builder.take_gaps() == []
+
+
+@pytest.mark.parametrize(
+    ("tof_max_ns", "lost", "expected"),
+    [
+        (None, (2 * PERIOD, 2 * PERIOD), [1, 1, 0, 1, 0]),
+        (None, (2 * PERIOD - 1, 2 * PERIOD), [1, 0, 0, 1, 0]),
+        (1000.0, (PERIOD + 3841, 2 * PERIOD - 1), [1, 1, 1, 1, 0]),
+        (1000.0, (PERIOD + 3839, 2 * PERIOD - 1), [1, 0, 1, 1, 0]),
+        (None, (-(1 << 62), 1 << 62), [0] * 5),
+    ],
+)
+def test_a_loss_makes_the_shots_invalid_whose_window_it_touches(tof_max_ns, lost, expected):
+    valid, _ = run([edge(k * PERIOD, k) for k in range(5)], Processing(tof_max_ns=tof_max_ns), [lost])
+    assert valid == expected
+
+
+def test_a_loss_of_one_acquisition_says_nothing_about_the_next():
+    rows, builder = Rows(Processing(), 1), BlockBuilder(Processing(), 1)
+    builder.invalidate(0, 1 << 40)
+    flush(builder, rows)
+    builder.add(HandMade(edges=[edge(1, 1), edge(PERIOD, 2)]))
+    flush(builder, rows)
+    assert rows.table("shots")["valid"].tolist() == [1, 0]
+
+
+def test_missing_and_double_triggers_are_counted_against_the_period():
+    times = [0, 1, 2, 5, 6, 6.25, 7]  # in periods
+    edges = [edge(int(t * PERIOD), k) for k, t in enumerate(times)]
+    valid, builder = run(edges, Processing(trigger_period_ns=PERIOD_NS))
+    assert (builder.rhythm.missing, builder.rhythm.double) == (2, 1)
+    assert valid == [1, 1, 0, 1, 0, 0, 0]
+
+
+def test_a_span_that_ends_before_it_begins_is_refused():
+    with pytest.raises(ValueError, match="cannot end"):
+        BlockBuilder(Processing(), 1).invalidate(2, 1)
