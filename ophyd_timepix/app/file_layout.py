@@ -86,12 +86,20 @@ whole record.
 """
 
 MEANING: Final = {
-    "offset": "first byte of the stretch in the recording",
-    "host_ns": "CLOCK_MONOTONIC of its first datagram (ns)",
-    "datagrams": "datagrams of the run before it",
+    "offset": "address of the first byte that follows the record, run-wide over all segments",
+    "host_ns": "CLOCK_MONOTONIC (ns)",
+    "datagrams": "good datagrams of the run before it",
     "kernel_dropped": "datagrams that the kernel dropped before it, all sockets",
     "acquisition": "number of the acquisition, 0: outside any",
-    "end_counts": "of the record that closes an acquisition: the board's timer then (25 ns); else -1",
+    "end_counts": "end of an acquisition: the board's timer when the shutter closed (25 ns); else -1",
+    "sent": "reading, end: datagrams that the board said it had sent since the run was opened; -1: unknown",
+    "received_before": "reading: datagrams of the board that had arrived when it was asked; else -1",
+    "lost": "loss: datagrams that are missing just before `offset`",
+    "chip": "loss: chip of the socket; else -1",
+    "kind": "0 stretch, 1 loss in the kernel, 2 malformed datagram, 3 reading of the board's counters, "
+    "4 end of an acquisition, 5 a new segment begins, 6 not recorded (disk or ring full)",
+    "unused": "0",
+    "checksum": "sum of the 64-bit words between the record before and this one, modulo 2^64",
 }
 
 

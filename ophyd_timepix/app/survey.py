@@ -11,10 +11,10 @@ from ..decode import PIXEL_CLASSES, Batch, Count, Decoder, Framing, total
 from ..decode.chunks import count_chunks
 from ..protocol.words import MAX_CHIPS
 from ..spool.index import read_index, timer_estimate
-from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Words
+from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Slice
 
 
-def slices(recording: Recording) -> Iterator[tuple[Words, int | None]]:
+def slices(recording: Recording) -> Iterator[Slice]:
     """The words of a recording, slice by slice (views of one reused buffer), with host times where an index tells."""
     buffer = np.empty(SLICE_BYTES, np.uint8)
     with RecordingReader(recording) as reader:
@@ -28,8 +28,8 @@ def chunks_of(recording: Recording) -> dict[int, int]:
         return {0: 1}
     chunks = np.zeros(256, np.int64)
     skip = 0
-    for words, _ in slices(recording):
-        skip = count_chunks(words, skip, chunks)
+    for piece in slices(recording):
+        skip = count_chunks(piece.words, skip, chunks)
     return {int(chip): int(chunks[chip]) for chip in np.flatnonzero(chunks)}
 
 
@@ -67,6 +67,6 @@ def survey(recording: Recording) -> dict[str, Any]:
 def _batches(recording: Recording, decoder: Decoder) -> Iterator[Batch]:
     index = read_index(recording.path) if recording.chunked else None
     zero_ns = None if index is None else index.run.get("timer_zero_ns")
-    for words, host_ns in slices(recording):
-        yield decoder.decode(words, timer_estimate(host_ns, zero_ns))
+    for piece in slices(recording):
+        yield decoder.decode(piece.words, timer_estimate(piece.host_ns, zero_ns))
     yield decoder.flush()

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 
 from ..protocol.words import CHUNK_MAX_BYTES, chunk_header
-from ..spool.index import STRETCH_BYTES, STRETCH_NS, Records
+from ..spool.index import STRETCH_BYTES, STRETCH_NS, Kind, Records, Row
 from ..spool.recording import BLOCK_BYTES
 from ..spool.ring import Mark, Ring
 from .batch import BatchReceiver
@@ -253,15 +253,22 @@ class Capture:
         if offset - self._stretch[0] < STRETCH_BYTES and now - self._stretch[1] < STRETCH_NS:
             return
         self._stretch = (offset, now)
-        self._index_record(offset, now, -1)
+        self._index_record(offset, now)
 
-    def _index_record(self, offset: int, now: int, end_counts: int) -> None:
+    def _index_record(self, offset: int, now: int, end_counts: int | None = None) -> None:
         marks = self.ring.marks
         marks[Mark.KERNEL_DROPPED] = self.drops() - self._drop_base
         k = int(marks[Mark.INDEX_RECORDS])
-        self._index[k % self._index.size] = (
-            offset, now, marks[Mark.DATAGRAMS], marks[Mark.KERNEL_DROPPED], self._acquisition, end_counts,
-        )  # fmt: skip
+        kind = Kind.STRETCH if end_counts is None else Kind.END
+        self._index[k % self._index.size] = Row(
+            offset,
+            now,
+            int(marks[Mark.DATAGRAMS]),
+            int(marks[Mark.KERNEL_DROPPED]),
+            self._acquisition,
+            -1 if end_counts is None else end_counts,
+            kind=kind,
+        )
         marks[Mark.INDEX_RECORDS] = k + 1
 
     def _append_equal(self, batch: BatchReceiver, n: int, length: int, chip: int) -> None:

@@ -18,7 +18,7 @@ from ..decode.counts import Count
 from ..decode.decoder import Decoder, Framing
 from ..events.builder import BlockBuilder
 from ..spool.index import Span, timer_estimate
-from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Words
+from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Slice, Words
 from .ledger import DecodeTotals
 from .live_source import LiveSource
 from .messages import Phase, RunRequest
@@ -52,8 +52,8 @@ class Source(Protocol):
     def at_end(self) -> bool:
         """True when there will be no more words."""
 
-    def next_slice(self, out: npt.NDArray[np.uint8]) -> tuple[Words, int | None] | None:
-        """The next words and the host time of the first (ns); None when there are none at the moment."""
+    def next_slice(self, out: npt.NDArray[np.uint8]) -> Slice | None:
+        """The next words; None when there are none at the moment."""
 
     def close(self) -> None:
         """Release what the source holds."""
@@ -113,7 +113,9 @@ class DecodeStage(Stage):
         if self._stream is None:
             self._stream = _Stream(run, Framing.TPX3)
         self._stream.begin(acquisition)
-        self._source = LiveSource(self._shared.ring, self._shared.index, run.spool, start, self._first_record)
+        self._source = LiveSource(
+            self._shared.ring, self._shared.index, run.spool, start, self._first_record, acquisition
+        )
         self._end_counts = None
 
     def _end(self, argument: tuple[int, int | None]) -> None:
@@ -126,9 +128,10 @@ class DecodeStage(Stage):
         if self._stream is None or request.starts_time_line:
             self._stream = self._new_line(request)
         self._stream.begin(request.acquisition)
-        self._source = RecordingReader(request.recording, request.span.start, request.span.stop)
-        self._bytes_before = int(self._shared.gauges[Gauge.DECODED_BYTES]) - request.span.start
-        self._end_counts = request.span.end_counts
+        span = request.span
+        self._source = RecordingReader(request.recording, span.start, span.stop, span.acquisition)
+        self._bytes_before = int(self._shared.gauges[Gauge.DECODED_BYTES]) - span.start
+        self._end_counts = span.end_counts
 
     def _new_line(self, request: ReadRequest) -> "_Stream":
         """The time line of another recording; shots count on."""
@@ -160,7 +163,7 @@ class DecodeStage(Stage):
                 self._emit_partial(stream)
                 self._show(source, stream)
             return False
-        stream.add(*piece)
+        stream.add(piece.words, piece.host_ns)
         self._emit_full(stream)
         self._emit_partial(stream)
         self._show(source, stream)

@@ -7,11 +7,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..spool.index import HEADER_BYTES, RECORD, Records, index_path, slice_end
+from ..spool.index import HEADER_BYTES, RECORD, Records, cut_slice, index_path
 from ..spool.ring import Mark, Ring
-from ..spool.sources import Words, read_exactly
+from ..spool.sources import Slice, read_exactly
 
 RECORDS_AT_ONCE: Final = 4096
+NO_WORDS: Final = np.zeros(0, "<u8")
 PREVIEW_SHARE: Final = 4
 """A preview that is behind by this part of the ring, 1 / 4, goes on with what is newest."""
 
@@ -19,16 +20,26 @@ PREVIEW_SHARE: Final = 4
 class LiveSource:
     """Reads [start, stop) of a recording that grows; `stop` is unknown until the acquisition ends.
 
-    first_record: number of an index record at or before `start`.
+    first_record: number of an index record at or before `start`. acquisition: the one whose losses are told; None: all.
     recording: None for a preview, which has only the ring: what is far behind is skipped, and counted in `skipped`.
     """
 
-    def __init__(self, ring: Ring, index: Records, recording: Path | None, start: int, first_record: int = 0) -> None:
+    def __init__(
+        self,
+        ring: Ring,
+        index: Records,
+        recording: Path | None,
+        start: int,
+        first_record: int = 0,
+        acquisition: int | None = None,
+    ) -> None:
         self._ring = ring
         self._index = index
         self._recording = recording
         self._fd = -1
         self._cursor = first_record
+        self._acquisition = acquisition
+        self._told_end = False
         self.position = start
         self.stop: int | None = None
         self.skipped = 0
@@ -40,8 +51,8 @@ class LiveSource:
 
     @property
     def at_end(self) -> bool:
-        """True when the acquisition has ended and all of it was read."""
-        return self.stop is not None and self.position >= self.stop
+        """True when the acquisition has ended, all of it was read, and what stands behind it was told."""
+        return self._told_end
 
     def close(self) -> None:
         """Release the recording, if it was needed."""
@@ -49,26 +60,35 @@ class LiveSource:
             os.close(self._fd)
             self._fd = -1
 
-    def next_slice(self, out: npt.NDArray[np.uint8]) -> tuple[Words, int | None] | None:
-        """The next words, copied into `out`, and the host time of the first (ns); None when there are none yet."""
+    def next_slice(self, out: npt.NDArray[np.uint8]) -> Slice | None:
+        """The next words, copied into `out`; None when there are none yet, or no more."""
         if self._recording is None:
             self._keep_up()
         start = self.position
         stop = min(self._available(), start + out.size)
         if stop <= start:
-            return None
+            return self._end() if self.stop is not None and start >= self.stop else None
         records = self._records(start)
         if records.size >= RECORDS_AT_ONCE:
             stop = min(stop, int(records["offset"][-1]))
-        stop, host_ns = slice_end(records, start, stop)
-        view = out[: stop - start]
+        cut = cut_slice(records, start, stop, self._acquisition)
+        view = out[: cut.stop - start]
         if not self._ring.copy_out(start, view):
             if self._recording is None:
                 self._skip_to_newest()
                 return None
             read_exactly(self._file(), view, start)
-        self.position = stop
-        return view.view("<u8"), host_ns
+        self.position = cut.stop
+        return Slice(view.view("<u8"), cut.host_ns, start, cut.losses, cut.poll)
+
+    def _end(self) -> Slice | None:
+        """What stands behind the last word, once."""
+        if self._told_end:
+            return None
+        self._told_end = True
+        start = self.position
+        cut = cut_slice(self._records(start), start, start, self._acquisition)
+        return Slice(NO_WORDS, cut.host_ns, start, cut.losses, cut.poll) if cut.losses or cut.poll else None
 
     def _keep_up(self) -> None:
         if self._ring.received - self.position > self._ring.size // PREVIEW_SHARE:
@@ -103,10 +123,13 @@ class LiveSource:
         The cursor follows the position, so that a slice costs the same after hours as at the beginning.
         """
         records = self._fetch()
-        covering = max(0, int(np.searchsorted(records["offset"], start, side="right")) - 1)
-        if covering == 0:
+        offsets = records["offset"]
+        first = int(np.searchsorted(offsets, start, side="left"))
+        if first == offsets.size or offsets[first] > start:
+            first = max(0, first - 1)
+        if first == 0:
             return records
-        self._cursor += covering
+        self._cursor += first
         return self._fetch()
 
     def _fetch(self) -> Records:

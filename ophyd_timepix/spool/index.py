@@ -1,13 +1,17 @@
-"""The index of a recording: which bytes arrived when. A record opens every stretch of at most 1 MiB or 10 ms.
+"""The index of a recording: which bytes arrived when, what is missing between them, and where files and points end.
 
-With the host time at which the board's timers were zero, a record tells every word's 48-bit epoch after any silence.
+A record opens every stretch of at most 1 MiB or 10 ms; others stand at losses, at readings of the board's counters, at
+the ends of acquisitions and where a new segment file begins. With the host time at which the board's timers were zero,
+a record tells every word's 48-bit epoch after any silence. Each carries the checksum of the bytes since the one before:
+what a power cut left of a recording is good up to the last record whose checksum agrees.
 
 File layout (`<recording>.idx`): a 4096-byte header (magic, version, JSON of the run, zero padded), then fixed-size
-records. A file that was cut anywhere is readable up to its last whole record.
+records in the order of their addresses. A file that was cut anywhere is readable up to its last whole record.
 """
 
 import json
 from collections.abc import Mapping
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,18 +20,76 @@ import numpy.typing as npt
 
 from ..clock import NS_PER_COUNT
 
-MAGIC: Final = b"TPXIDX02"
+MAGIC: Final = b"TPXIDX03"
+MAGIC_2: Final = b"TPXIDX02"
 HEADER_BYTES: Final = 4096
+UNKNOWN: Final = -1
+
+
+class Kind(IntEnum):
+    """What an index record stands for."""
+
+    STRETCH = 0
+    """Bytes follow that arrived from `host_ns` on."""
+    LOSS_KERNEL = 1
+    """The kernel dropped `lost` datagrams of `chip` just before `offset`: the receive buffer was full."""
+    LOSS_MALFORMED = 2
+    """`lost` datagrams of `chip` came just before `offset` that were no whole words; they are set aside."""
+    POLL = 3
+    """The board was asked how much it had sent."""
+    END = 4
+    """An acquisition ends."""
+    SEGMENT = 5
+    """A new segment file begins with the byte at `offset`."""
+    LOSS_UNRECORDED = 6
+    """`lost` datagrams came after the recording had to stop (disk or ring full) and before the acquisition's end."""
+
+
+LOSS_CAUSES: Final = {
+    Kind.LOSS_KERNEL: "kernel",
+    Kind.LOSS_MALFORMED: "malformed",
+    Kind.LOSS_UNRECORDED: "unrecorded",
+}
+
 RECORD: Final = np.dtype(
     [
-        ("offset", "<i8"),  # first byte of the stretch in the recording
-        ("host_ns", "<i8"),  # CLOCK_MONOTONIC of its first datagram
-        ("datagrams", "<i8"),  # datagrams of the run before it
+        ("offset", "<i8"),  # address (run-wide, over all segments) of the first byte that follows the record
+        ("host_ns", "<i8"),  # CLOCK_MONOTONIC
+        ("datagrams", "<i8"),  # good datagrams of the run before it
         ("kernel_dropped", "<i8"),  # datagrams that the kernel dropped before it, all sockets
         ("acquisition", "<i8"),  # 0: outside any
-        ("end_counts", "<i8"),  # of the record that closes an acquisition: the board's timer then (25 ns); else -1
+        ("end_counts", "<i8"),  # END: the board's timer when the shutter closed (25 ns); else -1
+        ("sent", "<i8"),  # POLL, END: datagrams the board says it sent since the run was opened; -1 unknown
+        ("received_before", "<i8"),  # POLL: datagrams that had arrived (see `arrived`) when the board was asked
+        ("lost", "<i4"),  # LOSS_*: datagrams lost just before `offset`
+        ("chip", "<i2"),  # LOSS_*: chip of the socket; else -1
+        ("kind", "u1"),  # see `Kind`
+        ("unused", "u1"),
+        ("checksum", "<u8"),  # sum of the 64-bit words between the record before and this one, modulo 2^64
     ]
 )
+RECORD_2: Final = np.dtype([(name, "<i8") for name in (RECORD.names or ())[:6]])
+"""A record of an index of version 2."""
+
+
+class Row(NamedTuple):
+    """A record by its names, for those who write one."""
+
+    offset: int
+    host_ns: int
+    datagrams: int = 0
+    kernel_dropped: int = 0
+    acquisition: int = 0
+    end_counts: int = UNKNOWN
+    sent: int = UNKNOWN
+    received_before: int = UNKNOWN
+    lost: int = 0
+    chip: int = -1
+    kind: int = Kind.STRETCH
+    unused: int = 0
+    checksum: int = 0
+
+
 STRETCH_BYTES: Final = 1 << 20
 STRETCH_NS: Final = 10_000_000
 SILENCE_NS: Final = 1_000_000_000
@@ -36,11 +98,21 @@ SILENCE_NS: Final = 1_000_000_000
 Records = npt.NDArray[np.void]
 
 
+class Loss(NamedTuple):
+    """Datagrams that are missing just before an address."""
+
+    chip: int
+    cause: str
+    """'kernel', 'malformed' or 'unrecorded'."""
+    datagrams: int
+
+
 class Index(NamedTuple):
     """An index as read: what the run was, and its records."""
 
     run: dict[str, Any]
     records: Records
+    has_checksums: bool = True
 
 
 def index_path(recording: Path) -> Path:
@@ -58,17 +130,40 @@ def header(run: Mapping[str, Any]) -> bytes:
 
 
 def read_index(recording: Path) -> Index | None:
-    """The index beside `recording`, or None when there is none or it is not ours."""
+    """The index beside `recording`, or None when there is none or it is not ours. Older versions get defaults."""
     try:
         raw = index_path(recording).read_bytes()
     except OSError:
         return None
-    if raw[: len(MAGIC)] != MAGIC or len(raw) < HEADER_BYTES:
+    version = {MAGIC: RECORD, MAGIC_2: RECORD_2}.get(raw[: len(MAGIC)])
+    if version is None or len(raw) < HEADER_BYTES:
         return None
     n_text = int.from_bytes(raw[8:12], "little")
     run = json.loads(raw[12 : 12 + n_text])
-    n_records = (len(raw) - HEADER_BYTES) // RECORD.itemsize
-    return Index(run, np.frombuffer(raw, RECORD, n_records, HEADER_BYTES))
+    records = np.frombuffer(raw, version, (len(raw) - HEADER_BYTES) // version.itemsize, HEADER_BYTES)
+    if version is RECORD:
+        return Index(run, records)
+    return Index(run, _from_version_2(records), has_checksums=False)
+
+
+def _from_version_2(old: Records) -> Records:
+    """Where an acquisition ended shows in its numbers; all else is unknown."""
+    records = np.array([Row(0, 0)] * len(old), RECORD)
+    for name in RECORD_2.names or ():
+        records[name] = old[name]
+    ends = (records["acquisition"] == 0) & (np.diff(records["acquisition"], prepend=0) != 0)
+    records["kind"][ends] = Kind.END
+    return records
+
+
+def arrived(records: Records) -> npt.NDArray[np.int64]:
+    """Datagrams of the board that had reached this machine before each record: good, malformed or dropped here.
+
+    It is what `sent` and `received_before` compare with. Datagrams of other senders are not among them.
+    """
+    malformed = np.cumsum(np.where(records["kind"] == Kind.LOSS_MALFORMED, records["lost"], 0))
+    total: npt.NDArray[np.int64] = records["datagrams"] + records["kernel_dropped"] + malformed
+    return total
 
 
 def timer_estimate(host_ns: int | None, zero_ns: int | None) -> int | None:
@@ -88,6 +183,8 @@ class Span(NamedTuple):
     """The board's timer when its shutter closed (25 ns counts), where it is known."""
     closed: bool = True
     """False: the recording breaks off within it."""
+    sent: int | None = None
+    """Datagrams that the board said it had sent since the run was opened, up to the end of this acquisition."""
 
 
 def spans(records: Records, n_bytes: int) -> list[Span]:
@@ -108,22 +205,50 @@ def spans(records: Records, n_bytes: int) -> list[Span]:
         closed = closing is not None and closing["offset"] <= n_bytes
         end_counts = int(closing["end_counts"]) if closing is not None and closed else -1
         known = end_counts if end_counts >= 0 else None
-        found.append(Span(int(numbers[first]), int(records["offset"][first]), stop, known, closed))
+        sent = int(closing["sent"]) if closing is not None and closed else UNKNOWN
+        start = int(records["offset"][first])
+        found.append(Span(int(numbers[first]), start, stop, known, closed, sent if sent >= 0 else None))
     return found
 
 
-def slice_end(records: Records, start: int, stop: int) -> tuple[int, int | None]:
-    """How far a reader at `start` may go towards `stop` in one slice, and the host time of its first bytes.
+class Cut(NamedTuple):
+    """What the index says about the slice that begins at an address."""
 
-    Returns (end, host_ns); host_ns is None when no record covers `start`. The slice ends before the first record that
-    follows a silence.
+    stop: int
+    host_ns: int | None
+    """When its first bytes came; None: no record covers them."""
+    losses: tuple[Loss, ...] = ()
+    poll: bool = False
+
+
+def cut_slice(records: Records, start: int, stop: int, acquisition: int | None = None) -> Cut:
+    """How far a reader at `start` may go towards `stop` in one slice, and what stands at `start`.
+
+    The slice ends before the first record that follows a silence, and before any that is more than a mere stretch.
+    acquisition: losses and readings of others that stand at the same address are left out; None: all are told.
     """
     offsets = records["offset"]
-    first = int(np.searchsorted(offsets, start, side="right")) - 1
-    if first < 0:
-        return stop, None
+    here = int(np.searchsorted(offsets, start, side="left"))
+    first = int(np.searchsorted(offsets, start, side="right"))
+    losses, poll = _standing_at(records[here:first], acquisition)
     last = int(np.searchsorted(offsets, stop, side="left"))
-    times = records["host_ns"][first:last]
+    barriers = np.flatnonzero(records["kind"][first:last] != Kind.STRETCH)
+    if barriers.size:
+        last = first + int(barriers[0])
+        stop = int(offsets[last])
+    if first == 0:
+        return Cut(stop, None, losses, poll)
+    times = records["host_ns"][first - 1 : max(first, last)]
     quiet = np.flatnonzero(np.diff(times) >= SILENCE_NS)
-    end = int(offsets[first + 1 + quiet[0]]) if quiet.size else stop
-    return end, int(times[0])
+    end = int(offsets[first + quiet[0]]) if quiet.size else stop
+    return Cut(end, int(times[0]), losses, poll)
+
+
+def _standing_at(records: Records, acquisition: int | None) -> tuple[tuple[Loss, ...], bool]:
+    """Losses and whether there is a reading among records of one address."""
+    if acquisition is not None:
+        records = records[records["acquisition"] == acquisition]
+    losses = tuple(
+        Loss(int(r["chip"]), LOSS_CAUSES[Kind(r["kind"])], int(r["lost"])) for r in records if r["kind"] in LOSS_CAUSES
+    )
+    return losses, bool((records["kind"] == Kind.POLL).any())

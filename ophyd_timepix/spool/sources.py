@@ -3,20 +3,36 @@
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..protocol import words
-from .index import Index, read_index, slice_end
+from .index import RECORD, Index, Loss, Records, cut_slice, read_index
 
 Words = npt.NDArray[np.uint64]
 
 SPIDR_DAT_MAGICS: Final = (b"SPDR", b"SPT3")
 TPX3_MAGIC: Final = b"TPX3"
 SLICE_BYTES: Final = 4 << 20
+NO_RECORDS: Final[Records] = np.zeros(0, RECORD)
+
+
+class Slice(NamedTuple):
+    """Words that follow each other without a gap, and what stands before the first of them."""
+
+    words: Words
+    """A view of the caller's buffer. None in it: at the end of an acquisition `losses` or `poll` may come alone."""
+    host_ns: int | None
+    """When the first of them came (CLOCK_MONOTONIC); None: unknown."""
+    address: int
+    """Of the first byte, in the recording."""
+    losses: tuple[Loss, ...] = ()
+    """What is missing just before `address`."""
+    poll: bool = False
+    """True: a reading of the board's counters stands at `address`."""
 
 
 class RecordingError(ValueError):
@@ -101,20 +117,26 @@ def _spidr_dat(path: Path, head: bytes, size: int) -> Recording:
 class RecordingReader:
     """Reads the words of one recording in slices, in order. Use as a context manager.
 
-    start, stop: the bytes to read, counted from the first word; all when absent.
+    start, stop: the bytes to read, counted from the first word; all when absent. acquisition: its losses and readings
+    are told, those of others that stand at the same addresses are not; None: all are told.
     """
 
-    def __init__(self, recording: Recording, start: int = 0, stop: int | None = None) -> None:
+    def __init__(
+        self, recording: Recording, start: int = 0, stop: int | None = None, acquisition: int | None = None
+    ) -> None:
         self.recording = recording
         self._stop = recording.n_bytes if stop is None else stop
+        self._acquisition = acquisition
         self.index: Index | None = read_index(recording.path) if recording.chunked else None
+        self._offsets = np.zeros(0, np.int64) if self.index is None else self.index.records["offset"].copy()
         self._fd = os.open(recording.path, os.O_RDONLY)
+        self._told_end = False
         self.position = start
 
     @property
     def at_end(self) -> bool:
-        """True when all words were read."""
-        return self.position >= self._stop
+        """True when all words were read, and what stands behind them was told."""
+        return self.position >= self._stop and self._told_end
 
     def __enter__(self) -> "RecordingReader":
         return self
@@ -128,18 +150,29 @@ class RecordingReader:
             os.close(self._fd)
             self._fd = -1
 
-    def next_slice(self, out: npt.NDArray[np.uint8]) -> tuple[Words, int | None] | None:
-        """The next words, in `out`, with their host time (ns); None at the end."""
-        if self.at_end:
+    def next_slice(self, out: npt.NDArray[np.uint8]) -> Slice | None:
+        """The next words, in `out`; None at the end."""
+        if self._told_end:
             return None
-        stop = min(self.position + out.size, self._stop)
-        host_ns = None
-        if self.index is not None:
-            stop, host_ns = slice_end(self.index.records, self.position, stop)
-        view = out[: stop - self.position]
-        read_exactly(self._fd, view, self.recording.data_offset + self.position)
-        self.position = stop
-        return view.view("<u8"), host_ns
+        start = self.position
+        self._told_end = start >= self._stop
+        stop = min(start + out.size, self._stop)
+        cut = cut_slice(self._records(start, stop), start, stop, self._acquisition)
+        if self._told_end and not (cut.losses or cut.poll):
+            return None
+        view = out[: cut.stop - start]
+        read_exactly(self._fd, view, self.recording.data_offset + start)
+        self.position = cut.stop
+        return Slice(view.view("<u8"), cut.host_ns, start, cut.losses, cut.poll)
+
+    def _records(self, start: int, stop: int) -> Records:
+        """Those from the one that covers `start` to the last before `stop`."""
+        if self.index is None:
+            return NO_RECORDS
+        first = int(np.searchsorted(self._offsets, start, side="left"))
+        if first == self._offsets.size or self._offsets[first] > start:
+            first = int(np.searchsorted(self._offsets, self._offsets[max(0, first - 1)], side="left"))
+        return self.index.records[first : int(np.searchsorted(self._offsets, stop, side="right"))]
 
 
 def read_exactly(fd: int, out: npt.NDArray[np.uint8], offset: int) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from ophyd_timepix.pipeline.live_source import PREVIEW_SHARE, LiveSource
 from ophyd_timepix.pipeline.preview import NoEventFile, NoRecording
-from ophyd_timepix.spool.index import RECORD
+from ophyd_timepix.spool.index import RECORD, Row
 from ophyd_timepix.spool.ring import N_MARKS, Mark, Ring
 
 CHUNK = 1 << 12
@@ -25,7 +25,7 @@ def receive(ring, index, n):
     """`n` chunks, each with its number in every word; an index record for each."""
     for _ in range(n):
         number = int(ring.marks[Mark.INDEX_RECORDS])
-        index[number % index.size] = (ring.received, 1000 + number, 0, 0, 1, -1)
+        index[number % index.size] = Row(ring.received, 1000 + number, acquisition=1)
         ring.marks[Mark.INDEX_RECORDS] += 1
         start = ring.reserve(CHUNK)
         ring.parts(start, start + CHUNK)[0].view(np.int64)[:] = number
@@ -37,7 +37,7 @@ def read(source):
     out = np.zeros(4 * CHUNK, np.uint8)
     found = []
     while (piece := source.next_slice(out)) is not None:
-        found += sorted(set(piece[0].tolist()))
+        found += sorted(set(piece.words.tolist()))
     return found
 
 

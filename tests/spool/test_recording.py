@@ -5,7 +5,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ophyd_timepix.spool.index import RECORD, SILENCE_NS, Span, index_path, read_index, slice_end, spans
+from ophyd_timepix.spool.index import (
+    MAGIC,
+    MAGIC_2,
+    RECORD,
+    RECORD_2,
+    SILENCE_NS,
+    Cut,
+    Kind,
+    Loss,
+    Row,
+    Span,
+    cut_slice,
+    header,
+    index_path,
+    read_index,
+    spans,
+)
 from ophyd_timepix.spool.recording import RecordingWriter, claim, salvage
 from ophyd_timepix.spool.ring import N_MARKS, Mark, Ring
 
@@ -27,7 +43,7 @@ def fill(ring: Ring, n_bytes: int, seed: int) -> np.ndarray:
 
 
 def records(*rows: tuple[int, ...]) -> np.ndarray:
-    return np.array(list(rows), RECORD)
+    return np.array([Row(*row) for row in rows], RECORD)
 
 
 @pytest.fixture(params=["disk", "no O_DIRECT"])
@@ -102,10 +118,50 @@ def test_a_slice_ends_before_the_words_that_follow_a_silence():
         (200, 10 + SILENCE_NS, 0, 0, 1, -1),
         (300, SILENCE_NS + 20, 0, 0, 1, -1),
     )
-    assert slice_end(index, 0, 1000) == (200, 0)
-    assert slice_end(index, 150, 1000) == (200, 10)
-    assert slice_end(index, 200, 1000) == (1000, 10 + SILENCE_NS)
-    assert slice_end(index[1:], 50, 1000) == (1000, None)
+    assert cut_slice(index, 0, 1000) == Cut(200, 0)
+    assert cut_slice(index, 150, 1000) == Cut(200, 10)
+    assert cut_slice(index, 200, 1000) == Cut(1000, 10 + SILENCE_NS)
+    assert cut_slice(index[1:], 50, 1000) == Cut(1000, None)
+
+
+@pytest.mark.parametrize("kind", [k for k in Kind if k is not Kind.STRETCH])
+def test_no_slice_spans_a_record_that_is_more_than_a_stretch(kind):
+    index = np.array([Row(0, 0), Row(100, 1), Row(200, 2, kind=kind), Row(300, 3)], RECORD)
+    assert cut_slice(index, 0, 1000).stop == 200
+    assert cut_slice(index, 100, 200).stop == 200
+    assert cut_slice(index, 200, 1000).stop == 1000
+
+
+def test_losses_and_readings_are_told_with_the_slice_that_begins_behind_them():
+    index = np.array(
+        [
+            Row(0, 0, acquisition=1),
+            Row(64, 1, acquisition=1, kind=Kind.LOSS_KERNEL, chip=2, lost=5),
+            Row(64, 1, acquisition=1, kind=Kind.POLL),
+            Row(64, 1, acquisition=1, kind=Kind.LOSS_MALFORMED, chip=0, lost=1),
+            Row(64, 1, kind=Kind.END),
+            Row(64, 2, acquisition=2),
+            Row(64, 2, acquisition=2, kind=Kind.LOSS_KERNEL, chip=1, lost=7),
+        ],
+        RECORD,
+    )
+    first = (Loss(2, "kernel", 5), Loss(0, "malformed", 1))
+    assert cut_slice(index, 0, 128, 1) == Cut(64, 0)
+    assert cut_slice(index, 64, 64, 1) == Cut(64, 2, first, poll=True)
+    assert cut_slice(index, 64, 128, 2) == Cut(128, 2, (Loss(1, "kernel", 7),))
+    assert cut_slice(index, 64, 128).losses == (*first, Loss(1, "kernel", 7))
+
+
+def test_an_index_of_the_version_before_is_read_with_what_it_does_not_know_left_open(tmp_path):
+    old = np.array([(0, 1, 0, 0, 1, -1), (8, 2, 1, 0, 0, 77), (8, 3, 1, 0, 2, -1)], RECORD_2)
+    index_path(tmp_path / "a.tpx3").write_bytes(header({"n": 1}).replace(MAGIC, MAGIC_2) + old.tobytes())
+    found = read_index(tmp_path / "a.tpx3")
+    assert found is not None
+    assert not found.has_checksums
+    assert found.run == {"n": 1}
+    assert found.records["kind"].tolist() == [Kind.STRETCH, Kind.END, Kind.STRETCH]
+    assert found.records["sent"].tolist() == [-1, -1, -1]
+    assert spans(found.records, 16) == [Span(1, 0, 8, 77), Span(2, 8, 16, None, closed=False)]
 
 
 def test_the_acquisitions_of_a_recording_are_found_again():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from ophyd_timepix.protocol.words import chunk_header
+from ophyd_timepix.spool.index import RECORD, Kind, Loss, Row, header, index_path
 from ophyd_timepix.spool.sources import Format, RecordingError, RecordingReader, open_recording
 
 TIME_NS = 0x1700_0000_0000_0000
@@ -56,5 +57,32 @@ def test_a_reader_gives_every_word_once(tmp_path):
     with RecordingReader(open_recording(path)) as reader:
         pieces = []
         while (piece := reader.next_slice(np.empty(56, np.uint8))) is not None:
-            pieces.append(piece[0].copy())
+            pieces.append(piece.words.copy())
     assert np.array_equal(np.concatenate(pieces), np.arange(1000))
+
+
+def indexed(tmp_path, *rows: Row, n_words: int = 8):
+    path = tmp_path / "a.tpx3"
+    path.write_bytes(words(chunk_header(0, 8 * (n_words - 1)), *range(1, n_words)))
+    index_path(path).write_bytes(header({}) + np.array(list(rows), RECORD).tobytes())
+    return open_recording(path)
+
+
+def test_a_loss_before_the_words_and_one_behind_the_last_are_both_told(tmp_path):
+    recording = indexed(
+        tmp_path,
+        Row(0, 5, acquisition=1),
+        Row(0, 5, acquisition=1, kind=Kind.LOSS_KERNEL, lost=3, chip=0),
+        Row(32, 6, acquisition=1, kind=Kind.POLL),
+        Row(64, 7, acquisition=1, kind=Kind.LOSS_KERNEL, lost=4, chip=1),
+        Row(64, 7, kind=Kind.END),
+    )
+    with RecordingReader(recording, 0, 64, acquisition=1) as reader:
+        out = np.empty(1024, np.uint8)
+        pieces = [(p.words.size, *p[1:]) for p in iter(lambda: reader.next_slice(out), None)]
+        assert reader.at_end
+    assert pieces == [
+        (4, 5, 0, (Loss(0, "kernel", 3),), False),
+        (4, 6, 32, (), True),
+        (0, 7, 64, (Loss(1, "kernel", 4),), False),
+    ]
