@@ -1,30 +1,37 @@
 """Runs whose end the catalog never heard of: their remaining rows, and their end, are registered from the event file.
 
 A session that was killed leaves the journal of its run: what it says is completed and put in anew (`replay`). A run
-that was halted is in the catalog, but its last rows are not: its stream of centroids is registered anew, nothing else
-of it is touched. Of a run that nobody wrote down there is the start document in the event file, and the rows.
+that was halted is in the catalog, but its last rows and its ledger are not: streams of rows that are too short are
+registered anew, the ledger row is added, nothing else of it is touched. Of a run that nobody wrote down there is the
+start document in the event file, and the rows.
 """
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from ..devices.streams import CentroidStream
 from ..files.reader import count_rows, open_event_file
 from ..spool.recording import claim
 from .errors import CatalogError
+from .filed import (
+    Document,
+    Documents,
+    datum,
+    lacks_ledger,
+    ledger_row,
+    ledger_stream,
+    row_stream,
+    stream_name,
+    tables_of,
+)
 from .journal import as_line, read_journal
 from .opening import open_catalog
 from .profile import check_readable, default_directory, find_profile
-from .recorded import STREAM_SUFFIX
 from .sink import PagingSink, sink_factory
 from .writer import replay
-
-Document = dict[str, Any]
-Documents = list[tuple[str, Document]]
 
 REASON: Final = "the session ended before the run did; what it left was registered by `ophyd-timepix recover`"
 
@@ -42,9 +49,9 @@ def register_rest(event_file: Path, start: Mapping[str, Any], detector: str, *, 
     client = open_catalog(catalog).v2
     known = uid in client
     if known and client[uid].metadata.get("stop"):
-        return _register_rows(catalog, uid, event_file, detector, rows)
+        return _register_missing(catalog, uid, event_file, detector)
     if journal is None and known:
-        done = _register_rows(catalog, uid, event_file, detector, rows)
+        done = _register_missing(catalog, uid, event_file, detector)
         _write_stop(client, uid)
         return f"{done}, run ended".removeprefix(", ")
     documents = list(read_journal(journal)) if journal is not None else [("start", dict(start))]
@@ -83,15 +90,38 @@ def _replay(documents: Documents, catalog: str, uid: str) -> None:
 
 
 def complete(documents: Documents, event_file: Path, detector: str) -> Documents:
-    """The documents of a run with all rows of the event file, and with an end."""
+    """The documents of a run with all rows of the event file, with its ledger row, and with an end."""
     body = [(name, doc) for name, doc in documents if name != "stop"]
     stop = next((doc for name, doc in documents if name == "stop"), None)
+    uid = body[0][1]["uid"]
+    body, error = _without_empty_ledger(body, detector)
+    known = len(body)
     body += _rest_of_columns(body, event_file)
-    stream = f"{detector}{STREAM_SUFFIX}"
-    if not any(name == "stream_resource" and _column(doc).startswith("/entry/centroids/") for name, doc in body):
-        descriptor = next((d for name, d in body if name == "descriptor" and d["name"] == stream), None)
-        body += _centroids(body[0][1]["uid"], stream, event_file, descriptor)
-    return [*body, ("stop", stop or _stop(body))]
+    descriptors = {doc["name"]: doc for name, doc in body if name == "descriptor"}
+    for kind in tables_of(event_file):
+        if not any(
+            name == "stream_resource" and _column(doc).startswith(f"/entry/{kind.table}/") for name, doc in body
+        ):
+            body += row_stream(kind, uid, detector, event_file, descriptors.get(stream_name(kind, detector)))
+    if ledger_stream(detector) not in descriptors:
+        body += ledger_row(uid, detector, event_file, error)
+    if stop is None:
+        return [*body, ("stop", _stop(body))]
+    if len(body) > known:
+        stop = {**stop, "num_events": {**stop.get("num_events", {}), **_counts(body)}}
+    return [*body, ("stop", stop)]
+
+
+def _without_empty_ledger(documents: Documents, detector: str) -> tuple[Documents, str]:
+    """The documents without a ledger row that says only why there was no ledger, and what it said."""
+    streams = {doc["uid"] for name, doc in documents if name == "descriptor" and doc["name"] == ledger_stream(detector)}
+    rows = [doc["data"] for name, doc in documents if name == "event" and doc["descriptor"] in streams]
+    if not rows or not lacks_ledger(rows[-1], detector):
+        return documents, ""
+    left = [
+        (name, doc) for name, doc in documents if doc["uid"] not in streams and doc.get("descriptor") not in streams
+    ]
+    return left, str(rows[-1].get(f"{ledger_stream(detector)}_error", ""))
 
 
 def _column(resource: Document) -> str:
@@ -111,7 +141,7 @@ def _rest_of_columns(documents: Documents, event_file: Path) -> Documents:
                 end = ends[doc["uid"]]
                 rows = min(column.shape[0] for column in file[_column(doc)].parent.values())
                 if rows > end["indices"]["stop"]:
-                    rest.append(("stream_datum", _datum(doc["uid"], end["descriptor"], end["indices"]["stop"], rows)))
+                    rest.append(("stream_datum", datum(doc["uid"], end["descriptor"], end["indices"]["stop"], rows)))
     return rest
 
 
@@ -122,60 +152,8 @@ def _is_of(resource: Document, event_file: Path) -> bool:
     )
 
 
-def _datum(resource: str, descriptor: str, start: int, stop: int) -> Document:
-    return {
-        "uid": f"{resource}/{start}-{stop}",
-        "stream_resource": resource,
-        "descriptor": descriptor,
-        "indices": {"start": start, "stop": stop},
-        "seq_nums": {"start": start + 1, "stop": stop + 1},
-    }
-
-
-class _Rows:
-    """What the stream of centroids asks of its detector."""
-
-    _OphydAttrList = None
-
-    def __init__(self, run: str, event_file: Path) -> None:
-        self.recorded_run = run
-        self.event_file = event_file
-        self.rows_on_disk = count_rows(event_file)
-
-
-def _centroids(uid: str, stream: str, event_file: Path, descriptor: Document | None) -> Iterator[tuple[str, Document]]:
-    """The whole stream of centroids, in the documents that the detector would have given."""
-    device = CentroidStream("", name=stream, parent=_Rows(uid, event_file))
-    keys = device.describe_collect()
-    described = descriptor or {
-        "uid": str(uuid.uuid4()),
-        "time": time.time(),
-        "run_start": uid,
-        "name": stream,
-        "data_keys": keys,
-        "object_keys": {stream: list(keys)},
-        "configuration": {},
-        "hints": {},
-    }
-    if descriptor is None:
-        yield "descriptor", described
-    for name, doc in device.collect_asset_docs():
-        if name == "stream_resource":
-            yield name, {**doc, "run_start": uid}
-        else:
-            indices = doc["indices"]
-            yield name, _datum(doc["stream_resource"], described["uid"], indices["start"], indices["stop"])
-
-
 def _stop(documents: Documents) -> Document:
     """The end of a run that has none."""
-    names = {doc["uid"]: doc["name"] for name, doc in documents if name == "descriptor"}
-    counts = dict.fromkeys(names.values(), 0)
-    for name, doc in documents:
-        if name in ("event", "event_page", "stream_datum"):
-            last = doc["seq_nums"]["stop"] - 1 if name == "stream_datum" else doc["seq_num"]
-            last = max(last) if isinstance(last, list) else last
-            counts[names[doc["descriptor"]]] = max(counts[names[doc["descriptor"]]], last)
     times = [doc["time"] for _, doc in documents if isinstance(doc.get("time"), float | int)]
     return {
         "uid": str(uuid.uuid4()),
@@ -183,34 +161,72 @@ def _stop(documents: Documents) -> Document:
         "run_start": documents[0][1]["uid"],
         "exit_status": "abort",
         "reason": REASON,
-        "num_events": counts,
+        "num_events": _counts(documents),
     }
+
+
+def _counts(documents: Documents) -> dict[str, int]:
+    """Events or rows of each stream."""
+    names = {doc["uid"]: doc["name"] for name, doc in documents if name == "descriptor"}
+    counts = dict.fromkeys(names.values(), 0)
+    for name, doc in documents:
+        if name in ("event", "event_page", "stream_datum"):
+            last = doc["seq_nums"]["stop"] - 1 if name == "stream_datum" else doc["seq_num"]
+            last = max(last) if isinstance(last, list) else last
+            counts[names[doc["descriptor"]]] = max(counts[names[doc["descriptor"]]], last)
+    return counts
 
 
 # --- a run that is in the catalog -------------------------------------------------------------------------------------
 
 
-def _register_rows(catalog: str, uid: str, event_file: Path, detector: str, rows: int) -> str:
-    """Register the stream of centroids anew when rows are missing; the rest of the run stays as it is."""
-    run = open_catalog(catalog).v3[uid]
-    stream = f"{detector}{STREAM_SUFFIX}"
-    streams = dict(run.base.items())
-    known = 0
-    if stream in streams:
-        columns = [array for key, array in streams[stream].base.items() if key.startswith(stream)]
-        known = min((int(column.shape[0]) for column in columns), default=0)
-    if known >= rows:
-        return ""
+def _register_missing(catalog: str, uid: str, event_file: Path, detector: str) -> str:
+    """Register anew the streams of rows that are too short, and the ledger row; the rest of the run stays as it is."""
+    streams = dict(open_catalog(catalog).v3[uid].base.items())
+    missing: dict[str, Documents] = {}
+    done: list[str] = []
+    for kind, rows in tables_of(event_file).items():
+        stream = stream_name(kind, detector)
+        known = _known_rows(streams.get(stream), stream)
+        if stream not in streams or known < rows:
+            missing[stream] = list(row_stream(kind, uid, detector, event_file))
+            done += [f"{rows - known:,} {'rows' if kind.table == 'centroids' else kind.table}"] if rows > known else []
+    ledger = ledger_stream(detector)
+    row = _ledger_of(streams.get(ledger))
+    if ledger not in streams or lacks_ledger(row, detector):
+        documents = ledger_row(uid, detector, event_file, str(row.get(f"{ledger}_error", "")))
+        if documents:
+            missing[ledger] = documents
+            done.append("the ledger")
+    _write(catalog, uid, missing, replaced=[stream for stream in missing if stream in streams])
+    return f"{', '.join(done)} registered" if done else ""
+
+
+def _known_rows(stream: Any, name: str) -> int:
+    columns = [array for key, array in stream.base.items() if key.startswith(name)] if stream is not None else []
+    return min((int(column.shape[0]) for column in columns), default=0)
+
+
+def _ledger_of(stream: Any) -> Mapping[str, Any]:
+    """The ledger row that the catalog has; empty: none."""
+    table = dict(stream.base.items()).get("internal") if stream is not None else None
+    rows = table.read().to_dict("records") if table is not None else []
+    return rows[-1] if rows else {}
+
+
+def _write(catalog: str, uid: str, streams: Mapping[str, Documents], replaced: list[str]) -> None:
+    if not streams:
+        return
     client = open_catalog(catalog).v2
-    if stream in streams:
-        client[uid].delete_contents(stream, recursive=True, external_only=False)
     sink = sink_factory(client)()
     if not isinstance(sink, PagingSink):
         raise CatalogError("this version of bluesky_tiled_plugins cannot add rows to a run that has ended")
+    for stream in replaced:
+        client[uid].delete_contents(stream, recursive=True, external_only=False)
     sink.resume(client[uid])
-    for name, doc in _centroids(uid, stream, event_file, None):
-        sink(name, doc)
-    return f"{rows - known:,} rows registered"
+    for documents in streams.values():
+        for name, doc in documents:
+            sink(name, doc)
 
 
 def _write_stop(client: Any, uid: str) -> None:

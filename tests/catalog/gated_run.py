@@ -93,9 +93,8 @@ def record(
     file.append("shots", {"time": np.arange(len(valid)) * 1e6, "valid": valid})
     file.close()
     table = pd.DataFrame(points, index=pd.Index(range(1, len(points) + 1), name="seq_num"))
-    uid = _send_documents(
-        send, path, table, len(rows), geometry=geometry, sample=sample or path.stem, n_shots=len(valid) if shots else None
-    )
+    n_shots = len(valid) if shots else None
+    uid = _send_documents(send, path, table, len(rows), geometry=geometry, sample=sample or path.stem, n_shots=n_shots)
     return GatedRun(uid, path, rows, valid, table)
 
 

@@ -1,6 +1,5 @@
 """The guide `ask-for-centroids`: each of its code blocks runs, one after the other, on a recorded run."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,7 @@ import pytest
 
 from ophyd_timepix.catalog import CatalogProfile, CatalogWriter
 from tests.catalog.gated_run import record
-
-PAGE = Path(__file__).parents[2] / "docs/how-to/ask-for-centroids.md"
+from tests.pages import Guide
 
 
 @pytest.fixture
@@ -23,11 +21,9 @@ def written(db: Any, catalog: CatalogProfile, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("written")
 def test_every_block_of_the_guide_runs(catalog: CatalogProfile) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert len(blocks) >= 7
     names: dict[str, Any] = {}
-    for block in blocks:
-        exec(compile(block.replace('"timepix"', f'"{catalog.name}"'), str(PAGE), "exec"), names)
+    with Guide("docs/how-to/ask-for-centroids.md", "python") as guide:
+        guide.run(names, changes={'"timepix"': f'"{catalog.name}"'})
     assert len(names["table"]) == 3
     assert names["found"].counts == names["table"]["iodine_counts"].sum() + _cancelled(names)
     assert names["calibration"].tof_ns(142) == pytest.approx(14_700, abs=50)

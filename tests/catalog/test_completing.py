@@ -1,15 +1,19 @@
 """What a session wrote down of a run, completed from the event file."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import event_model
+import numpy as np
 import pytest
 
 from ophyd_timepix.catalog import CatalogError
 from ophyd_timepix.catalog.completing import complete, find_journal
 from ophyd_timepix.catalog.journal import Journal
+from ophyd_timepix.files import event_file as files
 from tests.catalog.conftest import COLUMNS, EventFile, RunDocuments
+from tests.catalog.conftest import rows as some_rows
 
 Documents = list[tuple[str, dict[str, Any]]]
 
@@ -58,6 +62,64 @@ def test_a_start_document_alone_makes_a_run(event_file):
     documents = complete(written_down(event_file, registered=0, rows=20)[:1], event_file.path, "tpx")
     assert {tuple(ranges) for ranges in rows_of(documents).values()} == {((0, 20),)}
     assert documents[-1][1]["num_events"] == {"tpx_centroids": 20}
+
+
+LEDGER = {"unaccounted": 0, "written": 50, "unknown_headers": {"0x7": 2}, "sent_datagrams": None}
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A finished event file: 50 centroids of two acquisitions, the second one cancelled, in 13 shots."""
+    file = files.EventFile(tmp_path / "run.h5", image_shape=(8, 8), tof_edges_ns=np.linspace(0, 1, 3), attributes={})
+    file.append("centroids", some_rows(0, 50))
+    file.append("shots", {"time": np.arange(13.0), "valid": np.ones(13, np.uint8)})
+    names = [column.name for column in files.ACQUISITIONS]
+    for number, start, stop, cancelled in ((1, 0, 30, 0), (2, 30, 50, 1)):
+        values = dict.fromkeys(names, 0) | {"acquisition": number, "row_start": start, "row_stop": stop}
+        file.append("acquisitions", {name: np.array([v]) for name, v in (values | {"cancelled": cancelled}).items()})
+    file.write_ledger(LEDGER)
+    file.close()
+    file.path.with_suffix(".nxs").touch()
+    return file.path
+
+
+def ledger_of(documents: Documents) -> dict[str, Any]:
+    """The one ledger row."""
+    (descriptor,) = (doc for name, doc in documents if name == "descriptor" and doc["name"] == "tpx_ledger")
+    (event,) = (doc for name, doc in documents if name == "event" and doc["descriptor"] == descriptor["uid"])
+    assert set(event["data"]) == set(descriptor["data_keys"])
+    return {key.removeprefix("tpx_ledger_"): value for key, value in event["data"].items()}
+
+
+def test_shots_and_the_ledger_row_are_those_of_the_event_file(finished):
+    start = {"uid": "u", "time": 1.0}
+    documents = complete([("start", start)], finished, "tpx")
+    for name, doc in documents:
+        event_model.schema_validators[event_model.DocumentNames[name]].validate(doc)
+    assert rows_of(documents)["tpx_shots_valid"] == rows_of(documents)["tpx_shots_time"] == [(0, 13)]
+    row = ledger_of(documents)
+    assert json.loads(row.pop("json")) == LEDGER
+    assert row == {
+        "unaccounted": 0, "written": 50, "unknown_headers_0x7": 2, "acquisitions": 2, "cancelled_acquisitions": 1,
+        "rows": 50, "cancelled_rows": 20, "file": str(finished), "recording": "",
+        "master": str(finished.with_suffix(".nxs")), "error": "",
+    }  # fmt: skip
+    assert documents[-1][1]["num_events"] == {"tpx_shots": 13, "tpx_centroids": 50, "tpx_ledger": 1}
+
+
+def test_a_ledger_row_that_was_written_down_stays_and_one_of_books_that_did_not_close_gives_way(finished):
+    documents = complete([("start", {"uid": "u", "time": 1.0})], finished, "tpx")
+    assert complete(documents, finished, "tpx") == documents
+    failed = [
+        (
+            name,
+            {**doc, "data": {"tpx_ledger_json": "{}", "tpx_ledger_error": "a stage died"}} if name == "event" else doc,
+        )
+        for name, doc in documents
+    ]
+    again = complete(failed, finished, "tpx")
+    assert ledger_of(again)["error"] == "a stage died"
+    assert ledger_of(again)["written"] == 50
 
 
 def test_the_journal_of_a_living_session_is_left_alone(catalog):

@@ -55,7 +55,7 @@ RECOVERY = f"""
 import contextlib, io, json, sys
 from ophyd_timepix.app.cli import main
 from ophyd_timepix.catalog import centroids, open_catalog
-from ophyd_timepix.files.reader import count_rows
+from ophyd_timepix.files.reader import count_rows, read_ledger
 
 def recover():
     said = io.StringIO()
@@ -73,8 +73,12 @@ for header in (db[-3], db[-2], db[-1]):
         "rows": len(centroids(header, ["toa"], valid_only=False)), "in_file": count_rows(file),
         "of_first_point": len(centroids(header, ["toa"], point=1, valid_only=False)),
         "told": int(table["tpx_n_centroids"].iloc[0]),
+        "shots": len(db.v3[header.start["uid"]]["tpx_shots"]["tpx_shots_valid"].read()),
+        "shots_in_file": count_rows(file, "shots"),
+        "ledger": header.table("tpx_ledger").iloc[0].to_dict(),
+        "ledger_in_file": read_ledger(file),
     }})
-print("@@" + json.dumps(answers))
+print("@@" + json.dumps(answers, default=str))
 """
 
 
@@ -107,6 +111,29 @@ def test_the_catalog_has_every_row_of_all_three(answers):
         assert run["rows"] == run["in_file"] > 0
         assert run["of_first_point"] == run["told"] > 0
         assert run["points"] >= 1
+        assert run["shots"] == run["shots_in_file"] > 0
+
+
+def test_every_run_has_the_ledger_row_of_an_undisturbed_one(answers):
+    undisturbed, halted, killed = (run["ledger"] for run in answers["runs"])
+    assert set(halted) == set(undisturbed)
+    # the board's counters are not in a recording
+    assert {key.removeprefix("tpx_ledger_") for key in set(undisturbed) - set(killed)} == {
+        "sent_datagrams", "sent_pixel_words", "received_datagrams", "received_words", "stray_words",
+        "malformed_datagrams", "wrong_sender_datagrams", "kernel_dropped", "lost_on_the_way", "ring_full_waits",
+    }  # fmt: skip
+    for run in answers["runs"]:
+        row = run["ledger"]
+        assert json.loads(row["tpx_ledger_json"]) == run["ledger_in_file"]
+        assert row["tpx_ledger_rows"] == run["in_file"]
+        assert row["tpx_ledger_file"] == run["file"]
+        assert row["tpx_ledger_master"] == run["file"].replace(".h5", ".nxs")
+        assert row["tpx_ledger_recording"] == run["file"].replace(".h5", ".tpx3")
+        assert row["tpx_ledger_written"] == run["in_file"]
+        assert row["tpx_ledger_unaccounted"] == 0
+        assert row["tpx_ledger_error"] == ""
+    assert undisturbed["tpx_ledger_acquisitions"] == 1
+    assert undisturbed["tpx_ledger_cancelled_acquisitions"] == undisturbed["tpx_ledger_cancelled_rows"] == 0
 
 
 def test_the_call_is_that_of_the_how_to():
@@ -122,7 +149,7 @@ def test_the_report_says_what_was_registered_and_a_second_call_finds_nothing(ans
     told = {row["event_file"]: row["catalog"] for row in answers["first"][1]}
     of_runs = [told[run["file"]] for run in answers["runs"]]
     assert of_runs[0] == "complete"
-    assert of_runs[1].endswith("rows registered")
+    assert of_runs[1].endswith("the ledger registered")
     assert of_runs[2].startswith("run registered")
     code, again = answers["again"]
     assert code == 0
