@@ -1,0 +1,75 @@
+"""Where datagrams were lost on the way: between the board that counted them and this machine that did not.
+
+A datagram carries no number, so what is missing shows only in sums. While an acquisition runs the board is asked now
+and then how many it has sent. When it answers S, it had sent them at a moment between question and answer. Let R be the
+number that had arrived before the question and R' the number some milliseconds after the answer, when all that were on
+their way must have come. Then of the first S datagrams between S - R' and S - R are lost. The total is exact at the
+end, when nothing is on its way any more. Losses only add up, so each bound holds for its neighbours too, and a stretch
+between two readings may hide a loss only if the upper bound at its end exceeds the lower bound at its beginning.
+
+So a reading settles what came before it if few datagrams are on their way: at a low rate, or in a pause. At a high rate
+a small loss may lie anywhere in its acquisition, and that is what is told.
+
+Pure: integers in, intervals out.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Reading(NamedTuple):
+    """An answer of the board, and what had arrived around it. All counts are of the same run."""
+
+    sent: int
+    arrived_before: int
+    """Before the question."""
+    arrived_after: int
+    """When everything sent before the answer must have come."""
+    low: int
+    """An address that lies not after what arrived first after the question."""
+    high: int
+    """An address that lies not before what was sent before the answer."""
+
+
+class Place(NamedTuple):
+    """Addresses [low, high] of a recording between which datagrams are missing."""
+
+    low: int
+    high: int
+    least: int
+    """Datagrams that certainly were lost here."""
+    most: int
+
+
+def places(begin: Reading, readings: Sequence[Reading], end: Reading) -> list[Place]:
+    """Where datagrams may have been lost between `begin` and `end`, at both of which nothing was on its way.
+
+    The list is empty when nothing was lost in between. Neighbouring stretches are joined.
+    """
+    base = begin.sent - begin.arrived_after
+    total = end.sent - end.arrived_after - base
+    if total <= 0:
+        return []
+    points = [begin, *readings, end]
+    least = np.array([point.sent - point.arrived_after - base for point in points])
+    most = np.array([point.sent - point.arrived_before - base for point in points])
+    least[0] = most[0] = 0
+    least[-1] = most[-1] = total
+    least = np.clip(np.maximum.accumulate(least), 0, total)
+    most = np.clip(np.minimum.accumulate(most[::-1])[::-1], least, total)
+    found: list[Place] = []
+    for k in range(len(points) - 1):
+        if most[k + 1] <= least[k]:
+            continue
+        first = k
+        if found and found[-1].high >= points[k].low:
+            first = _first_of(points, found.pop().low)
+        certain = max(0, int(least[k + 1] - most[first]))
+        found.append(Place(points[first].low, points[k + 1].high, certain, int(most[k + 1] - least[first])))
+    return found
+
+
+def _first_of(points: Sequence[Reading], low: int) -> int:
+    return next(k for k, point in enumerate(points) if point.low == low)
