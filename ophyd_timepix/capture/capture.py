@@ -267,6 +267,7 @@ class Capture:
             int(marks[Mark.KERNEL_DROPPED]),
             self._acquisition,
             -1 if end_counts is None else end_counts,
+            malformed=int(marks[Mark.MALFORMED_DATAGRAMS]),
             kind=kind,
         )
         marks[Mark.INDEX_RECORDS] = k + 1

@@ -61,6 +61,7 @@ RECORD: Final = np.dtype(
         ("end_counts", "<i8"),  # END: the board's timer when the shutter closed (25 ns); else -1
         ("sent", "<i8"),  # POLL, END: datagrams the board says it sent since the run was opened; -1 unknown
         ("received_before", "<i8"),  # POLL: datagrams that had arrived (see `arrived`) when the board was asked
+        ("malformed", "<i8"),  # datagrams before it that were no whole words
         ("lost", "<i4"),  # LOSS_*: datagrams lost just before `offset`
         ("chip", "<i2"),  # LOSS_*: chip of the socket; else -1
         ("kind", "u1"),  # see `Kind`
@@ -68,7 +69,9 @@ RECORD: Final = np.dtype(
         ("checksum", "<u8"),  # sum of the 64-bit words between the record before and this one, modulo 2^64
     ]
 )
-RECORD_2: Final = np.dtype([(name, "<i8") for name in (RECORD.names or ())[:6]])
+RECORD_2: Final = np.dtype(
+    [(name, "<i8") for name in ("offset", "host_ns", "datagrams", "kernel_dropped", "acquisition", "end_counts")]
+)
 """A record of an index of version 2."""
 
 
@@ -83,6 +86,7 @@ class Row(NamedTuple):
     end_counts: int = UNKNOWN
     sent: int = UNKNOWN
     received_before: int = UNKNOWN
+    malformed: int = 0
     lost: int = 0
     chip: int = -1
     kind: int = Kind.STRETCH
@@ -105,6 +109,16 @@ class Loss(NamedTuple):
     cause: str
     """'kernel', 'malformed' or 'unrecorded'."""
     datagrams: int
+
+
+class Poll(NamedTuple):
+    """A reading of the board's counter, and what had arrived around it; all counts since the run was opened."""
+
+    sent: int
+    arrived_before: int
+    """Before the board was asked."""
+    arrived_after: int
+    """When what it had sent before its answer must have come."""
 
 
 class Index(NamedTuple):
@@ -161,8 +175,7 @@ def arrived(records: Records) -> npt.NDArray[np.int64]:
 
     It is what `sent` and `received_before` compare with. Datagrams of other senders are not among them.
     """
-    malformed = np.cumsum(np.where(records["kind"] == Kind.LOSS_MALFORMED, records["lost"], 0))
-    total: npt.NDArray[np.int64] = records["datagrams"] + records["kernel_dropped"] + malformed
+    total: npt.NDArray[np.int64] = records["datagrams"] + records["kernel_dropped"] + records["malformed"]
     return total
 
 
@@ -218,7 +231,7 @@ class Cut(NamedTuple):
     host_ns: int | None
     """When its first bytes came; None: no record covers them."""
     losses: tuple[Loss, ...] = ()
-    poll: bool = False
+    poll: Poll | None = None
 
 
 def cut_slice(records: Records, start: int, stop: int, acquisition: int | None = None) -> Cut:
@@ -244,11 +257,14 @@ def cut_slice(records: Records, start: int, stop: int, acquisition: int | None =
     return Cut(end, int(times[0]), losses, poll)
 
 
-def _standing_at(records: Records, acquisition: int | None) -> tuple[tuple[Loss, ...], bool]:
-    """Losses and whether there is a reading among records of one address."""
+def _standing_at(records: Records, acquisition: int | None) -> tuple[tuple[Loss, ...], Poll | None]:
+    """The losses and the last reading among records of one address."""
     if acquisition is not None:
         records = records[records["acquisition"] == acquisition]
     losses = tuple(
         Loss(int(r["chip"]), LOSS_CAUSES[Kind(r["kind"])], int(r["lost"])) for r in records if r["kind"] in LOSS_CAUSES
     )
-    return losses, bool((records["kind"] == Kind.POLL).any())
+    polls = records[records["kind"] == Kind.POLL]
+    if not polls.size:
+        return losses, None
+    return losses, Poll(int(polls["sent"][-1]), int(polls["received_before"][-1]), int(arrived(polls)[-1]))

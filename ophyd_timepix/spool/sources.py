@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..protocol import words
-from .index import RECORD, Index, Loss, Records, cut_slice, read_index
+from .index import RECORD, Index, Loss, Poll, Records, cut_slice, read_index
 
 Words = npt.NDArray[np.uint64]
 
@@ -31,8 +31,8 @@ class Slice(NamedTuple):
     """Of the first byte, in the recording."""
     losses: tuple[Loss, ...] = ()
     """What is missing just before `address`."""
-    poll: bool = False
-    """True: a reading of the board's counters stands at `address`."""
+    poll: Poll | None = None
+    """A reading of the board's counter that stands at `address`."""
 
 
 class RecordingError(ValueError):

@@ -14,6 +14,7 @@ from ophyd_timepix.spool.index import (
     Cut,
     Kind,
     Loss,
+    Poll,
     Row,
     Span,
     cut_slice,
@@ -137,7 +138,7 @@ def test_losses_and_readings_are_told_with_the_slice_that_begins_behind_them():
         [
             Row(0, 0, acquisition=1),
             Row(64, 1, acquisition=1, kind=Kind.LOSS_KERNEL, chip=2, lost=5),
-            Row(64, 1, acquisition=1, kind=Kind.POLL),
+            Row(64, 1, 10, 5, acquisition=1, kind=Kind.POLL, sent=17, received_before=12),
             Row(64, 1, acquisition=1, kind=Kind.LOSS_MALFORMED, chip=0, lost=1),
             Row(64, 1, kind=Kind.END),
             Row(64, 2, acquisition=2),
@@ -147,7 +148,7 @@ def test_losses_and_readings_are_told_with_the_slice_that_begins_behind_them():
     )
     first = (Loss(2, "kernel", 5), Loss(0, "malformed", 1))
     assert cut_slice(index, 0, 128, 1) == Cut(64, 0)
-    assert cut_slice(index, 64, 64, 1) == Cut(64, 2, first, poll=True)
+    assert cut_slice(index, 64, 64, 1) == Cut(64, 2, first, Poll(17, 12, 15))
     assert cut_slice(index, 64, 128, 2) == Cut(128, 2, (Loss(1, "kernel", 7),))
     assert cut_slice(index, 64, 128).losses == (*first, Loss(1, "kernel", 7))
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ophyd_timepix.protocol.words import chunk_header
-from ophyd_timepix.spool.index import RECORD, Kind, Loss, Row, header, index_path
+from ophyd_timepix.spool.index import RECORD, Kind, Loss, Poll, Row, header, index_path
 from ophyd_timepix.spool.sources import Format, RecordingError, RecordingReader, open_recording
 
 TIME_NS = 0x1700_0000_0000_0000
@@ -73,7 +73,7 @@ def test_a_loss_before_the_words_and_one_behind_the_last_are_both_told(tmp_path)
         tmp_path,
         Row(0, 5, acquisition=1),
         Row(0, 5, acquisition=1, kind=Kind.LOSS_KERNEL, lost=3, chip=0),
-        Row(32, 6, acquisition=1, kind=Kind.POLL),
+        Row(32, 6, 2, 3, acquisition=1, kind=Kind.POLL, sent=9, received_before=5, malformed=1),
         Row(64, 7, acquisition=1, kind=Kind.LOSS_KERNEL, lost=4, chip=1),
         Row(64, 7, kind=Kind.END),
     )
@@ -82,7 +82,7 @@ def test_a_loss_before_the_words_and_one_behind_the_last_are_both_told(tmp_path)
         pieces = [(p.words.size, *p[1:]) for p in iter(lambda: reader.next_slice(out), None)]
         assert reader.at_end
     assert pieces == [
-        (4, 5, 0, (Loss(0, "kernel", 3),), False),
-        (4, 6, 32, (), True),
-        (0, 7, 64, (Loss(1, "kernel", 4),), False),
+        (4, 5, 0, (Loss(0, "kernel", 3),), None),
+        (4, 6, 32, (), Poll(sent=9, arrived_before=5, arrived_after=6)),
+        (0, 7, 64, (Loss(1, "kernel", 4),), None),
     ]
