@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..config import Geometry, Metric, Processing
-from ..files.reader import read_about
+from ..files.reader import PRODUCT_KEY, read_about
 from ..pipeline.client import Pipeline
 from ..pipeline.errors import PipelineError
 from ..pipeline.messages import RecordedFile, RunRequest, RunSummary
@@ -86,6 +86,8 @@ def request_for(recordings: list[Recording], output: Path, processing: Processin
     geometry = own[0].geometry if own and own[0].n_chips == n_chips else Geometry.for_chips(n_chips)
     only = own[0] if len(own) == len(recordings) == 1 else None
     start, configuration = ({}, {}) if only is None else documents_of(recordings[0], only)
+    if start:  # of the run, which this file is not: nobody shall take it for the run's own
+        configuration = {**configuration, PRODUCT_KEY: str(recordings[0].path.absolute())}
     return RunRequest(
         event_file=output,
         processing=processing,

@@ -13,9 +13,11 @@ from rich.table import Table
 
 from ..pipeline.client import Pipeline
 from ..pipeline.errors import PipelineError
-from .recovery import Found, Recovered, RecoveryError, State, find_runs, recover_run, run_of
+from .recovery import Found, Recovered, RecoveryError, State, find_runs, is_product, recover_run, run_of
 
 COMPLETE: Final = "complete"
+WIDEST: Final = 10_000
+"""Characters of a line of the table."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +57,10 @@ def _registered(row: dict[str, Any], found: Found, catalog: str) -> dict[str, An
     """The catalog's side of a run whose files are well."""
     if row["failed"] or found.state in (State.BUSY, State.RAW_ONLY):
         return {}
-    from ..catalog.completing import register_rest
+    from ..catalog.completing import PRODUCT, register_rest
 
+    if is_product(found):
+        return {"catalog": PRODUCT}
     start, detector = run_of(found)
     if "uid" not in start or not detector:
         return {"catalog": "no run of a plan"}
@@ -126,8 +130,9 @@ def _print_table(rows: Sequence[dict[str, Any]], n_runs: int) -> None:
         cells = [row["event_file"], row["state"], row["done"] or row["todo"], gained]
         table.add_row(*cells, *([row.get("catalog", "")] if with_catalog else []))
     console = Console()
-    # a path is for copying: it is never cut
-    console.width = max(console.width, console.measure(table).maximum)
+    # a path is for copying: it is never cut, however narrow the terminal
+    wide = console.options.update(max_width=WIDEST)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
     console.print(table)
     for row in rows:
         if row.get("kept"):

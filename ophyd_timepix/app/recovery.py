@@ -22,7 +22,7 @@ from .. import __version__
 from ..files.event_file import TABLES, EventFile
 from ..files.master import write_master
 from ..files.naming import give_its_name
-from ..files.reader import count_rows, open_event_file, read_about, read_ledger, read_table
+from ..files.reader import PRODUCT_KEY, count_rows, open_event_file, read_about, read_ledger, read_table
 from ..pipeline.messages import RecordedFile, RunRequest, RunSummary
 from ..spool.index import Index, index_path, read_index, spans
 from ..spool.recording import claim
@@ -187,6 +187,11 @@ def run_of(found: Found) -> tuple[dict[str, Any], str]:
     detector = read_about(found.event_file, "configuration").get("detector", {})
     names = [key.removesuffix("_chip_ids") for key in detector if key.endswith("_chip_ids")]
     return start, names[0] if names else ""
+
+
+def is_product(found: Found) -> bool:
+    """Whether somebody made the event file from a recording again: it has the run's start document, not its place."""
+    return PRODUCT_KEY in read_about(found.event_file, "configuration")
 
 
 # --- finishing --------------------------------------------------------------------------------------------------------

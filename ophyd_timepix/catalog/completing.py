@@ -15,8 +15,10 @@ from urllib.parse import unquote, urlsplit
 
 from ..files.reader import count_rows, open_event_file
 from ..spool.recording import claim
+from .columns import local_path
 from .errors import CatalogError
 from .filed import (
+    ROW_STREAMS,
     Document,
     Documents,
     datum,
@@ -30,17 +32,21 @@ from .filed import (
 from .journal import as_line, read_journal
 from .opening import open_catalog
 from .profile import check_readable, default_directory, find_profile
+from .recorded import arrays_of
 from .sink import PagingSink, sink_factory
 from .writer import replay
 
+PRODUCT: Final = "made from the run's words, left alone"
+"""What is said of an event file that is not the run's own."""
 REASON: Final = "the session ended before the run did; what it left was registered by `ophyd-timepix recover`"
 
 
 def register_rest(event_file: Path, start: Mapping[str, Any], detector: str, *, catalog: str) -> str:
     """Register what the catalog does not have of the run; says what was done in a few words, nothing if all was there.
 
-    event_file: finished. start: the run's start document. detector: its name. Raises CatalogError, also when a session
-    still writes the run to the catalog.
+    event_file: finished. start: the run's start document. detector: its name. A file that is another one than the
+    documents of the run name is left alone. Raises CatalogError, also when a session still writes the run to the
+    catalog.
     """
     check_readable(catalog, event_file)
     uid = str(start["uid"])
@@ -48,6 +54,10 @@ def register_rest(event_file: Path, start: Mapping[str, Any], detector: str, *, 
     journal = find_journal(catalog, uid)
     client = open_catalog(catalog).v2
     known = uid in client
+    named = _file_in_journal(journal, detector) if journal is not None else None
+    named = _file_in_catalog(catalog, uid, detector) if known and named is None else named
+    if named is not None and _is_another(event_file, named):
+        return PRODUCT
     if known and client[uid].metadata.get("stop"):
         return _register_missing(catalog, uid, event_file, detector)
     if journal is None and known:
@@ -70,6 +80,41 @@ def find_journal(catalog: str, uid: str) -> Path | None:
                     raise CatalogError(f"the session that took run {uid[:8]} is still writing it to the catalog")
             return path
     return None
+
+
+def _file_in_journal(journal: Path, detector: str) -> Path | None:
+    """The event file that a journal names; None: none yet."""
+    for name, doc in read_journal(journal):
+        if name == "stream_resource" and _column(doc).startswith("/entry/"):
+            return Path(unquote(urlsplit(doc["uri"]).path))
+        if name == "event" and doc["data"].get(f"{detector}_file"):
+            return Path(doc["data"][f"{detector}_file"])
+    return None
+
+
+def _file_in_catalog(catalog: str, uid: str, detector: str) -> Path | None:
+    """The event file that the catalog names; None: none yet."""
+    streams = dict(open_catalog(catalog).v3[uid].base.items())
+    for kind in ROW_STREAMS:
+        stream = stream_name(kind, detector)
+        for array in arrays_of(streams[stream], f"{stream}_").values() if stream in streams else ():
+            path = local_path(array)
+            if path is not None:
+                return path
+    key = f"{detector}_file"
+    for node in streams.values():
+        table = dict(node.base.items()).get("internal") if key in node.metadata.get("data_keys", {}) else None
+        for told in table.read([key])[key] if table is not None else ():
+            if told:
+                return Path(str(told))
+    return None
+
+
+def _is_another(event_file: Path, named: Path) -> bool:
+    """Whether it is another file than the documents name. One that is gone was moved here, if the names agree."""
+    if event_file.name != named.name:
+        return True
+    return named.exists() and not named.samefile(event_file)
 
 
 def _backup(catalog: str) -> Path:

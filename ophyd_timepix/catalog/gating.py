@@ -11,6 +11,7 @@ import pandas as pd
 from ..config import Gate
 from ..config.gates import check_gates
 from ..events.gates import Condition, GateCounts, Tally, conditions
+from .asked import is_whole
 from .errors import CatalogError, NoCentroidsError
 from .recorded import Recorded
 from .selection import Question, Which, ask
@@ -80,7 +81,9 @@ def tally(question: Question, gates: Mapping[str, Condition], *, apart: bool) ->
 
 def is_one_run(runs: Any) -> bool:
     """A run, or what names one; else several."""
-    return isinstance(runs, str | int) or hasattr(runs, "start") or "start" in (getattr(runs, "metadata", None) or ())
+    named = isinstance(runs, str) or is_whole(runs)
+    start = getattr(runs, "start", None)  # of a Header; a range has a start too
+    return named or isinstance(start, Mapping) or "start" in (getattr(runs, "metadata", None) or ())
 
 
 def _each(runs: Any) -> Iterator[Any]:

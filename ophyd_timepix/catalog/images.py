@@ -1,6 +1,7 @@
 """Pictures and spectra of a run, counted from its centroids: whole, or point by point."""
 
-from typing import Any, Unpack
+import math
+from typing import Any, Final, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +9,7 @@ import numpy.typing as npt
 from ..config import Gate
 from ..events.histograms import add_histogram, add_image
 from ..files.reader import open_event_file
+from . import asked
 from .errors import CatalogError, require
 from .recorded import Recorded
 from .selection import Question, Which, ask
@@ -15,7 +17,8 @@ from .selection import Question, Which, ask
 Counts = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.floating[Any]]
 
-_BINS = 1000
+_BINS: Final = 1000
+_MOST_BINS: Final = 10_000_000
 
 
 def image(
@@ -32,7 +35,7 @@ def image(
     bins_per_px: more than 1 resolves what centroiding gains.  size_px: width and height; default: those of the run.
     What to keep is said as in `centroids`. The standard error of a count is its root.
     """
-    if bins_per_px < 1:
+    if not asked.is_whole(bins_per_px) or bins_per_px < 1:
         raise ValueError(f"bins_per_px is {bins_per_px}; give a whole number of at least 1")
     question = _question(run, which, gate, per_point=per_point)
     width, height = size_px or _size_of(question.recorded)
@@ -61,25 +64,35 @@ def tof_spectrum(
 ) -> Any:
     """Centroids per bin of time of flight, as an xarray DataArray over `tof` (ns), with `per_point` (seq_num, tof).
 
-    range_ns: the first and last edge; default: the window of `tof` or `mq`, else what there is, for which the column is
-    read once more.  bin_ns: default: about a thousand bins.  With a calibration (given, or of the run) the coordinate
-    `mq` says the m/q of each bin (u/e). What to keep is said as in `centroids`. The standard error of a count is its
-    root.
+    range_ns: the first and last edge: nothing beyond is counted, also where the last bin reaches further; default: the
+    window of `tof` or `mq`, else what there is, for which the column is read once more.  bin_ns: default: about a
+    thousand bins.  The attribute `range_ns` says what was counted.  With a calibration (given, or of the run) the
+    coordinate `mq` says the m/q of each bin (u/e). What to keep is said as in `centroids`. The standard error of a
+    count is its root.
     """
     question = _question(run, which, gate, per_point=per_point)
     low, high = _range(question, range_ns, which, gate)
     width = bin_ns if bin_ns is not None else round_width((high - low) / _BINS)
-    if width <= 0:
+    if not (math.isfinite(width) and width > 0):
         raise ValueError(f"bin_ns is {width:g} ns; give more than 0 ns")
+    if (high - low) / width > _MOST_BINS:
+        raise ValueError(
+            f"bin_ns={width:g} ns makes {(high - low) / width:.3g} bins from {low:g} to {high:g} ns, at most "
+            f"{_MOST_BINS:,} are made; give wider bins or a smaller range_ns"
+        )
     n_bins = max(int(np.ceil((high - low) / width - 1e-9)), 1)
+    reaches_further = low + n_bins * width > high
     spectra = np.zeros((_n_results(question, per_point), n_bins), np.uint64)
     for piece in question.pieces():
         tof = piece.column("tof")
         for number, rows in piece.of_parts(piece.kept):
-            add_histogram(spectra[number if per_point else 0], tof.take(rows), low, width)
+            values = tof.take(rows)
+            values = values[values < high] if reaches_further else values
+            add_histogram(spectra[number if per_point else 0], values, low, width)
     centres = low + width * (np.arange(n_bins) + 0.5)
     result = _labelled(spectra, {"tof": centres}, {"tof": "ns"}, question, per_point=per_point)
     result.attrs["bin_ns"] = width
+    result.attrs["range_ns"] = (low, high)
     if question.calibration is not None:
         result = result.assign_coords(mq=("tof", question.calibration.mq(centres), {"units": "u/e"}))
     return result
@@ -125,21 +138,26 @@ def _centres(size_px: int, bins_per_px: int) -> Floats:
 def _range(
     question: Question, range_ns: tuple[float, float] | None, which: Which, gate: Gate | None
 ) -> tuple[float, float]:
-    low, high = range_ns or _window(question, which, gate) or _span(question)
-    if not low < high:
-        raise ValueError(f"range_ns is empty: {low:g} ns is not below {high:g} ns; give (first, last) edge")
-    return low, high
+    if range_ns is not None:
+        return asked.edges("range_ns", range_ns)
+    return _window(question, which, gate) or _span(question)
 
 
 def _window(question: Question, which: Which, gate: Gate | None) -> tuple[float, float] | None:
-    """The tightest closed window of time of flight that was asked for."""
+    """The tightest closed window of time of flight that was asked for; of windows without a common part the first."""
     mq = which.get("mq")
     windows = [which.get("tof"), gate.tof_window(question.calibration) if gate is not None else None]
     if mq is not None and question.calibration is not None:
         windows.append(question.calibration.tof_window(mq))
+    closed = [(w[0], w[1]) for w in windows if w is not None and w[0] is not None and w[1] is not None]
     lows = [w[0] for w in windows if w is not None and w[0] is not None]
     highs = [w[1] for w in windows if w is not None and w[1] is not None]
-    return (max(lows), min(highs)) if lows and highs else None
+    if not lows or not highs:
+        return None
+    low, high = max(lows), min(highs)
+    if low < high:
+        return low, high
+    return closed[0] if closed else None
 
 
 def _span(question: Question) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from ..config import Geometry, MassCalibration, Processing
 from ..events.columns import SHOTS
 from ..files.reader import open_event_file
+from .asked import is_whole
 from .columns import Columns, FileColumns, ServedColumns, choose_columns, is_in_this_process, local_path, missing_file
 from .errors import CatalogError, NoCentroidsError
 from .opening import open_catalog
@@ -161,7 +162,7 @@ class Recorded:
     def shots(self) -> Shots | None:
         """The table of shots, from the catalog or from the event file beside it; None if neither is in reach."""
         stream = f"{self.detector}{SHOTS_SUFFIX}"
-        arrays = _arrays(self.streams[stream], f"{stream}_") if stream in self.streams else {}
+        arrays = arrays_of(self.streams[stream], f"{stream}_") if stream in self.streams else {}
         if arrays.keys() >= {column.name for column in SHOTS}:
             return Shots(choose_columns(self.event_file, "/entry/shots", arrays, direct=self.direct))
         if self.direct and self.event_file is not None and _has(self.event_file, "/entry/shots"):
@@ -218,7 +219,7 @@ def look_up(run: Any, detector: str | None, catalog: str, *, direct: bool) -> Re
     prefix = f"{name}_"
     keys = node.metadata["data_keys"]
     dtypes = {key.removeprefix(prefix): str(keys[key]["dtype_numpy"]) for key in keys if key.startswith(prefix)}
-    arrays = _arrays(node, prefix)
+    arrays = arrays_of(node, prefix)
     whole = arrays.keys() >= dtypes.keys()  # the catalog learns of them column by column while a run goes
     rows = min(int(array.shape[0]) for array in arrays.values()) if whole else 0
     path = local_path(next(iter(arrays.values()))) if arrays else None
@@ -230,10 +231,16 @@ def look_up(run: Any, detector: str | None, catalog: str, *, direct: bool) -> Re
 
 def _run_of(run: Any, catalog: str) -> Any:
     """The run as the flat (v3) client of bluesky_tiled_plugins, from a uid, a scan id, a Header or a client."""
-    if isinstance(run, str | int):
-        return open_catalog(catalog).v3[run]
+    if isinstance(run, str) or is_whole(run):
+        return open_catalog(catalog).v3[run if isinstance(run, str) else int(run)]
     nested = getattr(run, "v2", run)
-    return getattr(nested, "v3", nested)
+    flat = getattr(nested, "v3", nested)
+    if "start" not in (getattr(flat, "metadata", None) or ()):
+        raise TypeError(
+            f"{run!r} is no run; give a uid, a scan id, or a run of a catalog as db[-1]. "
+            "Of several runs, as db(sample=...) finds them, choose one, or ask counts(...) of them all"
+        )
+    return flat
 
 
 def _streams_of(run: Any) -> dict[str, Any]:
@@ -257,11 +264,15 @@ def _stream_of(run: Any, streams: Mapping[str, Any], detector: str | None) -> st
         )
     if len(names) > 1:
         choices = ", ".join(repr(name.removesuffix(STREAM_SUFFIX)) for name in names)
-        raise ValueError(f"several detectors recorded centroids in this run; choose with detector=: {choices}")
+        start = run.metadata["start"]
+        raise ValueError(
+            f"several detectors recorded centroids in run {start['uid']} (scan {start.get('scan_id', '?')}); "
+            f"choose with detector=: {choices}"
+        )
     return str(names[0])
 
 
-def _arrays(node: Any, prefix: str) -> dict[str, Any]:
+def arrays_of(node: Any, prefix: str) -> dict[str, Any]:
     """Arrays of a stream by column, with the files behind them. One request for all: the stream's own look-up asks
     three times for each.
     """

@@ -6,15 +6,16 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypedDict, cast
+from typing import Any, Final, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from ..config import Gate, MassCalibration
-from ..config.gates import Roi, Window, check_roi, check_window
+from ..config.gates import Roi, Window, check_roi
 from ..events.gates import Condition, rows_of_valid_shots, shot_span
 from ..events.gates import Rows as Kept
+from . import asked
 from .columns import Read
 from .errors import CatalogError
 from .profile import DEFAULT_NAME
@@ -216,7 +217,9 @@ def _block(part: Part) -> int:
 
 
 def ask(run: Any, which: Which, gate: Gate | None = None) -> Question:
-    """Look up a run and check what was asked of it. Raises ValueError for a wrong question."""
+    """Look up a run and check what was asked of it. Raises ValueError or TypeError for a wrong question."""
+    asked.check_keywords(which, list(Which.__annotations__))
+    asked.check_kinds(which, gate)
     settle()
     recorded = look_up(run, which.get("detector"), which.get("catalog", DEFAULT_NAME), direct=which.get("direct", True))
     calibration = which.get("calibration") or recorded.calibration
@@ -224,7 +227,8 @@ def ask(run: Any, which: Which, gate: Gate | None = None) -> Question:
     if which.get("mq") is not None:
         if which.get("tof") is not None:
             raise ValueError("choose by tof= or by mq=, not by both")
-        windows["tof"] = Gate(name="mq", mq=which["mq"]).tof_window(calibration) or (None, None)
+        mq = asked.window("mq", which["mq"])
+        windows["tof"] = Gate(name="mq", mq=mq).tof_window(calibration) or (None, None)
     recorded.check_columns(windows)
     conditions = [Condition.of_windows(windows | region)]
     if gate is not None:
@@ -245,20 +249,21 @@ def ask(run: Any, which: Which, gate: Gate | None = None) -> Question:
 
 def _windows(which: Which, recorded: Recorded) -> tuple[dict[str, Window], dict[str, Window]]:
     """Windows of columns, and those of the region of interest."""
-    shots = which.get("shots")
-    given = {
-        name: cast(Window | None, cast(dict[str, Any], which).get(name)) for name in ("tof", "x", "y", "tot", "size")
+    given: dict[str, Any] = {**which}
+    windows = {
+        name: asked.window(name, given[name])
+        for name in ("tof", "x", "y", "tot", "size")
+        if given.get(name) is not None
     }
-    windows = {name: check_window(name, window) for name, window in given.items() if window is not None}
+    shots, roi = which.get("shots"), which.get("roi")
     if shots is not None:
-        windows["shot"] = check_window("shot", shots)
-    roi = which.get("roi")
+        windows["shot"] = asked.shots(shots)
     if roi is None:
         return windows, {}
     if "x" in windows or "y" in windows:
         raise ValueError("choose by roi= or by x= and y=, not by both")
-    check_roi(roi, recorded.geometry)
-    return windows, {"x": roi[:2], "y": roi[2:]}
+    region = check_roi(asked.roi(roi), recorded.geometry)
+    return windows, {"x": region[:2], "y": region[2:]}
 
 
 def _shot_window(shots: tuple[int | None, int | None] | None) -> tuple[int, int | None]:
@@ -281,11 +286,9 @@ def _shots_to_check(recorded: Recorded) -> Shots | None:
 def _points(recorded: Recorded, point: int | Sequence[int] | str | None) -> tuple[int, ...] | None:
     if point is None:
         return None
-    if isinstance(point, str):
-        if point != _ALL_POINTS:
-            raise ValueError(f"point={point!r}; give a seq_num, several, or {_ALL_POINTS!r}")
+    if isinstance(point, str) and point == _ALL_POINTS:
         return tuple(int(number) for number in recorded.points.index)
-    return tuple(recorded.check_points([point] if isinstance(point, int) else point))
+    return tuple(recorded.check_points(asked.points(point)))
 
 
 def _ranges(recorded: Recorded, points: tuple[int, ...] | None, rows: Rows | None) -> tuple[Rows, ...]:
@@ -296,9 +299,7 @@ def _ranges(recorded: Recorded, points: tuple[int, ...] | None, rows: Rows | Non
         return _ranges_of(recorded, points)
     if rows is None:
         return ((0, known),)
-    first, end = rows
-    if not 0 <= first <= end:
-        raise ValueError(f"rows=({first}, {end}) is no range of rows")
+    first, end = asked.rows(rows)
     return ((min(first, known), min(end, known)),)
 
 

@@ -3,11 +3,14 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import h5py
 import numpy as np
 import numpy.typing as npt
+
+PRODUCT_KEY: Final = "processed_from"
+"""In the configuration of an event file: the recording that it was made from again. It is not the run's own file."""
 
 
 def open_event_file(path: Path) -> h5py.File:

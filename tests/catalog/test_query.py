@@ -265,6 +265,12 @@ def test_a_spectrum_counts_centroids_per_bin_and_knows_masses(scan: GatedRun, ru
     assert spectrum["tof"].values[0] == 4_705
     assert float(spectrum["mq"].interp(tof=METHYL_TOF_NS)) == pytest.approx(15, rel=1e-3)
     assert int(tof_spectrum(run).sum()) == len(kept)  # all there is, found by itself
+    cut = tof_spectrum(run, range_ns=(4_700, 4_815), bin_ns=50)  # the third bin reaches to 4,850 ns
+    assert int(cut.sum()) == len(centroids(run, tof=(4_700, 4_815)))
+    assert int(cut[-1]) < int(tof_spectrum(run, range_ns=(4_700, 4_850), bin_ns=50)[-1])
+    assert cut.attrs["range_ns"] == (4_700, 4_815)
+    apart = tof_spectrum(run, gate=IODINE, tof=(0, 1_000))  # as all questions: nothing lies in both
+    assert int(apart.sum()) == len(centroids(run, gate=IODINE, tof=(0, 1_000))) == 0
     points = tof_spectrum(run, mq=(120, 134), calibration=CALIBRATION, per_point=True)
     assert list(points.sum("tof").values) == list(regate(run, IODINE)["iodine_counts"])
 
@@ -286,10 +292,21 @@ def test_wrong_questions_are_refused_with_a_way_out(run: Any) -> None:
         ("bins_per_px is 0", lambda: image(run, bins_per_px=0)),
         ("bin_ns is -1 ns", lambda: tof_spectrum(run, bin_ns=-1)),
         ("range_ns is empty", lambda: tof_spectrum(run, range_ns=(5, 5))),
+        ("bin_ns is nan ns", lambda: tof_spectrum(run, bin_ns=math.nan)),
+        ("makes 1e.13 bins from 0 to 10000 ns", lambda: tof_spectrum(run, range_ns=(0, 10_000), bin_ns=1e-9)),
+        ("point 1 is asked for twice", lambda: counts(run, IODINE, point=[1, 1])),
     ]
     for message, question in wrong:
         with pytest.raises(ValueError, match=message):
             question()
+
+
+def test_of_several_detectors_in_a_run_one_is_to_be_chosen_and_the_run_is_named() -> None:
+    class Run:
+        metadata = {"start": {"uid": "ea04cbfa", "scan_id": 7}}  # noqa: RUF012
+
+    with pytest.raises(ValueError, match=r"in run ea04cbfa \(scan 7\); choose with detector=: 'a', 'b'"):
+        recorded._stream_of(Run(), {"a_centroids": None, "b_centroids": None}, None)
 
 
 def test_without_triggers_all_rows_are_given_and_counts_have_no_rate(
