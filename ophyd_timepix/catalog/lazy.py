@@ -1,6 +1,6 @@
 """Answers that read nothing until they are computed: dask DataFrames and xarray Datasets of dask arrays.
 
-Imported when such an answer is asked for: dask comes with the extra `databroker`.
+dask, which comes with the extra `databroker`, is imported when such an answer is asked for.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ import pandas as pd
 from ..events.columns import CENTROIDS
 from .columns import Columns
 from .errors import require
-from .query import empty_table, rows_of
 from .selection import Filter, Piece, Question, Span
+from .tables import empty_table, rows_of
 
 _UNITS = {column.name: column.unit for column in CENTROIDS}
 

@@ -8,13 +8,12 @@ not even that.
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
-import pandas as pd
-
 from ..config import Gate, MassCalibration
 from ..config.gates import Roi, Window
+from .lazy import dask_table, dataset
 from .profile import DEFAULT_NAME
-from .selection import Piece, Question, Rows, ask
+from .selection import Rows, ask
+from .tables import read_table
 
 Form = Literal["pandas", "dask", "xarray"]
 
@@ -69,31 +68,7 @@ def centroids(
     if form == "pandas":
         return read_table(question, wanted)
     if form == "dask":
-        from .lazy import dask_table
-
         return dask_table(question, wanted)
     if form == "xarray":
-        from .lazy import dataset
-
         return dataset(question, wanted)
     raise ValueError(f"no form {form!r}; there are: pandas, dask, xarray")
-
-
-def read_table(question: Question, columns: Sequence[str]) -> pd.DataFrame:
-    """The answer as a DataFrame."""
-    pieces = [rows_of(piece, columns) for piece in question.pieces()]
-    return pd.concat(pieces) if pieces else empty_table(question, columns)
-
-
-def rows_of(piece: Piece, columns: Sequence[str]) -> pd.DataFrame:
-    """The kept rows of a piece. Columns that only the answer needs are read here."""
-    index = pd.Index(piece.kept.astype(np.int64) + piece.span.start, name="row")
-    return pd.DataFrame({column: piece.values(column) for column in columns}, index=index, copy=False)
-
-
-def empty_table(question: Question, columns: Sequence[str]) -> pd.DataFrame:
-    """No rows, of the right types."""
-    dtypes = question.recorded.dtypes
-    return pd.DataFrame(
-        {column: np.empty(0, dtype=dtypes[column]) for column in columns}, index=pd.Index([], dtype="int64", name="row")
-    )
