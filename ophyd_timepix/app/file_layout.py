@@ -17,6 +17,7 @@ docs/reference/file-layout.md`; do not edit.
 | file | what | when |
 |---|---|---|
 | `NAME.tpx3` | the recording: every word that came, in chunks as public tools read them | grows from the first word on |
+| `NAME.0002.tpx3`, ... | its continuation: a recording goes on in a new file every 16 GiB (settable); each is a whole `.tpx3` | when the one before is full |
 | `NAME.tpx3.idx` | its index: when which bytes came, which acquisition they belong to, and how the run was asked for | with it |
 | `NAME.tpx3.aside` | datagrams that are no whole words, or of a foreign sender | at the end of the run, if there were any |
 | `NAME.h5` | the event file: centroids, shots, triggers, hits on request | grows; readable from the first row on |
@@ -81,8 +82,9 @@ INDEX: Final = f"""\
 ## Index of a recording
 
 A header of {HEADER_BYTES} bytes (magic `{MAGIC.decode()}`, length of the text as a little-endian 32-bit number, JSON of the run,
-zeros), then records of {RECORD.itemsize} bytes, one at least every 10 ms or 1 MiB. A file that was cut anywhere is good up to its last
-whole record.
+zeros), then records of {RECORD.itemsize} bytes in the order of their addresses: one at least every 10 ms or 1 MiB, others at losses, at readings
+of the board's counters, at the ends of acquisitions and where the recording goes on in another file. A file that was cut anywhere is
+good up to its last whole record; after a power cut the recording is good up to the last record whose checksum agrees with its bytes.
 """
 
 MEANING: Final = {
@@ -94,6 +96,7 @@ MEANING: Final = {
     "end_counts": "end of an acquisition: the board's timer when the shutter closed (25 ns); else -1",
     "sent": "reading, end: datagrams that the board said it had sent since the run was opened; -1: unknown",
     "received_before": "reading: datagrams of the board that had arrived when it was asked; else -1",
+    "malformed": "datagrams before it that were no whole words",
     "lost": "loss: datagrams that are missing just before `offset`",
     "chip": "loss: chip of the socket; else -1",
     "kind": "0 stretch, 1 loss in the kernel, 2 malformed datagram, 3 reading of the board's counters, "

@@ -34,10 +34,15 @@ _MMSGHDR: Final = np.dtype(
 )
 _IOVEC: Final = np.dtype([("base", "<u8"), ("bytes", "<u8")])
 _SOCKADDR: Final = np.dtype([("family", "<u2"), ("port", ">u2"), ("address", "S4"), ("_", "S8")])
+# struct cmsghdr with the one number of SO_RXQ_OVFL, padded as CMSG_SPACE does
+_CONTROL: Final = np.dtype([("bytes", "<u8"), ("level", "<i4"), ("type", "<i4"), ("dropped", "<u4"), ("_", "<u4")])
 
 
 class BatchReceiver:
-    """Receives from one socket. After `receive()` returned n: `payloads[k, :lengths[k]]` for k < n."""
+    """Receives from one socket. After `receive()` returned n: `payloads[k, :lengths[k]]` for k < n.
+
+    With SO_RXQ_OVFL set, the kernel tells with each datagram how many it had dropped before it queued this one.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._fd = sock.fileno()
@@ -50,13 +55,19 @@ class BatchReceiver:
         self._headers["name"] = self._senders.ctypes.data + _SOCKADDR.itemsize * np.arange(BATCH, dtype=np.uint64)
         self._headers["iov"] = self._iov.ctypes.data + _IOVEC.itemsize * np.arange(BATCH, dtype=np.uint64)
         self._headers["iov_count"] = 1
+        self._controls = np.zeros(BATCH, _CONTROL)
+        self._headers["control"] = self._controls.ctypes.data + _CONTROL.itemsize * np.arange(BATCH, dtype=np.uint64)
+        # Views made once: a batch costs as few objects as possible.
+        self._name_bytes = self._headers["name_bytes"]
+        self._control_bytes = self._headers["control_bytes"]
+        self._dropped = self._controls["dropped"]
+        self._lengths: npt.NDArray[np.uint32] = self._headers["received"]
         self._pointer = ctypes.c_void_p(self._headers.ctypes.data)
 
     @property
     def lengths(self) -> npt.NDArray[np.uint32]:
         """Payload bytes of each datagram of the last batch."""
-        lengths: npt.NDArray[np.uint32] = self._headers["received"]
-        return lengths
+        return self._lengths
 
     def sent_by(self, address: str, n: int) -> npt.NDArray[np.bool_]:
         """Which of the last `n` datagrams came from IPv4 `address`."""
@@ -64,9 +75,18 @@ class BatchReceiver:
         same: npt.NDArray[np.bool_] = self._senders.view(np.uint32).reshape(BATCH, 4)[:n, 1] == wanted
         return same
 
+    def dropped_before(self, k: int) -> int:
+        """Datagrams that the kernel had dropped when it queued datagram `k` of the last batch (32 bits, since bind)."""
+        return int(self._dropped[k]) if self._control_bytes[k] else 0
+
+    def all_dropped_before(self, n: int) -> npt.NDArray[np.uint32]:
+        """The same for each of the last `n` datagrams."""
+        return np.where(self._control_bytes[:n] > 0, self._dropped[:n], 0)
+
     def receive(self, *, wait: bool = True) -> int:
         """Datagrams taken: waits for one (until the socket's time-out), takes what else is there. 0: nothing came."""
-        self._headers["name_bytes"] = _SOCKADDR.itemsize
+        self._name_bytes[:] = _SOCKADDR.itemsize
+        self._control_bytes[:] = _CONTROL.itemsize
         flags = MSG_WAITFORONE if wait else socket.MSG_DONTWAIT
         n = _libc.recvmmsg(self._fd, self._pointer, BATCH, flags, None)
         if n >= 0:

@@ -1,7 +1,8 @@
 """One capture: receive threads fill the ring, a writer thread empties it onto the disk.
 
 The receive threads do nothing but receive and copy; they never touch a file. What they cannot place in the ring waits
-in the socket's buffer, and what the kernel must drop there is counted. All addresses are those of the recording.
+in the socket's buffer, and what the kernel must drop there is counted, and its place marked in the index. All addresses
+are those of the recording.
 """
 
 import contextlib
@@ -13,24 +14,34 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ..protocol.words import CHUNK_MAX_BYTES, chunk_header
-from ..spool.index import STRETCH_BYTES, STRETCH_NS, Kind, Records, Row
+from ..spool.index import STRETCH_BYTES, STRETCH_NS, UNKNOWN, Kind, Records, Row
 from ..spool.recording import BLOCK_BYTES
-from ..spool.ring import Mark, Ring
-from .batch import BatchReceiver
-from .sockets import Buffer, enlarge_buffer, kernel_drops, open_socket, waiting_bytes
+from ..spool.ring import ALIGNMENT, Mark, Ring, Stopped
+from .batch import BATCH, BatchReceiver
+from .channel import Channel
+from .sockets import Buffer
 
 log = logging.getLogger(__name__)
 
 WAKE_S: Final = 0.05
 """How often idle threads look whether they should stop."""
 SMALLEST_RING: Final = 2 * BLOCK_BYTES
+SEGMENT_BYTES: Final = 16 << 30
+"""A segment at 640 MB/s takes 26 s. After a power cut only the last one needs to be read through: 8 s at 2 GB/s."""
+LONGEST_SEARCH: Final = 64 << 20
+"""How much longer a segment may get until a chunk ends where the next file can be written past the page cache."""
 SET_ASIDE_LIMIT: Final = 256
 """Datagrams with a wrong length or sender that are kept for the side file before more are only counted."""
+ON_THE_WAY_NS: Final = 5_000_000
+"""What the board had sent when it answered is here, or lost, when this time has passed since."""
+POLL_PATIENCE_NS: Final = 1_000_000_000
+"""A reading that cannot be placed for so long, because the sockets never run empty, is left out."""
 _SET_ASIDE: Final = struct.Struct("<qIHH")
 
 
@@ -53,16 +64,39 @@ class Totals(NamedTuple):
     wrong_sender: int
     kernel_dropped: int
     ring_full_waits: int
+    unrecorded: int
+    """Datagrams that came when disk or ring were full, so that nothing more was recorded."""
+
+    @property
+    def arrived(self) -> int:
+        """Datagrams of the board that reached this machine, whatever became of them."""
+        return self.datagrams + self.malformed_datagrams + self.kernel_dropped + self.unrecorded
 
 
 class Recorder(Protocol):
     """What the writer thread writes to: a recording, or nothing."""
 
+    waits: bool
+    """True: when the ring is full, receiving waits for the disk. False: the acquisition ends."""
+
     @property
     def path(self) -> Path | None: ...
-    def write_blocks(self, ring: Ring) -> bool: ...
-    def write_index(self, records: Records, n_records: int) -> None: ...
-    def finish(self, ring: Ring) -> None: ...
+    def write(self, ring: Ring, records: Records) -> bool:
+        """A piece of what can be written now. True: there is more."""
+
+    def check(self) -> None:
+        """Raises OSError, which says the remedy, when an acquisition had better not begin."""
+
+    def finish(self, ring: Ring, records: Records) -> None:
+        """Write all that is received, durably."""
+
+
+class _Poll(NamedTuple):
+    """A reading of the board's counters that waits for its place in the index."""
+
+    due_ns: int
+    sent: int
+    received_before: int
 
 
 class Capture:
@@ -80,7 +114,7 @@ class Capture:
         self._index = index
         self._on_failure = on_failure
         self._lock = threading.Lock()
-        self._sockets: list[socket.socket] = []
+        self._channels: list[Channel] = []
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
         self._recording: Recorder | None = None
@@ -88,11 +122,15 @@ class Capture:
         self._writer_stop = threading.Event()
         self._new_bytes = threading.Event()
         self._set_aside: deque[tuple[int, int, bytes]] = deque()
-        self._drop_base = 0
+        self._polls: deque[_Poll] = deque()
+        self._located = 0
         self.last_datagram_ns = 0
         """Host time (CLOCK_MONOTONIC) of the newest datagram; 0 before the first."""
         self._acquisition = 0
+        self._unrecorded_before = 0
         self._stretch = (-STRETCH_BYTES, -STRETCH_NS)
+        self._segment_bytes = SEGMENT_BYTES
+        self._segment_start = 0
 
     # --- sockets ----------------------------------------------------------------------------------------------------
 
@@ -102,12 +140,14 @@ class Capture:
         endpoints: list[Endpoint] = []
         try:
             for chip, host, port, sender in receivers:
-                sock = open_socket(host, port)
-                self._sockets.append(sock)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, round(WAKE_S * 1e6)))
-                endpoints.append(Endpoint(chip, host, sock.getsockname()[1], enlarge_buffer(sock)))
+                channel = Channel(chip, host, port, sender)
+                self._channels.append(channel)
+                channel.sock.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, round(WAKE_S * 1e6))
+                )
+                endpoints.append(Endpoint(chip, host, channel.port, channel.buffer))
                 thread = threading.Thread(
-                    target=self._guarded, args=(self._receive, sock, chip, sender), name=f"receive-{chip}", daemon=True
+                    target=self._guarded, args=(self._receive, channel), name=f"receive-{chip}", daemon=True
                 )
                 self._threads.append(thread)
         except OSError:
@@ -123,26 +163,27 @@ class Capture:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
-        for sock in self._sockets:
-            sock.close()
+        for channel in self._channels:
+            channel.close()
         self._threads.clear()
-        self._sockets.clear()
+        self._channels.clear()
         self._stopping.clear()
-
-    def drops(self) -> int:
-        """Datagrams that the kernel dropped in all sockets since they were bound."""
-        return sum(kernel_drops(sock) for sock in self._sockets)
 
     # --- recordings -------------------------------------------------------------------------------------------------
 
-    def open(self, recording: Recorder) -> None:
-        """Begin a recording: from now on datagrams go to the ring."""
+    def open(self, recording: Recorder, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """Begin a recording: from now on datagrams go to the ring. segment_bytes: when a new file is begun."""
         if self._recording is not None:
             raise RuntimeError(f"a recording is open already: {self._recording.path}")
         with self._lock:
             self.ring.rewind()
-            self._drop_base = self.drops()
+            for channel in self._channels:
+                channel.forget()
+            self._located = 0
             self._stretch = (-STRETCH_BYTES, -STRETCH_NS)
+            self._segment_bytes, self._segment_start = segment_bytes, 0
+            self._unrecorded_before = 0
+            self._polls.clear()
             self._recording = recording
         self._writer_stop.clear()
         self._writer = threading.Thread(target=self._guarded, args=(self._write, recording), name="writer", daemon=True)
@@ -152,50 +193,103 @@ class Capture:
         """Finish the recording: all received bytes are on disk and durable. Safe to call when none is open."""
         with self._lock:
             totals = self.totals()
-            recording, self._recording = self._recording, None
+            recording = self._recording
+            if recording is not None:
+                self._seal()
+            self._recording = None
         if recording is None:
             return totals
         self._writer_stop.set()
         self._new_bytes.set()
         if self._writer is not None and self._writer is not threading.current_thread():
             self._writer.join()
-        recording.write_index(self._index, int(self.ring.marks[Mark.INDEX_RECORDS]))
         if recording.path is not None:
             self._write_set_aside(recording.path)
         self._set_aside.clear()
-        recording.finish(self.ring)
+        recording.finish(self.ring, self._index)
         return totals
 
     def begin(self, acquisition: int) -> tuple[int, Totals]:
-        """An acquisition begins: the address of its first byte, and the counters before it."""
+        """An acquisition begins: the address of its first byte, and the counters before it.
+
+        Raises OSError when the recording's disk has no room for it.
+        """
+        if self._recording is not None:
+            self._recording.check()
         with self._lock:
             self._acquisition = acquisition
             self._stretch = (-STRETCH_BYTES, -STRETCH_NS)
             self.ring.marks[Mark.STOP] = 0
+            self.ring.marks[Mark.STOPPED_BY] = Stopped.NO
+            self._unrecorded_before = int(self.ring.marks[Mark.UNRECORDED])
             return self.ring.received, self.totals()
 
-    def end(self, end_counts: int | None = None) -> tuple[int, Totals]:
+    def end(self, end_counts: int | None = None, sent: int | None = None) -> tuple[int, Totals]:
         """The acquisition ends: the address after its last byte, and the counters up to it.
 
-        end_counts: the board's timer when the shutter closed; goes into the index.
+        end_counts: the board's timer when the shutter closed; sent: datagrams that the board says it sent since `open`.
+        Both go into the index. What no datagram has told of yet is missing at this address.
         """
         with self._lock:
+            now = time.monotonic_ns()
+            for channel in self._channels:
+                missing = channel.forget()
+                self._located += missing
+                self._lose(Kind.LOSS_KERNEL, missing, channel.chip, now)
+            unrecorded = int(self.ring.marks[Mark.UNRECORDED]) - self._unrecorded_before
+            self._lose(Kind.LOSS_UNRECORDED, unrecorded, -1, now)
+            self._polls.clear()
             stop = self.ring.received
             self.ring.marks[Mark.STOP] = stop + 1
             self._acquisition = 0
-            self._index_record(stop, time.monotonic_ns(), -1 if end_counts is None else end_counts)
+            self._record(
+                Kind.END,
+                now,
+                end_counts=UNKNOWN if end_counts is None else end_counts,
+                sent=UNKNOWN if sent is None else sent,
+            )
             self._stretch = (-STRETCH_BYTES, -STRETCH_NS)
             return stop, self.totals()
 
+    def poll(self, sent: int, received_before: int) -> None:
+        """The board has just answered that it sent `sent` datagrams since `open`.
+
+        received_before: what had arrived (`Totals.arrived`) before it was asked. The record is written by `tend`, as
+        soon as everything that was under way has been taken.
+        """
+        self._polls.append(_Poll(time.monotonic_ns() + ON_THE_WAY_NS, sent, received_before))
+
+    @property
+    def polls_waiting(self) -> bool:
+        """Whether `tend` has something to do soon."""
+        return bool(self._polls)
+
+    def tend(self) -> None:
+        """Write readings of the board's counters for which the time has come."""
+        now = time.monotonic_ns()
+        with self._lock:
+            while self._polls and self._polls[0].due_ns <= now:
+                poll = self._polls[0]
+                if self._recording is None or now > poll.due_ns + POLL_PATIENCE_NS or self._stopped:
+                    log.debug("a reading of the board's counters is left out")
+                elif all(channel.caught_up_ns >= poll.due_ns for channel in self._channels):
+                    dropped = self._located + sum(channel.missing() for channel in self._channels)
+                    self._record(
+                        Kind.POLL, now, sent=poll.sent, received_before=poll.received_before, kernel_dropped=dropped
+                    )
+                else:
+                    return
+                self._polls.popleft()
+
     def backlog(self) -> int:
         """Memory of the datagrams that wait in the sockets (bytes)."""
-        return sum(waiting_bytes(sock) for sock in self._sockets)
+        return sum(channel.waiting_bytes for channel in self._channels)
 
     def totals(self) -> Totals:
         """Counters since `open`."""
         marks = self.ring.marks
         if self._recording is not None:
-            marks[Mark.KERNEL_DROPPED] = self.drops() - self._drop_base
+            marks[Mark.KERNEL_DROPPED] = self._located + sum(channel.missing() for channel in self._channels)
         return Totals(
             int(marks[Mark.DATAGRAMS]),
             int(marks[Mark.PAYLOAD_BYTES]),
@@ -204,6 +298,7 @@ class Capture:
             int(marks[Mark.WRONG_SENDER]),
             int(marks[Mark.KERNEL_DROPPED]),
             int(marks[Mark.RING_FULL_WAITS]),
+            int(marks[Mark.UNRECORDED]),
         )
 
     # --- the receive threads ----------------------------------------------------------------------------------------
@@ -215,88 +310,96 @@ class Capture:
             log.exception("%s failed", threading.current_thread().name)
             self._on_failure(error)
 
-    def _receive(self, sock: socket.socket, chip: int, sender: str | None) -> None:
-        batch = BatchReceiver(sock)
+    def _receive(self, channel: Channel) -> None:
+        batch = channel.batch
         while not self._stopping.is_set():
+            asked = time.monotonic_ns()
             n = batch.receive()
             if n:
-                self._take(batch, n, chip, sender)
+                self._take(channel, n)
+            if n < BATCH:
+                channel.caught_up_ns = asked
 
-    def _take(self, batch: BatchReceiver, n: int, chip: int, sender: str | None) -> None:
+    def _take(self, channel: Channel, n: int) -> None:
         now = time.monotonic_ns()
+        batch = channel.batch
         lengths = batch.lengths[:n]
         good = (lengths % 8 == 0) & (lengths > 0) & (lengths <= CHUNK_MAX_BYTES)
+        own = None if channel.sender is None else batch.sent_by(channel.sender, n)
         with self._lock:
             self.last_datagram_ns = now
+            dropped = channel.newly_dropped(n)
             if self._recording is None:
                 self.ring.marks[Mark.IDLE_DATAGRAMS] += n
                 return
-            if sender is not None:
-                own = batch.sent_by(sender, n)
-                self._put_aside(batch, np.flatnonzero(~own), Mark.WRONG_SENDER, now, chip)
-                good &= own
-                self._put_aside(batch, np.flatnonzero(own & ~good), Mark.MALFORMED_DATAGRAMS, now, chip)
-            else:
-                self._put_aside(batch, np.flatnonzero(~good), Mark.MALFORMED_DATAGRAMS, now, chip)
             self._mark_stretch(now)
-            first = int(lengths[0])
-            if good.all() and (n == 1 or (lengths == first).all()):
-                self._append_equal(batch, n, first, chip)
+            plain = dropped is None and good.all() and (own is None or own.all()) and not self._segment_is_full
+            if plain and (lengths == lengths[0]).all():
+                self._append(channel, 0, n, now)
             else:
-                for k in np.flatnonzero(good):
-                    self._append(batch.payloads[k, : int(lengths[k])], chip)
+                self._take_runs(channel, n, good, own, dropped, now)
         self._new_bytes.set()
 
-    def _mark_stretch(self, now: int) -> None:
-        """Open a new index record every 1 MiB or 10 ms."""
-        offset = self.ring.received
-        if offset - self._stretch[0] < STRETCH_BYTES and now - self._stretch[1] < STRETCH_NS:
-            return
-        self._stretch = (offset, now)
-        self._index_record(offset, now)
+    def _take_runs(
+        self,
+        channel: Channel,
+        n: int,
+        good: npt.NDArray[np.bool_],
+        own: npt.NDArray[np.bool_] | None,
+        dropped: npt.NDArray[np.int64] | None,
+        now: int,
+    ) -> None:
+        """A batch that is not all alike: runs of equal datagrams, and before each what is missing there."""
+        whose = np.ones(n, np.bool_) if own is None else own
+        first = np.ones(n, np.bool_)
+        if not self._segment_is_full:
+            for values in (channel.batch.lengths[:n], good, whose):
+                first[1:] &= values[1:] == values[:-1]
+            first[1:] = ~first[1:]
+            if dropped is not None:
+                first |= dropped > 0
+        starts = np.flatnonzero(first)
+        for a, b in zip(starts.tolist(), [*starts[1:].tolist(), n], strict=True):
+            if dropped is not None:
+                self._located += int(dropped[a])
+                self._lose(Kind.LOSS_KERNEL, int(dropped[a]), channel.chip, now)
+            if not whose[a]:
+                self._put_aside(channel.batch, range(a, b), Mark.WRONG_SENDER, now, channel.chip)
+            elif good[a]:
+                self._append(channel, a, b, now)
+            else:
+                self._put_aside(channel.batch, range(a, b), Mark.MALFORMED_DATAGRAMS, now, channel.chip)
+                self._lose(Kind.LOSS_MALFORMED, b - a, channel.chip, now)
 
-    def _index_record(self, offset: int, now: int, end_counts: int | None = None) -> None:
-        marks = self.ring.marks
-        marks[Mark.KERNEL_DROPPED] = self.drops() - self._drop_base
-        k = int(marks[Mark.INDEX_RECORDS])
-        kind = Kind.STRETCH if end_counts is None else Kind.END
-        self._index[k % self._index.size] = Row(
-            offset,
-            now,
-            int(marks[Mark.DATAGRAMS]),
-            int(marks[Mark.KERNEL_DROPPED]),
-            self._acquisition,
-            -1 if end_counts is None else end_counts,
-            malformed=int(marks[Mark.MALFORMED_DATAGRAMS]),
-            kind=kind,
-        )
-        marks[Mark.INDEX_RECORDS] = k + 1
-
-    def _append_equal(self, batch: BatchReceiver, n: int, length: int, chip: int) -> None:
-        """The usual case at high rate, all datagrams of one length: two strided copies for the whole batch."""
+    def _append(self, channel: Channel, a: int, b: int, now: int) -> None:
+        """Datagrams [a, b) of a batch, all of one length, one chunk each: two strided copies for all of them."""
+        length = int(channel.batch.lengths[a])
         stride = length + 8
-        if self.ring.contiguous < n * stride:
-            for k in range(n):
-                self._append(batch.payloads[k, :length], chip)
+        n_bytes = (b - a) * stride
+        if not self._room_for(n_bytes):
+            self.ring.marks[Mark.UNRECORDED] += b - a
             return
-        self._wait_for_room(n * stride)
-        start = self.ring.reserve(n * stride)
-        first, _ = self.ring.parts(start, start + n * stride)
-        rows = first.reshape(n, stride)
-        rows[:, :8] = np.frombuffer(chunk_header(chip, length).to_bytes(8, "little"), np.uint8)
-        rows[:, 8:] = batch.payloads[:n, :length]
-        self._publish(n, n * stride, n * length)
-
-    def _append(self, payload: "np.ndarray[Any, np.dtype[np.uint8]]", chip: int) -> None:
-        n_bytes = payload.size + 8
-        self._wait_for_room(n_bytes)
+        if self._segment_is_full:
+            self._roll(now)
+        if self.ring.contiguous < n_bytes:
+            for k in range(a, b):
+                self._append_one(channel, k, length)
+            return
         start = self.ring.reserve(n_bytes)
-        header = np.frombuffer(chunk_header(chip, payload.size).to_bytes(8, "little"), np.uint8)
-        self.ring.parts(start, start + 8)[0][:] = header  # the ring's size is a multiple of 8: a word never wraps
-        first, second = self.ring.parts(start + 8, start + n_bytes)
+        rows = self.ring.parts(start, start + n_bytes)[0].reshape(b - a, stride)
+        rows[:, :8] = _header(channel.chip, length)
+        rows[:, 8:] = channel.batch.payloads[a:b, :length]
+        self._publish(b - a, n_bytes, (b - a) * length)
+
+    def _append_one(self, channel: Channel, k: int, length: int) -> None:
+        """The same for one datagram, which may lie across the ring's end."""
+        payload = channel.batch.payloads[k, :length]
+        start = self.ring.reserve(length + 8)
+        self.ring.parts(start, start + 8)[0][:] = _header(channel.chip, length)  # words never lie across the end
+        first, second = self.ring.parts(start + 8, start + 8 + length)
         first[:] = payload[: first.size]
         second[:] = payload[first.size :]
-        self._publish(1, n_bytes, payload.size)
+        self._publish(1, length + 8, length)
 
     def _publish(self, datagrams: int, n_bytes: int, payload_bytes: int) -> None:
         marks = self.ring.marks
@@ -304,19 +407,112 @@ class Capture:
         marks[Mark.PAYLOAD_BYTES] += payload_bytes
         self.ring.publish(n_bytes)
 
-    def _wait_for_room(self, n_bytes: int) -> None:
-        """The disk is behind by a whole ring: wait; the socket's buffer takes what comes meanwhile."""
-        while self.ring.free < n_bytes:
-            self.ring.marks[Mark.RING_FULL_WAITS] += 1
-            if self._writer_stop.wait(0.001):
-                raise RuntimeError(
-                    f"the ring ({self.ring.size >> 20} MiB) is full and its writer has ended: the disk is slower than "
-                    f"the camera"
-                )
+    # --- index records ----------------------------------------------------------------------------------------------
 
-    def _put_aside(
-        self, batch: BatchReceiver, which: "np.ndarray[Any, np.dtype[np.intp]]", counter: Mark, now: int, chip: int
+    def _mark_stretch(self, now: int) -> None:
+        """Open a new index record every 1 MiB or 10 ms."""
+        offset = self.ring.received
+        if offset - self._stretch[0] < STRETCH_BYTES and now - self._stretch[1] < STRETCH_NS:
+            return
+        self._stretch = (offset, now)
+        self._record(Kind.STRETCH, now)
+
+    def _seal(self) -> None:
+        """The last bytes get a checksum too."""
+        n = int(self.ring.marks[Mark.INDEX_RECORDS])
+        if n and self._index["offset"][(n - 1) % self._index.size] < self.ring.received:
+            self._record(Kind.STRETCH, time.monotonic_ns())
+
+    def _lose(self, kind: Kind, lost: int, chip: int, now: int) -> None:
+        """Datagrams are missing just before the next byte."""
+        if not lost:
+            return
+        marks = self.ring.marks
+        marks[Mark.KERNEL_DROPPED] = max(self._located, int(marks[Mark.KERNEL_DROPPED]))
+        self._record(kind, now, lost=lost, chip=chip)
+
+    @property
+    def _segment_is_full(self) -> bool:
+        return self.ring.received - self._segment_start >= self._segment_bytes
+
+    def _roll(self, now: int) -> None:
+        """A new segment begins with the next chunk, if that lies where O_DIRECT can write it, or none does for long."""
+        start = self.ring.received
+        over = start - self._segment_start - self._segment_bytes
+        if start % ALIGNMENT and over < min(LONGEST_SEARCH, self._segment_bytes):
+            return
+        self._segment_start = start
+        self._record(Kind.SEGMENT, now)
+
+    def _record(
+        self,
+        kind: Kind,
+        now: int,
+        *,
+        end_counts: int = UNKNOWN,
+        sent: int = UNKNOWN,
+        received_before: int = UNKNOWN,
+        lost: int = 0,
+        chip: int = -1,
+        kernel_dropped: int | None = None,
     ) -> None:
+        """An index record at the address of the next byte. Its checksum is the writer's business."""
+        marks, size = self.ring.marks, self._index.size
+        k = int(marks[Mark.INDEX_RECORDS])
+        while k - int(marks[Mark.INDEX_ON_DISK]) >= size:
+            self._wait_for_the_writer()
+        self._index[k % size] = Row(
+            self.ring.received,
+            now,
+            int(marks[Mark.DATAGRAMS]),
+            self._located if kernel_dropped is None else kernel_dropped,
+            self._acquisition,
+            end_counts,
+            sent,
+            received_before,
+            int(marks[Mark.MALFORMED_DATAGRAMS]),
+            lost,
+            chip,
+            kind,
+        )
+        marks[Mark.INDEX_RECORDS] = k + 1
+
+    # --- when there is no room --------------------------------------------------------------------------------------
+
+    @property
+    def _stopped(self) -> bool:
+        return bool(self.ring.marks[Mark.STOPPED_BY])
+
+    def _room_for(self, n_bytes: int) -> bool:
+        """Room in the ring, waited for if it must be. False: nothing more is recorded in this acquisition.
+
+        While the disk is behind by a whole ring, the socket's buffer takes what comes.
+        """
+        while not self._stopped:
+            if self.ring.free >= n_bytes:
+                return True
+            recording = self._recording
+            if recording is not None and not recording.waits:
+                recording.write(self.ring, self._index)
+                if self.ring.free < n_bytes:
+                    self.ring.marks[Mark.STOPPED_BY] = Stopped.RING_FULL
+                    log.warning("the ring (%d MiB) is full: the acquisition ends here", self.ring.size >> 20)
+                continue
+            self.ring.marks[Mark.RING_FULL_WAITS] += 1
+            self._wait_for_the_writer()
+        if not self.ring.marks[Mark.STOP]:
+            self.ring.marks[Mark.STOP] = self.ring.received + 1
+        return False
+
+    def _wait_for_the_writer(self) -> None:
+        self._new_bytes.set()
+        if self._writer_stop.wait(0.001):
+            raise RuntimeError(
+                f"the ring ({self.ring.size >> 20} MiB) is full and its writer has ended: the disk is slower than the "
+                f"camera"
+            )
+
+    def _put_aside(self, batch: BatchReceiver, which: range, counter: Mark, now: int, chip: int) -> None:
         for k in which:
             payload = batch.payloads[k, : int(batch.lengths[k])]
             self.ring.marks[counter] += 1
@@ -329,10 +525,12 @@ class Capture:
     def _write(self, recording: Recorder) -> None:
         try:
             while not self._writer_stop.is_set():
-                recording.write_index(self._index, int(self.ring.marks[Mark.INDEX_RECORDS]))
-                if not recording.write_blocks(self.ring):
+                if not recording.write(self.ring, self._index):
                     self._new_bytes.wait(WAKE_S)
                     self._new_bytes.clear()
+        except OSError:
+            self.ring.marks[Mark.STOPPED_BY] = Stopped.DISK_FAILED  # what is in the ring stays there
+            raise
         finally:
             self._writer_stop.set()  # a receive thread that waits for room must not wait for a writer that failed
 
@@ -344,3 +542,8 @@ class Capture:
             while self._set_aside:
                 host_ns, chip, payload = self._set_aside.popleft()
                 file.write(_SET_ASIDE.pack(host_ns, len(payload), chip, 0) + payload)
+
+
+def _header(chip: int, length: int) -> npt.NDArray[np.uint8]:
+    """The chunk header of a datagram, as bytes."""
+    return np.frombuffer(chunk_header(chip, length).to_bytes(8, "little"), np.uint8)

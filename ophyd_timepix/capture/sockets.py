@@ -13,6 +13,7 @@ WANTED_BUFFER_BYTES: Final = 256 << 20
 """Asked from the kernel, which counts its own overhead: at 8,960 B a datagram about half of it is payload."""
 ENOUGH_BUFFER_BYTES: Final = 64 << 20
 SO_RCVBUFFORCE: Final = 33
+SO_RXQ_OVFL: Final = 40
 SO_MEMINFO: Final = 55
 MEMINFO_WAITING: Final = 0
 MEMINFO_DROPS: Final = 8
@@ -30,6 +31,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     """A bound UDP socket. Raises OSError that says what to do when the address cannot be had."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
         sock.bind((host, port))
     except OSError as error:
         sock.close()

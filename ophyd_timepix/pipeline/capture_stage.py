@@ -19,7 +19,7 @@ SILENCE_NS: Final = 200_000_000
 """An acquisition whose sent count is not reached ends after this silence."""
 
 
-NOTHING: Final = Totals(0, 0, 0, 0, 0, 0, 0)
+NOTHING: Final = Totals(0, 0, 0, 0, 0, 0, 0, 0)
 
 
 LONGEST_DRAIN_NS: Final = 10_000_000_000
@@ -57,16 +57,18 @@ class CaptureStage(Stage):
             "bind": self._bind,
             "open": self._open,
             "begin": self._begin,
+            "poll": self._poll,
             "end": self._end,
             "close": self._close_recording,
         }
 
     def idle_s(self) -> float | None:
-        return DRAIN_POLL_S if self._drain else 0.05
+        return DRAIN_POLL_S if self._drain or self._capture.polls_waiting else 0.05
 
     def step(self) -> bool:
         if self._failure is not None:
             raise self._failure
+        self._capture.tend()
         if self._drain:
             self._look_for_the_end()
         return False
@@ -96,6 +98,14 @@ class CaptureStage(Stage):
         self._stray_words = (totals.payload_bytes - self._at_end.payload_bytes) // 8
         return start
 
+    def _poll(self, argument: tuple[Sent, int]) -> None:
+        """What the board has just said it sent since the run was opened, and what had arrived before it was asked.
+
+        A record in the index follows when everything that is under way has been taken.
+        """
+        sent, arrived_before = argument
+        self._capture.poll(sent.datagrams, arrived_before)
+
     def _end(self, argument: tuple[Sent | None, int | None]) -> None:
         """Start to drain; `drained` follows with a `Drained`."""
         self._draining, self._end_counts = argument
@@ -107,17 +117,15 @@ class CaptureStage(Stage):
         if ended_by is None:
             return
         self._drain = False
-        stop, now = self._capture.end(self._end_counts)
+        stop, now = self._capture.end(self._end_counts, None if self._draining is None else self._draining.datagrams)
         since = Totals(*(a - b for a, b in zip(now, self._at_end, strict=True)))
         self._at_end = now
         self.report("drained", Drained(stop, since, self._stray_words, ended_by))
 
     def _ended_by(self) -> str | None:
         totals = self._capture.totals()
-        if self._draining is not None:
-            arrived = totals.datagrams + totals.malformed_datagrams + totals.wrong_sender + totals.kernel_dropped
-            if arrived >= self._draining.datagrams:
-                return "counters"
+        if self._draining is not None and totals.arrived >= self._draining.datagrams:
+            return "counters"
         now = time.monotonic_ns()
         if now - self._drain_began >= LONGEST_DRAIN_NS:
             return "time"

@@ -1,6 +1,5 @@
 """The words of a running acquisition: from the ring while it holds them, else from the recording."""
 
-import os
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +8,8 @@ import numpy.typing as npt
 
 from ..spool.index import HEADER_BYTES, RECORD, Records, cut_slice, index_path
 from ..spool.ring import Mark, Ring
-from ..spool.sources import Slice, read_exactly
+from ..spool.segments import SegmentReader
+from ..spool.sources import Slice
 
 RECORDS_AT_ONCE: Final = 4096
 NO_WORDS: Final = np.zeros(0, "<u8")
@@ -21,7 +21,8 @@ class LiveSource:
     """Reads [start, stop) of a recording that grows; `stop` is unknown until the acquisition ends.
 
     first_record: number of an index record at or before `start`. acquisition: the one whose losses are told; None: all.
-    recording: None for a preview, which has only the ring: what is far behind is skipped, and counted in `skipped`.
+    recording: None: there is only the ring. may_skip: of a preview: what is far behind is left out, and counted in
+    `skipped`.
     """
 
     def __init__(
@@ -32,11 +33,14 @@ class LiveSource:
         start: int,
         first_record: int = 0,
         acquisition: int | None = None,
+        *,
+        may_skip: bool = False,
     ) -> None:
         self._ring = ring
         self._index = index
         self._recording = recording
-        self._fd = -1
+        self._may_skip = may_skip
+        self._file = None if recording is None else SegmentReader(recording)
         self._cursor = first_record
         self._acquisition = acquisition
         self._told_end = False
@@ -56,13 +60,12 @@ class LiveSource:
 
     def close(self) -> None:
         """Release the recording, if it was needed."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._file is not None:
+            self._file.close()
 
     def next_slice(self, out: npt.NDArray[np.uint8]) -> Slice | None:
         """The next words, copied into `out`; None when there are none yet, or no more."""
-        if self._recording is None:
+        if self._may_skip:
             self._keep_up()
         start = self.position
         stop = min(self._available(), start + out.size)
@@ -74,10 +77,10 @@ class LiveSource:
         cut = cut_slice(records, start, stop, self._acquisition)
         view = out[: cut.stop - start]
         if not self._ring.copy_out(start, view):
-            if self._recording is None:
+            if self._may_skip:
                 self._skip_to_newest()
                 return None
-            read_exactly(self._file(), view, start)
+            self._read(view, start)
         self.position = cut.stop
         return Slice(view.view("<u8"), cut.host_ns, start, cut.losses, cut.poll)
 
@@ -111,11 +114,11 @@ class LiveSource:
         stop = int(self._ring.marks[Mark.STOP])
         return min(received, stop - 1) if stop else received
 
-    def _file(self) -> int:
+    def _read(self, view: npt.NDArray[np.uint8], start: int) -> None:
         """What the ring has overwritten is on disk: the writer frees room in the ring only behind itself."""
-        if self._fd < 0 and self._recording is not None:
-            self._fd = os.open(self._recording, os.O_RDONLY)
-        return self._fd
+        if self._file is None:
+            raise RuntimeError(f"the ring has overwritten byte {start} before it was decoded, and there is no file")
+        self._file.read(view, start)
 
     def _records(self, start: int) -> Records:
         """Index records from the one that covers `start` on, a limited number of them.

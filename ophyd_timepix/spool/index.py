@@ -198,6 +198,8 @@ class Span(NamedTuple):
     """False: the recording breaks off within it."""
     sent: int | None = None
     """Datagrams that the board said it had sent since the run was opened, up to the end of this acquisition."""
+    arrived: int | None = None
+    """How many of them had reached this machine (see `arrived`)."""
 
 
 def spans(records: Records, n_bytes: int) -> list[Span]:
@@ -206,6 +208,7 @@ def spans(records: Records, n_bytes: int) -> list[Span]:
     After a power loss the index may know more than the recording holds: what begins beyond its end is left out.
     """
     numbers = records["acquisition"]
+    here = arrived(records) + np.cumsum(np.where(records["kind"] == Kind.LOSS_UNRECORDED, records["lost"], 0))
     starts = np.flatnonzero(np.diff(numbers, prepend=0))
     found = []
     for k, first in enumerate(starts):
@@ -219,8 +222,9 @@ def spans(records: Records, n_bytes: int) -> list[Span]:
         end_counts = int(closing["end_counts"]) if closing is not None and closed else -1
         known = end_counts if end_counts >= 0 else None
         sent = int(closing["sent"]) if closing is not None and closed else UNKNOWN
+        came = int(here[starts[k + 1]]) if sent >= 0 else None
         start = int(records["offset"][first])
-        found.append(Span(int(numbers[first]), start, stop, known, closed, sent if sent >= 0 else None))
+        found.append(Span(int(numbers[first]), start, stop, known, closed, sent if sent >= 0 else None, came))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Writing a recording: from the ring to the disk, past the page cache, in aligned blocks.
+"""Writing a recording: from the ring to the disk, past the page cache, in aligned blocks, file after file.
 
 The page cache costs 2 CPU seconds per GB on first touch and may pause a writer for 200 ms; O_DIRECT costs 0.04 to 0.1.
 Where the file system refuses O_DIRECT (tmpfs, some network file systems) the same blocks go through the cache, are
@@ -11,29 +11,45 @@ import fcntl
 import logging
 import mmap
 import os
+from collections import deque
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from .index import HEADER_BYTES, RECORD, Records, header, index_path
+from .index import HEADER_BYTES, RECORD, Kind, Records, header, index_path
 from .ring import ALIGNMENT, Bytes, Mark, Ring
+from .segments import segment_path, segment_starts
+from .space import Limits, SpaceWatch
 
 log = logging.getLogger(__name__)
 
 BLOCK_BYTES: Final = 1 << 20
 LARGEST_WRITE: Final = 4 << 20
 CACHE_STEP: Final = 32 << 20
+NO_LIMITS: Final = Limits(0, 0, 0.0)
 
 
 class RecordingWriter:
-    """One open recording (`.tpx3`) with its index. The caller's thread does the writing."""
+    """One open recording (`.tpx3` and what follows it) with its index. The caller's thread does the writing.
 
-    def __init__(self, path: Path, run: dict[str, Any]) -> None:
+    sync: make every finished file durable (fdatasync). limits: when the disk counts as full.
+    """
+
+    waits = True
+
+    def __init__(self, path: Path, run: dict[str, Any], *, sync: bool = True, limits: Limits | None = None) -> None:
         self.path = path
+        self._sync = sync
+        self._space = SpaceWatch(path, Limits() if limits is None else limits)
         self._fd = self._index_fd = -1
         self._index_written = 0
-        self._synced = 0
+        self._checked = 0
+        self._sum = 0
+        self._borders: deque[int] = deque()
+        self._number = 1
+        self._start = self._synced = 0
+        self._space.check()
         head = header(run)
         self._index_fd = os.open(index_path(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o664)
         try:
@@ -45,37 +61,68 @@ class RecordingWriter:
             index_path(path).unlink()
             raise
 
-    def write_blocks(self, ring: Ring) -> bool:
-        """Write what fills whole blocks. True when something was written."""
+    @classmethod
+    def resume(cls, path: Path, ring: Ring) -> "RecordingWriter":
+        """Go on with the recording of a process that died, from the ring that outlived it."""
+        self = cls.__new__(cls)
+        self.path = path
+        self._sync, self._direct = True, False
+        self._space = SpaceWatch(path, NO_LIMITS)
+        self._index_fd = os.open(index_path(path), os.O_RDWR)
+        whole = (os.fstat(self._index_fd).st_size - HEADER_BYTES) // RECORD.itemsize
+        os.ftruncate(self._index_fd, HEADER_BYTES + whole * RECORD.itemsize)
+        written = np.fromfile(index_path(path), RECORD, whole, offset=HEADER_BYTES)
+        os.lseek(self._index_fd, 0, os.SEEK_END)
+        starts = segment_starts(written)
+        self._number = max(1, sum(start <= ring.on_disk for start in starts))
+        while self._number > 1 and not segment_path(path, self._number).exists():
+            self._number -= 1
+        self._start = self._synced = starts[self._number - 1]
+        self._borders = deque(starts[self._number :])
+        self._fd = os.open(segment_path(path, self._number), os.O_RDWR)
+        self._index_written = int(whole)
+        self._checked = int(written["offset"][-1]) if whole else 0
+        self._sum = self._sum_of_file(self._checked, ring.on_disk)
+        self._checked = max(self._checked, ring.on_disk)
+        return self
+
+    def _sum_of_file(self, start: int, stop: int) -> int:
+        """Checksum of bytes of the open segment that may have left the ring."""
+        data = os.pread(self._fd, max(0, stop - start), start - self._start)
+        return int(np.frombuffer(data, "<u8", len(data) // 8).sum())
+
+    # --- from time to time ------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raises OSError when too little room is left for an acquisition."""
+        self._space.check()
+
+    def write(self, ring: Ring, records: Records) -> bool:
+        """Write new index records, and a piece of what fills whole blocks. True when something was written."""
+        self._space.look(ring)
+        whole = self._take_records(ring, records) & ~(BLOCK_BYTES - 1)
         done = ring.on_disk
-        whole = ring.received & ~(BLOCK_BYTES - 1)
+        if self._borders and self._borders[0] == done:
+            self._roll(done)
+        if self._borders and self._borders[0] <= whole:
+            whole = self._borders[0]
         if whole <= done:
             return False
         self._write(ring, done, min(whole, done + LARGEST_WRITE))
         return True
 
-    def write_index(self, records: Records, n_records: int) -> None:
-        """Append index records up to number `n_records`; `records` is a ring of its own."""
-        while self._index_written < n_records:
-            a = self._index_written % records.size
-            n = min(n_records - self._index_written, records.size - a)
-            self._append_index(records[a : a + n].tobytes())
-            self._index_written += n
-
-    def _append_index(self, data: bytes) -> None:
-        """Whole or not at all for the reader: a short write is carried on."""
-        while data:
-            data = data[os.write(self._index_fd, data) :]
-
-    def finish(self, ring: Ring) -> None:
+    def finish(self, ring: Ring, records: Records) -> None:
         """Write everything received, cut the file to its exact length, make it durable, close it."""
         try:
-            while self.write_blocks(ring):
+            while self.write(ring, records):
                 pass
-            self._write_tail(ring)
-            os.ftruncate(self._fd, ring.received)
-            os.fdatasync(self._fd)
-            os.fdatasync(self._index_fd)
+            while self._borders:
+                self._write(ring, ring.on_disk, self._borders[0])
+                self._roll(ring.on_disk)
+            self._write_tail(ring, ring.received)
+            self._finish_segment(ring.received)
+            if self._sync:
+                os.fdatasync(self._index_fd)
         finally:
             self.close()
 
@@ -86,20 +133,77 @@ class RecordingWriter:
                 os.close(fd)
         self._fd = self._index_fd = -1
 
-    def _write(self, ring: Ring, start: int, stop: int) -> None:
-        for part in ring.parts(start, stop):
-            if part.size:
-                _write_all(self._fd, part, start, self.path)
-                start += part.size
-        ring.marks[Mark.ON_DISK] = stop
-        if not self._direct and stop - self._synced >= CACHE_STEP:
-            os.fdatasync(self._fd)
-            os.posix_fadvise(self._fd, self._synced, stop - self._synced, os.POSIX_FADV_DONTNEED)
-            self._synced = stop
+    # --- the index --------------------------------------------------------------------------------------------------
 
-    def _write_tail(self, ring: Ring) -> None:
-        """The last, unaligned piece: through a padded bounce buffer, cut off afterwards."""
-        start, stop = ring.on_disk, ring.received
+    def _take_records(self, ring: Ring, records: Records) -> int:
+        """Give new records their checksums and append them. Returns what was received then.
+
+        All that is received passes here before it is written, and may leave the ring only then.
+        """
+        received = ring.received  # first: every record that lies before it is in `records` already
+        n_records = int(ring.marks[Mark.INDEX_RECORDS])
+        for k in range(self._index_written, n_records):
+            record = records[k % records.size]
+            offset = int(record["offset"])
+            self._sum_to(ring, offset)
+            record["checksum"] = self._sum
+            self._sum = 0
+            if record["kind"] == Kind.SEGMENT:
+                self._borders.append(offset)
+        self._append_records(records, n_records)
+        ring.marks[Mark.INDEX_ON_DISK] = n_records
+        return received
+
+    def _sum_to(self, ring: Ring, offset: int) -> None:
+        for part in ring.parts(self._checked, offset):
+            self._sum = (self._sum + int(part.view("<u8").sum())) & 0xFFFF_FFFF_FFFF_FFFF
+        self._checked = offset
+
+    def _append_records(self, records: Records, n_records: int) -> None:
+        """Append up to number `n_records`; `records` is a ring of its own."""
+        while self._index_written < n_records:
+            a = self._index_written % records.size
+            n = min(n_records - self._index_written, records.size - a)
+            self._append_index(records[a : a + n].tobytes())
+            self._index_written += n
+
+    def _append_index(self, data: bytes) -> None:
+        """Whole or not at all for the reader: a short write is carried on."""
+        while data:
+            try:
+                data = data[os.write(self._index_fd, data) :]
+            except OSError as error:
+                raise _told(error, "the index", os.fstat(self._index_fd).st_size, index_path(self.path)) from error
+
+    # --- the bytes --------------------------------------------------------------------------------------------------
+
+    def _write(self, ring: Ring, start: int, stop: int) -> None:
+        """Write [start, stop), of which only the end of a segment may be unaligned."""
+        aligned = stop if not self._direct else self._start + (stop - self._start) // ALIGNMENT * ALIGNMENT
+        self._sum_to(ring, max(stop, self._checked))
+        for part in ring.parts(start, aligned):
+            start = self._write_part(ring, part, start)
+        if not self._direct and aligned - self._synced >= CACHE_STEP:
+            os.fdatasync(self._fd)
+            os.posix_fadvise(self._fd, self._synced - self._start, aligned - self._synced, os.POSIX_FADV_DONTNEED)
+            self._synced = aligned
+        if aligned < stop:
+            self._write_tail(ring, stop)
+
+    def _write_part(self, ring: Ring, part: Bytes, start: int) -> int:
+        """Write bytes that lie at address `start`; what of them is on disk is said at once, also when that fails."""
+        if part.size:
+            try:
+                _write_all(self._fd, part, start - self._start, segment_path(self.path, self._number))
+            except WriteError as error:
+                ring.marks[Mark.ON_DISK] = start + error.written // ALIGNMENT * ALIGNMENT
+                raise
+        ring.marks[Mark.ON_DISK] = start + part.size
+        return start + part.size
+
+    def _write_tail(self, ring: Ring, stop: int) -> None:
+        """The last, unaligned piece of a segment: through a padded bounce buffer, cut off afterwards."""
+        start = ring.on_disk
         if stop == start:
             return
         padded = -(-(stop - start) // ALIGNMENT) * ALIGNMENT
@@ -109,9 +213,33 @@ class RecordingWriter:
             for part in ring.parts(start, stop):
                 bounce[a : a + part.size] = part
                 a += part.size
-            _write_all(self._fd, bounce, start, self.path)
-            del bounce
+            try:
+                _write_all(self._fd, bounce, start - self._start, segment_path(self.path, self._number))
+            finally:
+                del bounce, part
         ring.marks[Mark.ON_DISK] = stop
+
+    def _finish_segment(self, stop: int) -> None:
+        os.ftruncate(self._fd, stop - self._start)
+        if self._sync:
+            os.fdatasync(self._fd)
+
+    def _roll(self, start: int) -> None:
+        """Finish the file; the next begins at address `start`."""
+        self._finish_segment(start)
+        self._borders.popleft()
+        self._number += 1
+        path = segment_path(self.path, self._number)
+        direct, fd = _open_new(path) if start % ALIGNMENT == 0 else (False, _open_cached(path))
+        os.close(self._fd)
+        self._direct, self._fd = direct, fd
+        self._start = self._synced = start
+
+
+class WriteError(OSError):
+    """A write failed after `written` bytes of what was given."""
+
+    written = 0
 
 
 def claim(index_fd: int) -> bool:
@@ -131,36 +259,18 @@ def claim(index_fd: int) -> bool:
 def salvage(path: Path, ring: Ring, records: Records) -> int:
     """Complete the recording of a capture process that was killed, from the ring that outlived it.
 
-    Returns the bytes added. Index records that the dead process had not written are appended too.
+    Returns the bytes added. Index records that the dead process had not written are appended too. Raises OSError when
+    not all of it fits; what does is good.
     """
-    start, stop = ring.on_disk, ring.received
-    with open(path, "r+b", buffering=0) as file:
-        offset = start
-        for part in ring.parts(start, stop):
-            if part.size:
-                _write_all(file.fileno(), part, offset, path)
-                offset += part.size
-        file.truncate(stop)
-        os.fsync(file.fileno())
-    ring.marks[Mark.ON_DISK] = stop
-    _salvage_index(index_path(path), records, int(ring.marks[Mark.INDEX_RECORDS]))
-    return stop - start
-
-
-def _salvage_index(path: Path, records: Records, n_records: int) -> None:
-    with open(path, "r+b", buffering=0) as file:
-        whole = (os.fstat(file.fileno()).st_size - HEADER_BYTES) // RECORD.itemsize
-        file.seek(HEADER_BYTES + whole * RECORD.itemsize)
-        for k in range(max(whole, n_records - records.size), n_records):
-            file.write(records[k % records.size].tobytes())
-        file.truncate()
+    start = ring.on_disk
+    RecordingWriter.resume(path, ring).finish(ring, records)
+    return ring.on_disk - start
 
 
 def _open_new(path: Path) -> tuple[bool, int]:
     """(direct, descriptor) of a new file; an existing one is never overwritten."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
     try:
-        return True, os.open(path, flags | os.O_DIRECT, 0o664)
+        return True, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_DIRECT, 0o664)
     except FileExistsError:
         raise
     except OSError as error:
@@ -169,20 +279,33 @@ def _open_new(path: Path) -> tuple[bool, int]:
     log.info("%s: the file system does not take O_DIRECT, writing through the page cache", path)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)  # some file systems create the file before they refuse the flag
-    return False, os.open(path, flags, 0o664)
+    return False, _open_cached(path)
+
+
+def _open_cached(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o664)
 
 
 def _write_all(fd: int, data: Bytes, offset: int, path: Path) -> None:
+    """Write all of `data`. When the disk is full, what fits is written before WriteError is raised."""
     view = data.data
-    while view.nbytes:
+    written, step = 0, view.nbytes
+    while written < view.nbytes:
         try:
-            n = os.pwrite(fd, view, offset)
+            written += os.pwrite(fd, view[written : written + step], offset + written)
         except OSError as error:
-            raise OSError(
-                error.errno,
-                f"cannot write the recording at byte {offset}: {os.strerror(error.errno or 0)}; free space on that "
-                f"file system or choose another data directory",
-                str(path),
-            ) from error
-        view = view[n:]
-        offset += n
+            if error.errno == errno.ENOSPC and step > ALIGNMENT:
+                step = max(ALIGNMENT, min(step, view.nbytes - written) // 2 // ALIGNMENT * ALIGNMENT)
+                continue
+            told = _told(error, "the recording", offset + written, path)
+            told.written = written
+            raise told from error
+
+
+def _told(error: OSError, what: str, offset: int, path: Path) -> WriteError:
+    return WriteError(
+        error.errno,
+        f"cannot write {what} at byte {offset}: {os.strerror(error.errno or 0)}; free space on that file system or "
+        f"choose another data directory",
+        str(path),
+    )

@@ -38,9 +38,51 @@ class Mark(IntEnum):
     IDLE_DATAGRAMS = 11
     STOP = 12
     """1 + the address at which the acquisition ended; 0 while it runs. Set before any byte beyond it is published."""
+    INDEX_ON_DISK = 13
+    """Index records that may be overwritten: they are in the file, or nobody needs them any more."""
+    STOPPED_BY = 14
+    """A `Stopped`: why nothing more is recorded."""
+    UNRECORDED = 15
+    """Datagrams that came while nothing more could be recorded."""
+    DISK_FREE = 16
+    """Bytes that the recording's file system has left; -1: there is no recording."""
+    DISK_RATE = 17
+    """Bytes a second that the recording grew by lately."""
+    DISK_STOP = 18
+    """The recording ends before fewer bytes than this are free."""
+    DISK_LOW = 19
+    """1: room is getting short."""
+
+
+class Stopped(IntEnum):
+    """Why a recording takes no more datagrams, though its acquisition has not ended."""
+
+    NO = 0
+    DISK_LOW = 1
+    """Too little room is left on the file system."""
+    DISK_FAILED = 2
+    """A write failed."""
+    RING_FULL = 3
+    """Without a file: processing is behind by a whole ring."""
 
 
 N_MARKS: Final = len(Mark)
+
+
+def arrived_datagrams(marks: Marks) -> int:
+    """Datagrams of the board that reached this machine, whatever became of them: what its own counter compares with."""
+    parts = (Mark.DATAGRAMS, Mark.MALFORMED_DATAGRAMS, Mark.KERNEL_DROPPED, Mark.UNRECORDED)
+    return sum(int(marks[mark]) for mark in parts)
+
+
+def disk_seconds_left(marks: Marks) -> float | None:
+    """Seconds until the disk is so full that the recording ends, at the rate of the last seconds.
+
+    None: nothing is recorded, or nothing comes.
+    """
+    if marks[Mark.DISK_FREE] < 0 or marks[Mark.DISK_RATE] <= 0:
+        return None
+    return max(0.0, float(marks[Mark.DISK_FREE] - marks[Mark.DISK_STOP]) / float(marks[Mark.DISK_RATE]))
 
 
 class Ring:
@@ -82,6 +124,7 @@ class Ring:
     def rewind(self) -> None:
         """Start a new recording at address 0. Only while nobody reads or writes."""
         self.marks[:] = 0
+        self.marks[Mark.DISK_FREE] = -1
 
     def parts(self, start: int, stop: int) -> tuple[Bytes, Bytes]:
         """The memory of addresses [start, stop) as two pieces, the second empty unless the range wraps."""

@@ -1,6 +1,5 @@
 """Recordings as sources of words: `.tpx3`, Pymepix `.raw`, SPIDR `.dat`. Knows where words start, not what they say."""
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..protocol import words
 from .index import RECORD, Index, Loss, Poll, Records, cut_slice, read_index
+from .segments import Segment, SegmentReader, find_segments
 
 Words = npt.NDArray[np.uint64]
 
@@ -57,6 +57,7 @@ class Recording(BaseModel):
     data_offset: int = Field(description="bytes before the first word")
     n_bytes: int = Field(description="bytes of whole words")
     truncated_bytes: int = Field(description="bytes of a broken last word")
+    segments: tuple[Segment, ...] | None = Field(None, description="the files, when there are several")
     start_time_ns: int | None = Field(None, description="host time at open, Pymepix `.raw` only (ns since 1970)")
 
     @property
@@ -73,7 +74,7 @@ def open_recording(path: Path) -> Recording:
     if size < 8:
         raise RecordingError(f"{path}: {size} bytes are too few for a recording (a word has 8 bytes)")
     if head[:4] == TPX3_MAGIC:
-        return _recording(path, Format.TPX3, 0, size)
+        return _tpx3(path, size)
     if head[:4] in SPIDR_DAT_MAGICS:
         return _spidr_dat(path, head, size)
     if path.suffix.lower() == ".raw":
@@ -94,6 +95,16 @@ def _recording(path: Path, kind: Format, offset: int, size: int, start_time_ns: 
         truncated_bytes=size - offset - whole,
         start_time_ns=start_time_ns,
     )
+
+
+def _tpx3(path: Path, size: int) -> Recording:
+    """One of ours may go on in other files; its index, which lies beside the first, says so."""
+    index = read_index(path)
+    segments = find_segments(path, index.records) if index is not None else ()
+    if len(segments) < 2:
+        return _recording(path, Format.TPX3, 0, size)
+    whole = _recording(path, Format.TPX3, 0, segments[-1].stop)
+    return whole.model_copy(update={"segments": segments})
 
 
 def _pymepix_raw(path: Path, head: bytes, size: int) -> Recording:
@@ -129,7 +140,8 @@ class RecordingReader:
         self._acquisition = acquisition
         self.index: Index | None = read_index(recording.path) if recording.chunked else None
         self._offsets = np.zeros(0, np.int64) if self.index is None else self.index.records["offset"].copy()
-        self._fd = os.open(recording.path, os.O_RDONLY)
+        starts = [0] if recording.segments is None else [segment.start for segment in recording.segments]
+        self._file = SegmentReader(recording.path, recording.data_offset, starts)
         self._told_end = False
         self.position = start
 
@@ -146,9 +158,7 @@ class RecordingReader:
 
     def close(self) -> None:
         """Release the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
 
     def next_slice(self, out: npt.NDArray[np.uint8]) -> Slice | None:
         """The next words, in `out`; None at the end."""
@@ -161,7 +171,7 @@ class RecordingReader:
         if self._told_end and not (cut.losses or cut.poll):
             return None
         view = out[: cut.stop - start]
-        read_exactly(self._fd, view, self.recording.data_offset + start)
+        self._file.read(view, start)
         self.position = cut.stop
         return Slice(view.view("<u8"), cut.host_ns, start, cut.losses, cut.poll)
 
@@ -173,14 +183,3 @@ class RecordingReader:
         if first == self._offsets.size or self._offsets[first] > start:
             first = int(np.searchsorted(self._offsets, self._offsets[max(0, first - 1)], side="left"))
         return self.index.records[first : int(np.searchsorted(self._offsets, stop, side="right"))]
-
-
-def read_exactly(fd: int, out: npt.NDArray[np.uint8], offset: int) -> None:
-    """Fill `out` from `offset`. Raises OSError when the file is shorter."""
-    view = out.data
-    while view.nbytes:
-        n = os.preadv(fd, [view], offset)
-        if n == 0:
-            raise OSError(f"the recording ends at byte {offset}, {view.nbytes} bytes short of what was expected")
-        view = view[n:]
-        offset += n

@@ -170,10 +170,8 @@ def test_a_disk_that_fails_is_told_to_the_owner(capture, failures, tmp_path, mon
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ophyd_timepix.spool.recording.RecordingWriter.write_blocks", full)
-    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    monkeypatch.setattr("ophyd_timepix.spool.recording.RecordingWriter.write", full)
     capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
-    send(endpoint.port, bytes(8))
     wait_for(lambda: bool(failures))
     assert "No space" in str(failures[0])
     monkeypatch.undo()
@@ -189,7 +187,7 @@ def test_a_writer_that_fails_while_the_ring_is_full_ends_the_wait_of_the_receive
         go_on.wait(10)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ophyd_timepix.spool.recording.RecordingWriter.write_blocks", failing_later)
+    monkeypatch.setattr("ophyd_timepix.spool.recording.RecordingWriter.write", failing_later)
     (endpoint,) = capture.bind([(0, HOST, 0, None)])
     capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
     while not capture.ring.marks[Mark.RING_FULL_WAITS]:

@@ -27,6 +27,7 @@ from ophyd_timepix.spool.recording import RecordingWriter, claim, salvage
 from ophyd_timepix.spool.ring import N_MARKS, Mark, Ring
 
 RING = 1 << 22
+NO_RECORDS = np.zeros(8, RECORD)
 
 
 def make_ring() -> Ring:
@@ -68,9 +69,9 @@ def test_the_file_holds_every_received_byte_and_no_more(place, sizes):
     parts = []
     for k, n in enumerate(sizes):
         parts.append(fill(ring, n, k))
-        while writer.write_blocks(ring):
+        while writer.write(ring, NO_RECORDS):
             pass
-    writer.finish(ring)
+    writer.finish(ring, NO_RECORDS)
     expected = np.concatenate([np.zeros(0, np.uint8), *parts])
     assert np.array_equal(np.fromfile(place / "a.tpx3", np.uint8), expected)
     assert ring.on_disk == ring.received
@@ -88,9 +89,9 @@ def test_the_ring_of_a_killed_writer_completes_its_recording(tmp_path):
     writer = RecordingWriter(tmp_path / "a.tpx3", {"n_chips": 1})
     data = fill(ring, (1 << 20) + 5000, 1)
     index = records((0, 5, 0, 0, 1, -1), (4096, 6, 2, 0, 1, -1), (8192, 7, 3, 0, 1, -1))
+    ring.marks[Mark.INDEX_RECORDS] = 2
+    writer.write(ring, index)
     ring.marks[Mark.INDEX_RECORDS] = 3
-    writer.write_blocks(ring)
-    writer.write_index(index, 2)
     writer.close()
     assert salvage(tmp_path / "a.tpx3", ring, index) == 5000
     assert np.array_equal(np.fromfile(tmp_path / "a.tpx3", np.uint8), data)
@@ -103,8 +104,9 @@ def test_the_ring_of_a_killed_writer_completes_its_recording(tmp_path):
 def test_an_index_cut_anywhere_is_readable_to_its_last_whole_record(tmp_path):
     ring = make_ring()
     writer = RecordingWriter(tmp_path / "a.tpx3", {})
-    writer.write_index(records((0, 5, 0, 0, 1, -1), (8, 6, 2, 0, 1, -1)), 2)
-    writer.finish(ring)
+    fill(ring, 8, 1)
+    ring.marks[Mark.INDEX_RECORDS] = 2
+    writer.finish(ring, records((0, 5, 0, 0, 1, -1), (8, 6, 2, 0, 1, -1)))
     whole = index_path(tmp_path / "a.tpx3").read_bytes()
     index_path(tmp_path / "a.tpx3").write_bytes(whole[:-1])
     found = read_index(tmp_path / "a.tpx3")
@@ -209,5 +211,5 @@ def test_a_full_disk_is_told_with_place_and_remedy(tmp_path):
         os.dup2(full.fileno(), writer._fd)
     fill(ring, 1 << 20, 1)
     with pytest.raises(OSError, match=r"cannot write the recording at byte 0: No space left.*free space"):
-        writer.write_blocks(ring)
+        writer.write(ring, NO_RECORDS)
     writer.close()

@@ -1,0 +1,65 @@
+"""One chip's socket while it is drained: where its kernel dropped datagrams, and whether its queue has been empty."""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from .batch import BatchReceiver
+from .sockets import Buffer, enlarge_buffer, kernel_drops, open_socket, waiting_bytes
+
+_WRAP: Final = 1 << 32
+"""The kernel counts what it drops in 32 bits."""
+
+
+class Channel:
+    """A bound socket. All but `receive` is called with the capture's lock held."""
+
+    def __init__(self, chip: int, host: str, port: int, sender: str | None) -> None:
+        self.chip = chip
+        self.sender = sender
+        self.sock = open_socket(host, port)
+        self.buffer: Buffer = enlarge_buffer(self.sock)
+        self.batch = BatchReceiver(self.sock)
+        self.caught_up_ns = 0
+        """All that had arrived at this host time (CLOCK_MONOTONIC) has been taken."""
+        self._located = 0
+
+    @property
+    def port(self) -> int:
+        """The port that the kernel gave."""
+        return int(self.sock.getsockname()[1])
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Memory of the datagrams that wait."""
+        return waiting_bytes(self.sock)
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def missing(self) -> int:
+        """Datagrams that the kernel dropped behind the last one that was taken: no later one told of them yet."""
+        return _since(kernel_drops(self.sock), self._located)
+
+    def forget(self) -> int:
+        """What is missing now is told elsewhere, or nobody's concern: no later datagram shall tell of it."""
+        missing = self.missing()
+        self._located += missing
+        return missing
+
+    def newly_dropped(self, n: int) -> npt.NDArray[np.int64] | None:
+        """How many were dropped just before each datagram of the last batch; None, the usual case: none at all."""
+        last = self.batch.dropped_before(n - 1)
+        if _since(last, self._located) == 0:
+            return None
+        known = (self.batch.all_dropped_before(n).astype(np.int64) - self._located + _WRAP // 2) % _WRAP - _WRAP // 2
+        steps = np.diff(np.maximum(np.maximum.accumulate(known), 0), prepend=0)
+        self._located += int(steps.sum())
+        return steps
+
+
+def _since(counter: int, before: int) -> int:
+    """How far a 32-bit counter went beyond `before`; 0 when it is still behind it."""
+    ahead = (counter - before) % _WRAP
+    return ahead if ahead < _WRAP // 2 else 0

@@ -1,0 +1,83 @@
+"""Room on the disk: how long it will last, and when a recording had better end."""
+
+import errno
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from .ring import Mark, Ring, Stopped
+
+log = logging.getLogger(__name__)
+
+LOOK_NS: Final = 500_000_000
+SMOOTHING: Final = 0.3
+"""Weight of the last half second in the rate."""
+
+
+class Limits(NamedTuple):
+    """When to warn and when to end, in bytes that are free."""
+
+    low_bytes: int = 8 << 30
+    stop_bytes: int = 1 << 30
+    """Room for what the ring still holds and for the end of the event file."""
+    low_seconds: float = 120.0
+    """Warn, too, when the disk is full in less."""
+
+
+class SpaceWatch:
+    """Looks at the file system every half second, from the thread that writes."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self._path = path
+        self._limits = limits
+        self._looked_ns = 0
+        self._on_disk = 0
+        self._rate = 0.0
+        self._warned = False
+
+    def free_bytes(self) -> int:
+        """What this user may still write there."""
+        stat = os.statvfs(self._path.parent)
+        return stat.f_bavail * stat.f_frsize
+
+    def check(self) -> None:
+        """Raises OSError when the recording would have to end at once."""
+        free = self.free_bytes()
+        if free < self._limits.stop_bytes:
+            needed = self._limits.stop_bytes
+            raise OSError(
+                errno.ENOSPC,
+                f"{free / 1e6:.0f} MB are free, a recording needs at least {needed / 1e6:.0f} MB: free space on that "
+                f"file system or choose another data directory",
+                str(self._path),
+            )
+
+    def look(self, ring: Ring) -> None:
+        """Update the marks about the disk; say that the recording must end when it must."""
+        now = time.monotonic_ns()
+        if now - self._looked_ns < LOOK_NS:
+            return
+        free = self.free_bytes()
+        self._follow_rate(ring.on_disk, now)
+        marks = ring.marks
+        marks[Mark.DISK_FREE] = free
+        marks[Mark.DISK_RATE] = round(self._rate)
+        marks[Mark.DISK_STOP] = self._limits.stop_bytes
+        room = free - self._limits.stop_bytes
+        low = free < self._limits.low_bytes or room < self._limits.low_seconds * self._rate
+        marks[Mark.DISK_LOW] = int(low)
+        if low and not self._warned:
+            lasts = f", {room / self._rate:.0f} s at this rate" if self._rate > 0 else ""
+            log.warning("%s: %.1f GB are left on the disk%s", self._path, free / 1e9, lasts)
+        self._warned = low
+        if room < 0 and not marks[Mark.STOPPED_BY]:
+            log.error("%s: only %.1f MB are left on the disk, the acquisition ends here", self._path, free / 1e6)
+            marks[Mark.STOPPED_BY] = Stopped.DISK_LOW
+
+    def _follow_rate(self, on_disk: int, now: int) -> None:
+        if self._looked_ns:
+            rate = (on_disk - self._on_disk) * 1e9 / (now - self._looked_ns)
+            self._rate = rate if self._rate == 0 else self._rate + SMOOTHING * (rate - self._rate)
+        self._looked_ns, self._on_disk = now, on_disk
