@@ -61,6 +61,7 @@ from ophyd_timepix.protocol.registers import (
 )
 from spidr_sim import sensors
 from spidr_sim.chip import CHIP_NAMES, FAST_MBPS, LINKS, SLOW_MBPS, STORED, ChipNetwork, ChipState
+from spidr_sim.faults import DataFault, DataFaultName
 from spidr_sim.flash import ERASED_PAGE, Flash
 from spidr_sim.sensors import BiasSupply
 from spidr_sim.settings import Readout
@@ -121,6 +122,8 @@ class Board:
         self._client_address = 0
         self._board_id, self._chip_board_id = BOARD_ID, CHIP_BOARD_ID
         self._bias = BiasSupply()
+        self._counters_start = 0
+        """What a counter shows that is set to 0; below 0 it shows 2**32 more."""
         self._gone: set[int] = set()
         """Chips that a fault took away."""
         self._unlocked: set[int] = set()
@@ -140,7 +143,7 @@ class Board:
         for network in self.networks:
             network.destination = self._client_address
         self._registers: dict[int, int] = {}
-        self._counter_zero: dict[int, int] = {}
+        self._counter_zero = dict.fromkeys(_COUNTERS, -self._counters_start)
         self._powered = True
         self._decoders = _DECODERS
         self._readout = Readout.OFF
@@ -236,6 +239,19 @@ class Board:
             self._gone.discard(index)
             self._unlocked.discard(index)
             self._chip_changed(index)
+
+    def spoil_data(self, fault: DataFault) -> None:
+        """Let a fault of the data happen from now on."""
+        if fault.name is DataFaultName.COUNTER_ROLL:
+            self._counters_start = -int(fault.value)
+            self._counter_zero = {address: self._count(address) - self._counters_start for address in _COUNTERS}
+        else:
+            self._streams.fault(fault)
+
+    def heal_data(self) -> None:
+        """No fault of the data any more. Counters go on."""
+        self._counters_start = 0
+        self._streams.clear_faults()
 
     # --- the table ----------------------------------------------------------------------------------------------------
     def _table(self) -> dict[Command, Handler]:
@@ -763,7 +779,7 @@ class Board:
     def _set_register(self, request: Request) -> Reply:
         address, value = _at_most(request.ints[0], 0xFFFF), request.ints[1]
         if address in _COUNTERS:
-            self._counter_zero[address] = self._count(address) - value
+            self._counter_zero[address] = self._count(address) - (value or self._counters_start)
         elif address in _SHUTTER_REGISTERS:
             self._set_shutter_register(address, value)
         elif address == Register.DECODER_CONTROL.address:
@@ -774,7 +790,7 @@ class Board:
 
     def _read(self, address: int) -> int:
         if address in _COUNTERS:
-            return self._count(address) - self._counter_zero.get(address, 0)
+            return self._count(address) - self._counter_zero[address]
         if address in _LINK_REGISTERS:
             return LinkStatus(LINKS, self._locked_links(_LINK_REGISTERS[address])).word
         if address in _SHUTTER_REGISTERS:
@@ -797,6 +813,8 @@ class Board:
             return counters.datagrams
         if address == Register.TDC_TRIGGERS.address:
             return counters.tdc_triggers
+        if address == Register.UDP_PAUSED_DATAGRAMS.address:
+            return counters.paused_datagrams
         if address == Register.PIXEL_WORDS_OLD.address:
             return sum(counters.pixel_words)
         chip = address - Register.PIXEL_WORDS.address
@@ -808,7 +826,7 @@ class Board:
 
     def _clear_counters(self) -> None:
         self._shutter.reset_counters()
-        self._counter_zero.clear()
+        self._counter_zero = dict.fromkeys(_COUNTERS, -self._counters_start)
         self._streams.reset_counters()
 
     def _shutter_registers(self) -> dict[int, int]:
@@ -896,6 +914,7 @@ _LINK_REGISTERS: Final = {Register.LINK_STATUS.at(chip): chip for chip in range(
 _COUNTERS: Final = frozenset(
     {
         Register.UDP_DATAGRAMS.address,
+        Register.UDP_PAUSED_DATAGRAMS.address,
         Register.TDC_TRIGGERS.address,
         Register.PIXEL_WORDS_OLD.address,
         *(Register.PIXEL_WORDS.at(chip) for chip in range(MAX_DEVICES)),

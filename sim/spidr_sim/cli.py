@@ -23,6 +23,7 @@ from ophyd_timepix.protocol import ChipId
 from ophyd_timepix.protocol.words import MAX_CHIPS
 from spidr_sim.board import CHIP_NAMES, Board
 from spidr_sim.clock import VirtualClock
+from spidr_sim.data_faults import compile_kernels
 from spidr_sim.datagrams import DATAGRAM_BYTES_LIMITS, DEFAULT_DATAGRAM_BYTES, words_per_datagram
 from spidr_sim.faults import FAULT_BY_TEXT, Faults
 from spidr_sim.flash import Flash
@@ -85,8 +86,9 @@ def _parser() -> argparse.ArgumentParser:
         "--fault",
         action="append",
         default=[],
-        metavar="NAME[=VALUE][:COMMAND[:FIRST[:TIMES]]]",
-        help=f"let something go wrong; may be repeated. Names: {', '.join(FAULT_BY_TEXT)}",
+        metavar="FAULT",
+        help="NAME[=VALUE][:COMMAND[:FIRST[:TIMES]]], or of the data NAME[=VALUE][:TIMES]: "
+        f"let something go wrong; may be repeated. Names: {', '.join(FAULT_BY_TEXT)}",
     )
     add("--blank", action="store_true", help="an empty flash: chips with their reset values, bias off")
     low, high = DATAGRAM_BYTES_LIMITS
@@ -164,6 +166,7 @@ def _serve(options: argparse.Namespace) -> int:
             chip_ids=[ChipId.from_name(name).value for name in CHIP_NAMES[: source.n_chips]],
             datagram_bytes=options.datagram_bytes,
             truth=truth,
+            seed=options.seed,
             on_failure=stop.set,
         )
         stack.callback(streams.close)
@@ -195,6 +198,7 @@ def _warm_up(source: Source) -> None:
     source.advance()
     for _ in source.finish(COUNTS_PER_SECOND // 100):
         pass
+    compile_kernels()
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

@@ -105,21 +105,35 @@ class DatagramSender:
         if self._name is None:
             return n_datagrams
         if n_datagrams == 1:  # at low rates this is all there is: the plain call costs a fifth
-            self._send_one(words)
+            self._send_one(words.data)
             return 1
         for first in range(0, n_datagrams, _BATCH):
             n = min(_BATCH, n_datagrams - first)
             self._send_batch(words[first * self._words : (first + n) * self._words], n)
         return n_datagrams
 
+    @property
+    def destination(self) -> tuple[str, int]:
+        """Where datagrams go; port 0 before that was said."""
+        return self._destination
+
+    def cut(self, words: WordArray) -> list[WordArray]:
+        """What `send` would make of `words`: the words of each datagram."""
+        return [words[first : first + self._words] for first in range(0, words.size, self._words)]
+
+    def send_datagram(self, payload: bytes) -> None:
+        """Send one datagram of any length."""
+        if self._name is not None:
+            self._send_one(payload)
+
     def close(self) -> None:
         """Free the socket."""
         self._socket.close()
 
-    def _send_one(self, words: WordArray) -> None:
+    def _send_one(self, payload: bytes | memoryview) -> None:
         while True:
             try:
-                self._socket.sendto(words.data, self._destination)
+                self._socket.sendto(payload, self._destination)
                 return
             except OSError as error:
                 if self._after_failure(error.errno or 0):

@@ -8,7 +8,13 @@ COMMAND is a name of the command table, or `any`; from the FIRST-th such request
 TIMES times (1; 0: always). Faults of the board and of the line strike at once when no COMMAND is given. Examples:
 `error-reply=0x0B06:SET_DAC`, `slow-reply=3:any:10:0`, `power-cycle`, `chip-gone=1`.
 
-This module knows names and counts; `tcp.py` does the harm.
+Faults of the data strike what leaves from now on, by its number, TIMES times (0: until `clear`)::
+
+    NAME[=VALUE][:TIMES]
+
+Examples: `drop=100`, `drop-at=7`, `truncate=5:3`, `pause=0.2`.
+
+This module knows names and counts; `tcp.py` does the harm, and `data_faults.py` to the data.
 """
 
 import threading
@@ -46,6 +52,13 @@ class Unit(Enum):
     CHIP = auto()
     BYTES = auto()
     ERROR_WORD = auto()
+    EVERY = auto()
+    PROBABILITY = auto()
+    MICROSECONDS = auto()
+    COUNTS = auto()
+
+
+_FRACTIONS: Final = (Unit.SECONDS, Unit.PROBABILITY, Unit.MICROSECONDS)
 
 
 class FaultName(Enum):
@@ -122,9 +135,60 @@ class FaultName(Enum):
     )
 
 
-FAULT_BY_TEXT: Final[dict[str, FaultName]] = {name.text: name for name in FaultName}
+class DataFaultName(Enum):
+    """The faults of the data: name, unit and default of VALUE, default of TIMES, meaning.
+
+    Datagrams are counted over all chips of the board, in the order in which they are cut.
+    """
+
+    def __init__(self, text: str, unit: Unit, default: float, times: int, meaning: str) -> None:
+        self.text = text
+        self.unit = unit
+        self.default = default
+        self.times = times
+        self.meaning = meaning
+
+    def __repr__(self) -> str:
+        return f"<DataFaultName.{self.name}>"
+
+    DROP = "drop", Unit.EVERY, 100, 0, "every so-many-th datagram is lost on the way"
+    DROP_AT = "drop-at", Unit.EVERY, 1, 1, "TIMES datagrams in a row are lost on the way, the first of them this one"
+    DROP_RANDOM = "drop-random", Unit.PROBABILITY, 0.01, 0, "each datagram is lost on the way with this probability"
+    REORDER = "reorder", Unit.EVERY, 100, 0, "every so-many-th datagram comes after the next one of its chip"
+    DUPLICATE = "duplicate", Unit.EVERY, 100, 0, "every so-many-th datagram comes twice"
+    TRUNCATE = "truncate", Unit.EVERY, 100, 0, "every so-many-th datagram lacks its last 3 bytes"
+    CORRUPT = "corrupt", Unit.EVERY, 100, 0, "every so-many-th datagram has random words for its own"
+    FOREIGN = "foreign", Unit.EVERY, 100, 0, "with every so-many-th datagram another comes from a stranger"
+    BURST = "burst", Unit.SECONDS, 0.02, 1, "what leaves in this time is held up on the way and comes in one go"
+    PAUSE = (
+        "pause",
+        Unit.SECONDS,
+        0.1,
+        1,
+        "the board sends nothing for so long; then comes what waited, which it counts",
+    )
+    LATE = (
+        "late",
+        Unit.MICROSECONDS,
+        500.0,
+        100,
+        "so many pixel words reach the board so much later; it stamps them then",
+    )
+    COUNTER_ROLL = "counter-roll", Unit.COUNTS, 1000, 1, "the board's counters start so many counts before their end"
+    LOST_TIMER = "lost-timer", Unit.NONE, 0, 0, "GET_TIMER leaves no words in the stream"
+    MISS_TRIGGER = "miss-trigger", Unit.EVERY, 100, 0, "every so-many-th pulse does not reach TDC input 1"
+    DOUBLE_TRIGGER = "double-trigger", Unit.EVERY, 100, 0, "every so-many-th pulse on TDC input 1 has an echo"
+
+
+FAULT_BY_TEXT: Final[dict[str, FaultName | DataFaultName]] = {
+    name.text: name for names in (FaultName, DataFaultName) for name in names
+}
 
 _LIMITS: Final[dict[Unit, tuple[float, float]]] = {
+    Unit.EVERY: (1, 1 << 40),
+    Unit.PROBABILITY: (0.0, 1.0),
+    Unit.MICROSECONDS: (0.0, 1e6),
+    Unit.COUNTS: (1, 0xFFFF_FFFF),
     Unit.SECONDS: (0.0, _MAX_SECONDS),
     Unit.CHIP: (0, MAX_DEVICES - 1),
     Unit.BYTES: (1, 4096),
@@ -157,9 +221,9 @@ class Fault:
         """From `NAME[=VALUE][:COMMAND[:FIRST[:TIMES]]]`. Raises ValueError that says what is wrong."""
         head, *rest = spec.strip().split(":")
         text, equals, value = head.partition("=")
-        name = FAULT_BY_TEXT.get(text)
-        if name is None:
-            raise ValueError(f"there is no fault {text!r}; there are: {', '.join(FAULT_BY_TEXT)}")
+        name = _named(text)
+        if isinstance(name, DataFaultName):
+            raise ValueError(f"{text} is a fault of the data")
         if len(rest) > 3:
             raise ValueError(f"{spec!r} has too many parts; a fault is NAME[=VALUE][:COMMAND[:FIRST[:TIMES]]]")
         first, times = (_count(spec, part) for part in (*rest[1:], *("1", "1")[len(rest[1:]) :]))
@@ -173,8 +237,54 @@ class Fault:
         return f"{self.name.text}{value}{where}"
 
 
+@dataclass(frozen=True)
+class DataFault:
+    """One fault of the data, as asked for. Raises ValueError for what cannot be."""
+
+    name: DataFaultName
+    value: float
+    times: int
+    """0: until `clear`."""
+
+    def __post_init__(self) -> None:
+        if self.times < 0:
+            raise ValueError(f"{self.name.text}: TIMES is 0 or more, not {self.times}")
+
+    @classmethod
+    def parse(cls, spec: str) -> Self:
+        """From `NAME[=VALUE][:TIMES]`. Raises ValueError that says what is wrong."""
+        head, *rest = spec.strip().split(":")
+        text, equals, value = head.partition("=")
+        name = _named(text)
+        if isinstance(name, FaultName):
+            raise ValueError(f"{text} is no fault of the data")
+        if len(rest) > 1:
+            raise ValueError(f"{spec!r} has too many parts; a fault of the data is NAME[=VALUE][:TIMES]")
+        number = _value(name, value) if equals else name.default
+        return cls(name, number, _count(spec, rest[0]) if rest else name.times)
+
+    def __str__(self) -> str:
+        value = "" if self.name.unit is Unit.NONE else f"={_said(self.name.unit, self.value)}"
+        return f"{self.name.text}{value}:{self.times}"
+
+
+def parse_fault(spec: str) -> Fault | DataFault:
+    """A fault from its text. Raises ValueError that says what is wrong."""
+    of_data = isinstance(_named(spec.strip().partition(":")[0].partition("=")[0]), DataFaultName)
+    return DataFault.parse(spec) if of_data else Fault.parse(spec)
+
+
+def _named(text: str) -> FaultName | DataFaultName:
+    name = FAULT_BY_TEXT.get(text)
+    if name is None:
+        raise ValueError(f"there is no fault {text!r}; there are: {', '.join(FAULT_BY_TEXT)}")
+    return name
+
+
 def _said(unit: Unit, value: float) -> str:
-    return f"0x{int(value):04X}" if unit is Unit.ERROR_WORD else f"{value:g}"
+    if unit is Unit.ERROR_WORD:
+        return f"0x{int(value):04X}"
+    return f"{value:g}" if unit in _FRACTIONS else str(int(value))
 
 
 def _command(text: str) -> Command | None:
@@ -187,15 +297,15 @@ def _command(text: str) -> Command | None:
 
 def _count(spec: str, text: str) -> int:
     if not text.isdecimal():
-        raise ValueError(f"{spec!r}: {text!r} is no number of requests")
+        raise ValueError(f"{spec!r}: {text!r} is no number of times")
     return int(text)
 
 
-def _value(name: FaultName, text: str) -> float:
+def _value(name: FaultName | DataFaultName, text: str) -> float:
     if name.unit is Unit.NONE:
         raise ValueError(f"{name.text} takes no value, not {text!r}")
     try:
-        value = float(text) if name.unit is Unit.SECONDS else int(text, 0)
+        value = float(text) if name.unit in _FRACTIONS else int(text, 0)
     except ValueError:
         raise ValueError(f"{name.text}: {text!r} is no number ({name.unit.name.lower()})") from None
     low, high = _LIMITS[name.unit]
@@ -229,7 +339,7 @@ class Faults:
     def __init__(self, specs: Iterable[str] = ()) -> None:
         self._lock = threading.Lock()
         self._armed: list[_Armed] = []
-        self._orders: deque[Fault | None] = deque()
+        self._orders: deque[Fault | DataFault | None] = deque()
         self._wake: Callable[[], None] = lambda: None
         for spec in specs:
             self.arm(spec)
@@ -238,20 +348,19 @@ class Faults:
         """`wake` is called when something is to be done at once."""
         self._wake = wake
 
-    def arm(self, spec: str | Fault) -> Fault:
+    def arm(self, spec: str | Fault | DataFault) -> Fault | DataFault:
         """Let it happen. Raises ValueError for a text that names no fault."""
-        fault = Fault.parse(spec) if isinstance(spec, str) else spec
+        fault = parse_fault(spec) if isinstance(spec, str) else spec
         with self._lock:
-            if fault.at_once:
-                self._orders.append(fault)
-            else:
+            if isinstance(fault, Fault) and not fault.at_once:
                 self._armed.append(_Armed(fault))
-        if fault.at_once:
-            self._wake()
+                return fault
+            self._orders.append(fault)
+        self._wake()
         return fault
 
     def clear(self) -> None:
-        """No fault is armed any more; chips are there again, links lock, the port opens."""
+        """No fault is armed any more; chips are there again, links lock, the port opens, what was held up leaves."""
         with self._lock:
             self._armed.clear()
             self._orders.append(None)
@@ -264,7 +373,7 @@ class Faults:
             return tuple(armed.fault for armed in self._armed)
 
     # --- for the server -----------------------------------------------------------------------------------------------
-    def next_order(self) -> tuple[Fault | None] | None:
+    def next_order(self) -> tuple[Fault | DataFault | None] | None:
         """What is to be done at once: a fault, or None within the tuple for `clear`. None when there is nothing."""
         with self._lock:
             return (self._orders.popleft(),) if self._orders else None

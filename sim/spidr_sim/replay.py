@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ophyd_timepix.clock import TICKS_PER_COUNT, TICKS_PER_FTOA
 from ophyd_timepix.protocol import column_phase
 from ophyd_timepix.protocol import words as w
+from spidr_sim.data_faults import TriggerFaults
 from spidr_sim.encode import BINS_PER_COUNT
 from spidr_sim.jit import kernel
 from spidr_sim.particles import IntArray
@@ -46,6 +47,7 @@ class RecordingSource:
             )
         self.n_chips = n_chips
         self.has_delay = False
+        self.trigger_faults = TriggerFaults()
         self.next_counts = 0
         self.final_counts = 0
         self._chips = recording.chips

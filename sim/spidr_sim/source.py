@@ -21,6 +21,7 @@ from ophyd_timepix.clock import TICKS_PER_COUNT, TICKS_PER_FTOA, TICKS_PER_SECON
 from ophyd_timepix.protocol.words import MATRIX_SIDE
 from spidr_sim import deposits as d
 from spidr_sim import readout
+from spidr_sim.data_faults import TriggerFaults
 from spidr_sim.deposits import Deposits
 from spidr_sim.encode import BINS_PER_COUNT
 from spidr_sim.frontend import NOISE_SIGMA_STEPS, FrontEnd, NoiseTable, PulseTable, bias_gain
@@ -98,6 +99,8 @@ class Source(Protocol):
     """Whether a delay between pump and probe pulse changes anything."""
     final_counts: int
     """Up to here everything is decided: a later closing of the gate changes nothing before."""
+    trigger_faults: TriggerFaults
+    """What goes wrong before the TDC. What has been recorded stays as it is."""
 
     def set_chip(self, chip: int, settings: ChipSettings, at_counts: int = 0) -> None:
         """Other settings of `chip`, told at `at_counts`. Raises ValueError for a PLL word with unknown phases."""
@@ -195,6 +198,7 @@ class SceneSource:
         self.has_delay = scene.has_delay
         self.next_counts = 0
         self.final_counts = 0
+        self.trigger_faults = TriggerFaults()
         self._scene = scene
         self._keep_truth = keep_truth
         self._front = FrontEnd(self.n_chips, self.settings.seed, scene.least_tot)
@@ -244,12 +248,15 @@ class SceneSource:
         zero_s: float = 0.0,
     ) -> None:
         """The gate opens: all pixels are alive and have counted nothing."""
+        if epoch != self._epoch:
+            self.trigger_faults.restart()
         self._epoch = epoch
         self._open_counts = at_counts
         self._shutter_counts = at_counts if shutter_counts is None else shutter_counts
         self._zero_s = zero_s
         self._sequential = sequential
         self._front.set_sequential(sequential)
+        self.trigger_faults.open()
         self._changes.act()
         self._front.refresh()
         self._busy_until[:] = -1
@@ -351,7 +358,7 @@ class SceneSource:
         sends = self._front.sends_edges
         start = max(self._index * SLICE_TICKS, self._open_counts * TICKS_PER_COUNT)
         stop = min((self._index + 1) * SLICE_TICKS, close_tick)
-        edges = self._triggers.edges_in(start, stop if sends.any() else start)
+        edges = self.trigger_faults.spoil(self._triggers.edges_in(start, stop if sends.any() else start), stop)
         pool = self._queue.pool
         pool.reserve(len(edges) * self.n_chips)
         pool.n += readout.read_edges(edges, sends, pool.word, pool.departure, pool.n)

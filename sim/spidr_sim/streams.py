@@ -7,6 +7,7 @@ commands. Times are 25 ns counts of the virtual clock, never later than its pres
 from dataclasses import dataclass
 from typing import Protocol
 
+from spidr_sim.faults import DataFault
 from spidr_sim.settings import BiasRamp, ChipSettings, Readout
 
 
@@ -20,6 +21,8 @@ class StreamCounters:
     """Pixel words of each chip."""
     tdc_triggers: int
     """Edges that the TDC took."""
+    paused_datagrams: int = 0
+    """Datagrams that waited for the end of a pause."""
 
 
 class Clock(Protocol):
@@ -75,6 +78,14 @@ class Streams(Protocol):
 
     def header_filter(self, chip: int, eth_mask: int) -> None:
         """Words of `chip` leave by UDP when bit k of `eth_mask` is set, k being their header nibble."""
+        ...
+
+    def fault(self, fault: DataFault) -> None:
+        """Let it happen to the data from now on."""
+        ...
+
+    def clear_faults(self) -> None:
+        """Nothing happens to the data any more."""
         ...
 
     def counters(self) -> StreamCounters:

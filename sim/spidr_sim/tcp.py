@@ -29,7 +29,7 @@ from ophyd_timepix.protocol import (
     ServerConnection,
 )
 from spidr_sim.board import Board
-from spidr_sim.faults import Delivery, Fault, FaultName, Faults, Reach, spoiled
+from spidr_sim.faults import DataFault, Delivery, Fault, FaultName, Faults, Reach, spoiled
 
 log = logging.getLogger(__name__)
 
@@ -269,6 +269,9 @@ class TcpServer:
             (fault,) = order
             if fault is None:
                 self._heal()
+            elif isinstance(fault, DataFault):
+                log.info(f"fault {fault}")
+                self._board.spoil_data(fault)
             else:
                 self._strike(fault)
 
@@ -292,6 +295,7 @@ class TcpServer:
 
     def _heal(self) -> None:
         self._board.restore_chips()
+        self._board.heal_data()
         if self._listen_again_s is not None:
             self._listen_again()
 

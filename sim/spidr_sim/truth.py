@@ -13,7 +13,8 @@ A thread of its own writes; what waits for it is bounded, so that memory does no
 
 import queue
 import threading
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -22,6 +23,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from spidr_sim.data_faults import Held, Strike
 from spidr_sim.source import Departures, SliceTruth
 
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -74,11 +76,27 @@ TABLES: Final[Mapping[str, Mapping[str, Column]]] = {
         "hits": Column("<i8", "1", "hits sent"),
         "triggers": Column("<i8", "1", "edges sent (once, whatever the number of chips)"),
     },
+    "faults": {
+        "name": Column("S16", "", "name of the fault of the data"),
+        "epoch": Column("<i4", "1", "restarts and settings of the timers so far"),
+        "acquisition": Column("<i8", "1", "row of /acquisitions, of the last opening; -1: before the first"),
+        "chip": Column("<i1", "1", "chip, -1: all or none"),
+        "datagram": Column("<i8", "1", "number of the datagram over all chips, from 1; 0: no single one"),
+        "words": Column("<i8", "1", "words it held"),
+        "hits": Column("<i8", "1", "hits among them"),
+        "edges": Column("<i8", "1", "trigger edges among them, or that did not come, or came too much"),
+        "first_tick": Column("<i8", "25/96 ns", "earliest time that a word stated, -1: none did"),
+        "last_tick": Column("<i8", "25/96 ns", "latest time that a word stated, -1: none did"),
+        "first_shot": Column("<i8", "1", "shot of first_tick, number since the restart; -1: none"),
+        "last_shot": Column("<i8", "1", "shot of last_tick, number since the restart; -1: none"),
+    },
 }
 
 _CHUNK_ROWS: Final = 1 << 16
 _QUEUE_LENGTH: Final = 64
-_SUMMARY: Final = ("particles", "hits", "triggers", "shots", "acquisitions", "words", "datagrams")
+_SLICES_KEPT: Final = 4096
+"""So many slices (4 s) back it is known which shot is at a time."""
+_SUMMARY: Final = ("particles", "hits", "triggers", "shots", "acquisitions", "words", "datagrams", "faults")
 
 
 class TruthError(Exception):
@@ -94,6 +112,7 @@ class _Totals:
     acquisitions: int = 0
     words: int = 0
     datagrams: int = 0
+    faults: int = 0
     pixel_words: list[int] = field(default_factory=list)
 
 
@@ -106,7 +125,9 @@ class Truth:
         self._totals = _Totals(pixel_words=[0] * n_chips)
         self._hits = hits
         self._opened_at = 0
+        self._openings = 0
         self._before = (0, 0)
+        self._shots = _ShotNumbers()
         self._file = _TruthFile(path, n_chips, attributes)
         self._queue: queue.Queue[_Rows | None] = queue.Queue(_QUEUE_LENGTH)
         self._failure: Exception | None = None
@@ -116,6 +137,8 @@ class Truth:
     def opened(self, epoch: int, at_counts: int) -> None:
         """The gate opened."""
         self._opened_at = at_counts
+        self._openings += 1
+        self._shots.restart(epoch)
         self._before = (self._totals.hits, self._totals.triggers)
 
     def departed(self, epoch: int, departures: Departures, datagrams: int) -> None:
@@ -132,6 +155,7 @@ class Truth:
         totals.hits += truth.hit_tick.size
         totals.triggers += len(truth.edges)
         totals.shots += truth.shot_ticks.size
+        self._shots.add(truth.first_shot, truth.shot_ticks)
         if not self._hits:
             del tables["hits"]
         self._put(_Rows(tables))
@@ -140,6 +164,22 @@ class Truth:
         """Words of the chips themselves (timer, end of read-out) are about to leave in datagrams of their own."""
         self._totals.words += words
         self._totals.datagrams += datagrams
+
+    def struck(self, epoch: int, strikes: Sequence[Strike]) -> None:
+        """Faults of the data have struck. They are on disk soon, whatever else happens."""
+        held = [strike.held for strike in strikes]
+        columns: dict[str, Any] = {
+            "name": np.array([strike.name.encode() for strike in strikes], "S16"),
+            "epoch": _same(epoch, len(strikes)),
+            "acquisition": _same(self._openings - 1, len(strikes)),
+            "chip": np.array([strike.chip for strike in strikes]),
+            "datagram": np.array([strike.datagram for strike in strikes]),
+            **{name: np.array([getattr(one, name) for one in held]) for name in Held._fields},
+        }
+        for name in ("first", "last"):
+            columns[f"{name}_shot"] = self._shots.at(columns[f"{name}_tick"])
+        self._totals.faults += len(strikes)
+        self._put(_Rows({"faults": columns}, summary=asdict(self._totals)))
 
     def closed(self, epoch: int, at_counts: int) -> None:
         """The gate closed and all words left. Returns when all is on disk."""
@@ -189,6 +229,34 @@ class _Rows:
 
     tables: dict[str, Columns]
     summary: dict[str, Any] | None = None
+
+
+class _ShotNumbers:
+    """Which shot is at a time: of the last shots of a timer epoch."""
+
+    def __init__(self) -> None:
+        self._epoch = 0
+        self._slices: deque[tuple[int, npt.NDArray[np.int64]]] = deque(maxlen=_SLICES_KEPT)
+
+    def restart(self, epoch: int) -> None:
+        """Another epoch has other shots."""
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._slices.clear()
+
+    def add(self, first: int, ticks: npt.NDArray[np.int64]) -> None:
+        """The next shots."""
+        if ticks.size:
+            self._slices.append((first, ticks))
+
+    def at(self, ticks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The shot whose period holds each tick; -1 before the first that is known."""
+        if not self._slices:
+            return np.full(ticks.shape, -1)
+        numbers = np.concatenate([first + np.arange(known.size) for first, known in self._slices])
+        starts = np.concatenate([known for _, known in self._slices])
+        before = np.searchsorted(starts, ticks, side="right") - 1
+        return np.append(numbers, -1)[np.where(ticks < 0, -1, before)]
 
 
 def _tables(epoch: int, truth: SliceTruth, first_particle: int) -> dict[str, Columns]:

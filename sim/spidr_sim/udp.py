@@ -18,11 +18,14 @@ from typing import Final
 
 import numpy as np
 
+from ophyd_timepix.clock import NS_PER_COUNT
 from ophyd_timepix.protocol import column_phase
 from ophyd_timepix.protocol.words import HEADER
 from spidr_sim.clock import VirtualClock
+from spidr_sim.data_faults import DataFaults
 from spidr_sim.datagrams import DEFAULT_DATAGRAM_BYTES, DatagramSender
 from spidr_sim.encode import end_of_readout_word, timer_words
+from spidr_sim.faults import DataFault
 from spidr_sim.settings import ALL_PASS, BiasRamp, ChipSettings, Readout
 from spidr_sim.source import Departures, Source
 from spidr_sim.streams import StreamCounters
@@ -33,6 +36,7 @@ log = logging.getLogger(__name__)
 LAG_ALLOWED_COUNTS: Final = 800_000
 """20 ms: the clock runs at most this far ahead of what has been sent."""
 SLIP_WORTH_A_WARNING_S: Final = 0.25
+_COUNTS_PER_SECOND: Final = 1_000_000_000 // NS_PER_COUNT
 _ORDER_POLL_S: Final = 0.1
 """How often a reader of counters looks whether the sending thread still lives."""
 
@@ -42,17 +46,22 @@ class _Totals:
 
     def __init__(self, n_chips: int) -> None:
         self._lock = threading.Lock()
-        self._now = np.zeros(2 + n_chips, np.int64)
+        self._now = np.zeros(3 + n_chips, np.int64)
         self._base = self._now.copy()
 
-    def add(self, datagrams: int, pixel_words: Sequence[int], edges: int) -> None:
+    def add(self, pixel_words: Sequence[int], edges: int) -> None:
         with self._lock:
-            self._now += (datagrams, edges, *pixel_words)
+            self._now += (0, 0, edges, *pixel_words)
+
+    def datagrams(self, sent: int, paused: int) -> None:
+        """So many in all."""
+        with self._lock:
+            self._now[:2] = sent, paused
 
     def since_reset(self) -> StreamCounters:
         with self._lock:
-            datagrams, edges, *pixel_words = (self._now - self._base).tolist()
-        return StreamCounters(datagrams=datagrams, pixel_words=tuple(pixel_words), tdc_triggers=edges)
+            sent, paused, edges, *pixel_words = (self._now - self._base).tolist()
+        return StreamCounters(sent, tuple(pixel_words), edges, paused)
 
     def reset(self) -> None:
         with self._lock:
@@ -71,6 +80,7 @@ class UdpStreams:
         chip_ids: Sequence[int],
         datagram_bytes: int = DEFAULT_DATAGRAM_BYTES,
         truth: Truth | None = None,
+        seed: int = 0,
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.failure: BaseException | None = None
@@ -78,6 +88,8 @@ class UdpStreams:
         self._clock = clock
         self._chip_ids = tuple(chip_ids)
         self._senders = [DatagramSender(host, datagram_bytes) for _ in self._chip_ids]
+        self._faults = DataFaults(self._senders, host, seed, clock.seconds)
+        source.trigger_faults = self._faults.triggers
         self._truth = truth
         self._on_failure = on_failure
         self._totals = _Totals(len(self._chip_ids))
@@ -135,6 +147,14 @@ class UdpStreams:
         with self._clock.lock:
             self._post(partial(self._set_filter, chip, eth_mask, self._clock.counts()))
 
+    def fault(self, fault: DataFault) -> None:
+        """Let it happen to what leaves from now on: counting begins with the next pulse, word, datagram."""
+        self._post(partial(self._faults.arm, fault))
+
+    def clear_faults(self) -> None:
+        """Nothing happens to the data any more; what was held up leaves."""
+        self._post(self._clear_faults)
+
     def delay(self, delay_fs: float) -> None:
         """Another delay between pump and probe pulse. Not of the board: who runs the simulator says it.
 
@@ -172,6 +192,7 @@ class UdpStreams:
             self._wake.notify()
         if self._thread.ident is not None:
             self._thread.join()
+        self._faults.line.close()
         for sender in self._senders:
             sender.close()
 
@@ -188,26 +209,47 @@ class UdpStreams:
             while self._tasks:
                 self._tasks.popleft()()
             self._move_gate(False, self._clock.counts())
+            self._clear_faults()
         except BaseException as error:
             self.failure = error
             log.error("the data side stopped", exc_info=not isinstance(error, TruthError))
             self._on_failure()
 
     def _work(self) -> None:
-        """One task, or one slice, or a wait for either."""
+        """One task, or one slice, or what was held up, or a wait for any."""
         task = self._next_task()
         if task is not None:
             task()
+        elif self._seconds_until_release() == 0.0:
+            self._faults.line.release()
+            self._tell_counts()
         elif self._gate and self._clock.seconds_until(self._source.next_counts) == 0.0:
             self._send_next_slice()
 
     def _next_task(self) -> Callable[[], None] | None:
         with self._wake:
             if not self._tasks and not self._stopping:
-                wait_s = self._clock.seconds_until(self._source.next_counts) if self._gate else None
+                wait_s = self._seconds_until_due()
                 if wait_s != 0.0:
                     self._wake.wait(wait_s)
             return self._tasks.popleft() if self._tasks else None
+
+    def _seconds_until_due(self) -> float | None:
+        """Host seconds until something is to leave; None while nothing is."""
+        release_s = self._seconds_until_release()
+        if not self._gate:
+            return release_s
+        slice_s = self._clock.seconds_until(self._source.next_counts)
+        return slice_s if release_s is None else min(slice_s, release_s)
+
+    def _seconds_until_release(self) -> float | None:
+        """Host seconds until what a fault holds up leaves; None while it holds nothing."""
+        due_s = self._faults.line.due_s
+        if due_s is None:
+            return None
+        with self._clock.lock:
+            missing_s = max(0.0, due_s - self._clock.seconds())
+            return self._clock.seconds_until(self._clock.counts() + math.ceil(missing_s * _COUNTS_PER_SECOND))
 
     def _send_next_slice(self) -> None:
         self._send(self._source.advance())
@@ -217,19 +259,28 @@ class UdpStreams:
 
     def _send(self, departures: Departures) -> None:
         datagrams = 0
-        for chip, sender in enumerate(self._senders):
+        for chip in range(len(self._senders)):
             words = departures.of_chip(chip)
             if words.size:
-                datagrams += sender.send(words)
-        self._totals.add(datagrams, departures.pixel_words, departures.n_edges)
+                datagrams += self._faults.send(chip, words, self._source.final_counts)
+        self._totals.add(departures.pixel_words, departures.n_edges)
         if self._truth:
             self._truth.departed(self._epoch, departures, datagrams)
+        self._tell_counts()
+
+    def _tell_counts(self) -> None:
+        """What has left by now, and what has gone wrong."""
+        line, strikes = self._faults.line, self._faults.strikes
+        self._totals.datagrams(line.sent, line.paused)
+        if self._truth and strikes:
+            self._truth.struck(self._epoch, strikes)
+        strikes.clear()
 
     def _send_own(self, words_of_chips: Sequence[tuple[int, tuple[int, ...]]]) -> None:
         """Words of the chips themselves, (chip, words) of each, in datagrams of their own."""
         for chip, words in words_of_chips:
-            datagrams = self._senders[chip].send(np.array(words, dtype=np.uint64))
-            self._totals.add(datagrams, (0,) * len(self._senders), 0)
+            self._faults.send(chip, np.array(words, dtype=np.uint64), self._clock.counts())
+        self._tell_counts()
 
     def _tell_truth(self, words_of_chips: Sequence[tuple[int, tuple[int, ...]]]) -> None:
         """Such words are about to leave."""
@@ -252,11 +303,18 @@ class UdpStreams:
     # --- tasks --------------------------------------------------------------------------------------------------------
     def _set_chip(self, chip: int, settings: ChipSettings, at_counts: int) -> None:
         self._alive[chip] = settings.alive
+        self._faults.line.survey.phase_bins[chip] = column_phase(settings.pll)
         self._source.set_chip(chip, settings, at_counts)
 
     def _set_filter(self, chip: int, eth_mask: int, at_counts: int) -> None:
         self._masks[chip] = eth_mask
         self._source.set_filter(chip, eth_mask, at_counts)
+
+    def _clear_faults(self) -> None:
+        datagrams = self._faults.clear(self._clock.counts())
+        if self._truth and datagrams:
+            self._truth.own_words(0, datagrams)
+        self._tell_counts()
 
     def _set_shutter(self, is_open: bool, at_counts: int) -> None:
         ends = [] if is_open or not self._gate else self._ends_of_readout(at_counts)
@@ -276,7 +334,9 @@ class UdpStreams:
 
     def _answer_timer(self, chip: int, at_counts: int) -> None:
         words = self._own_words(chip, timer_words(at_counts, self._chip_ids[chip]))
-        if self._gate:
+        if words and self._faults.timer_is_lost(chip):
+            self._tell_counts()
+        elif self._gate:
             self._source.inject(chip, at_counts, words)
         elif words:
             self._tell_truth([(chip, words)])
@@ -321,6 +381,10 @@ class UdpStreams:
         closing = max(at_counts, self._sent_counts)
         for departures in self._source.finish(closing):
             self._send(departures)
+        late_datagrams = self._faults.flush(closing)
+        if self._truth and late_datagrams:
+            self._truth.own_words(0, late_datagrams)
+        self._tell_counts()
         self._clock.hold_at(None)
         if self._truth:
             self._truth.closed(self._epoch, closing)

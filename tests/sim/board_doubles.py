@@ -1,5 +1,6 @@
 """Doubles for the board's two neighbours: a clock that stands until told, a data side that notes what it is told."""
 
+from spidr_sim.faults import DataFault
 from spidr_sim.settings import BiasRamp, ChipSettings, Readout
 from spidr_sim.streams import StreamCounters
 
@@ -61,6 +62,12 @@ class RecordingStreams:
 
     def header_filter(self, chip: int, eth_mask: int) -> None:
         self.calls.append(("header_filter", chip, eth_mask))
+
+    def fault(self, fault: DataFault) -> None:
+        self.calls.append(("fault", fault))
+
+    def clear_faults(self) -> None:
+        self.calls.append(("clear_faults",))
 
     def counters(self) -> StreamCounters:
         return self.totals

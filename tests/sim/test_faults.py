@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from spidr_sim.board import Board
-from spidr_sim.faults import FAULT_BY_TEXT, Fault, Faults
+from spidr_sim.faults import FAULT_BY_TEXT, DataFault, Fault, Faults, parse_fault
+from spidr_sim.streams import StreamCounters
 from spidr_sim.tcp import TcpServer
 from tests.sim.board_doubles import RecordingStreams, StandingClock
 from tests.sim.raw_wire import TIMEOUT_S, Wire, message, wire_when_it_listens
@@ -47,7 +48,7 @@ def wire(server: TcpServer) -> Iterator[Wire]:
 
 
 @pytest.fixture
-def arm(server: TcpServer) -> Callable[[str], Fault]:
+def arm(server: TcpServer) -> Callable[[str], Fault | DataFault]:
     return server.faults.arm
 
 
@@ -258,6 +259,32 @@ def test_unlocked_link_is_locked_again_by_a_new_initialisation(wire: Wire, arm: 
     assert wire.get(GET_DAC, 0, 6) == (6 << 16 | 420,)
 
 
+# --- the data ---------------------------------------------------------------------------------------------------------
+def test_fault_of_the_data_is_told_to_the_data_side_before_the_next_request_is_answered(
+    wire: Wire, server: TcpServer, streams: RecordingStreams
+):
+    server.faults.arm("truncate=5:3")
+    assert answers(wire)
+    assert [str(fault) for (fault,) in streams.named("fault")] == ["truncate=5:3"]
+    server.faults.clear()
+    assert answers(wire)
+    assert streams.named("clear_faults") == [()]
+
+
+def test_counters_that_are_set_to_0_start_near_their_end(wire: Wire, server: TcpServer, streams: RecordingStreams):
+    server.faults.arm("counter-roll=5")
+    assert wire.get(GET_REGISTER, 0, 0x384) == (0x384, 0xFFFF_FFFB)
+    streams.totals = StreamCounters(4, (6, 0, 0, 0), 5, 7)
+    assert [wire.get(GET_REGISTER, 0, address)[1] for address in (0x384, 0x340, 0x2F8, 0x38C)] == [0xFFFF_FFFF, 1, 0, 2]
+    wire.set(0x784, 0, 0x384, 0)
+    assert wire.get(GET_REGISTER, 0, 0x384) == (0x384, 0xFFFF_FFFB)
+    wire.set(0x558, 0)
+    assert [wire.get(GET_REGISTER, 0, address)[1] for address in (0x384, 0x340)] == [0xFFFF_FFFB] * 2
+    server.faults.clear()
+    wire.set(0x558, 0)
+    assert wire.get(GET_REGISTER, 0, 0x384) == (0x384, 0)
+
+
 # --- when, and how often ----------------------------------------------------------------------------------------------
 def errors_of(wire: Wire, code: int, n: int) -> list[int]:
     errors = []
@@ -305,13 +332,19 @@ def test_faults_may_be_armed_before_the_board_is_served():
         ("fire", "there is no fault 'fire'; there are: error-reply, short-reply"),
         ("stalled:GET_COFFEE", "no command 'GET_COFFEE'"),
         ("stalled:any:0", "FIRST is 1 or more"),
-        ("stalled:any:x", "'x' is no number of requests"),
+        ("stalled:any:x", "'x' is no number of times"),
         ("stalled:any:1:1:1", "too many parts"),
         ("stalled=3", "takes no value"),
         ("slow-reply=soon", "'soon' is no number"),
         ("slow-reply=-1", "slow-reply is 0 to 3600"),
         ("chip-gone=4", "chip-gone is 0 to 3"),
         ("error-reply=0", "error-reply is 1 to"),
+        ("drop=0", "drop is 1 to"),
+        ("drop=many", "'many' is no number"),
+        ("drop=3:any", "'any' is no number of times"),
+        ("drop=3:1:1", "too many parts; a fault of the data is"),
+        ("drop-random=2", "drop-random is 0 to 1"),
+        ("lost-timer=3", "takes no value"),
     ],
 )
 def test_text_that_names_no_fault_says_why(spec: str, said: str):
@@ -321,10 +354,12 @@ def test_text_that_names_no_fault_says_why(spec: str, said: str):
 
 @pytest.mark.parametrize("text", FAULT_BY_TEXT)
 def test_every_fault_is_known_by_its_name_and_says_itself(text: str):
-    fault = Fault.parse(text)
+    fault = parse_fault(text)
     assert fault.name.meaning
-    assert Fault.parse(str(fault)) == fault
-    assert Fault.parse(f"{text}:any:2:3") == Fault.parse(str(Fault.parse(f"{text}:any:2:3")))
+    assert parse_fault(str(fault)) == fault
+    counted = parse_fault(f"{text}:3" if isinstance(fault, DataFault) else f"{text}:any:2:3")
+    assert counted.times == 3
+    assert counted == parse_fault(str(counted))
 
 
 def test_no_other_program_can_take_the_port_meanwhile(wire: Wire, server: TcpServer, arm: Callable[[str], Fault]):
@@ -340,5 +375,5 @@ def test_the_page_on_faults_names_each_with_its_default():
     rows = dict(re.findall(r"^\| `([a-z-]+)` \| ([^|]*)\|", page, re.MULTILINE))
     assert set(rows) == set(FAULT_BY_TEXT)
     for text, value in rows.items():
-        default = str(Fault.parse(text)).partition("=")[2].partition(":")[0]
+        default = str(parse_fault(text)).partition("=")[2].partition(":")[0]
         assert value.rpartition(", ")[2].strip() == default
