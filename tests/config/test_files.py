@@ -23,6 +23,7 @@ from ophyd_timepix.config import files as config_files
 from ophyd_timepix.config.files import paths_of, read
 from ophyd_timepix.protocol import Dac, GeneralConfig, PixelMatrix
 from tests.config.settings import board_config, board_configs, chip_config, detector_config, detector_configs
+from tests.pages import Guide
 
 IN_ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20)
 FLIPS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
@@ -104,8 +105,8 @@ def test_text_is_for_people(saved: Path):
 
 
 def test_example_of_the_how_to_is_what_is_written(tmp_path: Path):
-    page = Path(__file__).parents[2] / "docs/how-to/save-and-load-a-configuration.md"
-    (example,) = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    with Guide("docs/how-to/save-and-load-a-configuration.md", "yaml") as guide:
+        example = guide.take().text
     board = BoardConfig(
         bias=BiasConfig(enabled=True, volts=50.0),
         trigger=TriggerSettings(),

@@ -1,8 +1,5 @@
 """Every line of the how-to runs, on the simulated board."""
 
-import re
-from pathlib import Path
-
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
@@ -14,25 +11,25 @@ from spidr_sim.board import Board as SimulatedBoard
 from spidr_sim.clock import VirtualClock
 from spidr_sim.tcp import TcpServer
 from tests.fakes import FakePipeline
+from tests.pages import Guide
 from tests.sim.board_doubles import RecordingStreams
-
-PAGE = Path(__file__).parents[2] / "docs/how-to/control-the-camera.md"
 
 
 def test_every_line_of_the_page_runs(RE, checker, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    with TcpServer(SimulatedBoard(1, RecordingStreams(), VirtualClock(speed=20.0))) as server:
+    with (
+        TcpServer(SimulatedBoard(1, RecordingStreams(), VirtualClock(speed=20.0))) as server,
+        Guide("docs/how-to/control-the-camera.md", "python") as guide,
+    ):
         address = ":".join(map(str, server.address))
         names = {"RE": RE, "bp": bp, "bps": bps, "bpp": bpp, "SupplementalData": SupplementalData}
-        exec(blocks[0].replace("192.168.100.10:50000", address), names)
+        guide.run(names, 1, {"192.168.100.10:50000": address})
         spidr: SpidrBoard = names["spidr"]
         spidr.bias.ramp_rate.put(1000.0)
         tpx = TimepixDetector(spidr, name="tpx", data_dir=tmp_path, exposure=0.01, pipeline=FakePipeline)
         installation = install(RE, [tpx], min_free_bytes=0)
         try:
-            for block in blocks[1:]:
-                exec(block, names | {"tpx": tpx})
+            guide.run(names | {"tpx": tpx})
         finally:
             installation.uninstall()
             RE.clear_suspenders()

@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +12,14 @@ import pytest
 from ophyd_timepix.app import cli
 from ophyd_timepix.capture.sockets import WANTED_BUFFER_BYTES
 from ophyd_timepix.wiring import Site
+from tests.pages import Guide
 from tests.system import test_queueserver as queueserver
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
-HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+DECISIONS = ROOT / "docs" / "explanations" / "decisions"
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
-PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 DEFINED_ELSEWHERE = ("http://", "https://", "mailto:")
 
 
@@ -67,17 +67,26 @@ def test_a_broken_link_would_be_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("index", ["README.md", "docs/README.md"])
-def test_every_how_to_is_in_the_index(index: str) -> None:
-    listed = {(ROOT / index).parent / path for path, _ in links(ROOT / index)}
-    missing = [page.name for page in HOW_TO if page.resolve() not in {path.resolve() for path in listed}]
-    assert not missing
+def test_every_page_is_in_the_index(index: str) -> None:
+    """But for decisions, which have an index of their own."""
+    pages = [page for page in (ROOT / "docs").rglob("*.md") if DECISIONS not in page.parents]
+    assert not missing_from(ROOT / index, [page for page in pages if page != ROOT / "docs/README.md"])
 
 
-def test_every_page_with_code_has_a_test_that_runs_it() -> None:
-    """A page is run by the test that names it; a shell of `make` calls alone needs none."""
-    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    pages = [*HOW_TO, *(ROOT / "docs" / "tutorials").glob("*.md")]
-    assert not [page.name for page in pages if PYTHON.search(page.read_text()) and page.name not in tests]
+def test_every_decision_is_in_their_index_by_its_title() -> None:
+    index = DECISIONS / "README.md"
+    decisions = [page for page in DECISIONS.glob("*.md") if page != index]
+    for page in decisions:
+        number, _, title = page.read_text().partition("\n")[0].removeprefix("# ").partition(". ")
+        line = f"| {number} | [{title}]({page.name}) |"
+        assert line in index.read_text(), f"add to {index.relative_to(ROOT)}: {line}"
+        assert page.name.startswith(f"{int(number):04d}-")
+
+
+def missing_from(index: Path, pages: Iterable[Path]) -> list[str]:
+    """Names of the pages that an index has no link to."""
+    listed = {(index.parent / path).resolve() for path, _ in links(index)}
+    return [page.name for page in pages if page.resolve() not in listed]
 
 
 def commands() -> list[str]:
@@ -100,12 +109,6 @@ def test_every_target_of_make_exists() -> None:
         assert f"\n{name}:" in makefile, name
 
 
-def test_every_block_of_python_is_python() -> None:
-    for page in PAGES:
-        for block in PYTHON.findall(page.read_text()):
-            compile(block, str(page), "exec")
-
-
 def test_the_shell_of_pages_is_shell() -> None:
     blocks = "\n".join(block for page in PAGES for block in SHELL.findall(page.read_text()))
     script = re.sub(r"<[a-z ]+>", "NAME", blocks)
@@ -124,10 +127,20 @@ def test_the_buffer_that_tune_the_host_allows_is_the_one_that_capture_asks_for()
         assert f'"{key}"' in (ROOT / "ophyd_timepix/pipeline/ledger.py").read_text(), key
 
 
+def test_the_speed_of_a_disk_is_measured_as_tune_the_host_says(tmp_path: Path) -> None:
+    with Guide("docs/how-to/tune-the-host.md", "sh") as guide:
+        script = "\n".join(guide.commands({"DATA_DIRECTORY": str(tmp_path), "count=4096": "count=1"}))
+    done = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "/s" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_queue_of_set_up_a_site_is_the_one_that_the_test_runs() -> None:
     page = (ROOT / "docs/how-to/set-up-a-site.md").read_text()
     items = [json.loads(text) for text in re.findall(r"queue add plan '(.*)'", page)]
     assert items == [item for item in [queueserver.SHORT_POINTS, *queueserver.QUEUE] if "delay" not in str(item)]
-    (toml,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    with Guide("docs/how-to/set-up-a-site.md", "toml") as guide:
+        toml = guide.take().text
     assert tomllib.loads(toml) == tomllib.loads((ROOT / "profiles/timepix/site.example.toml").read_text())
     assert set(tomllib.loads(toml)) == set(Site.__dataclass_fields__)

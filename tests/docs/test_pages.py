@@ -1,38 +1,28 @@
 """The pages of a session, run from top to bottom in the profile's session with a simulated camera."""
 
-import re
+import json
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import zarr
+from bluesky import RunEngine
 
-from ophyd_timepix.app import cli
 from ophyd_timepix.wiring import PersistentMetadata
 from spidr_sim.cli import main as spidr_sim
 from tests.catalog.conftest import profiles
+from tests.pages import Guide, call
 
 __all__ = ["profiles"]
 
 ROOT = Path(__file__).parents[2]
 STARTUP = sorted((ROOT / "profiles" / "timepix" / "startup").glob("*.py"))
-
-
-def blocks(page: str, language: str = "python") -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
-
-
-def run_page(page: str, names: dict[str, Any], **changes: str) -> None:
-    """Each block, one after the other. changes: texts of the page, and what stands for them here."""
-    for number, block in enumerate(blocks(page)):
-        for text, other in changes.items():
-            block = block.replace(text, other)
-        exec(compile(block, f"{page}, block {number}", "exec"), names)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +52,9 @@ def session(profiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def test_the_tutorial(session: dict[str, Any]) -> None:
-    """docs/tutorials/first-run.md"""
     shorter = {"10_000": "500", "put(500)": "put(100)", "1.8, 6": "1.8, 3", "320, 5": "320, 2"}
-    run_page("tutorials/first-run.md", session, **shorter)
+    with Guide("docs/tutorials/first-run.md", "python") as guide:
+        guide.run(session, changes=shorter)
     session["installation"].writer.wait(60)
     scan = next(run for run in session["db"](plan_name="scan") if "tpx_gates_gate0_counts" in run.table())
     iodine = scan.table()["tpx_gates_gate0_counts"].to_numpy()
@@ -72,21 +62,52 @@ def test_the_tutorial(session: dict[str, Any]) -> None:
     assert isinstance(session["RE"].md, PersistentMetadata)
 
 
-def test_the_catalogs_guide(session: dict[str, Any]) -> None:
-    """docs/how-to/use-the-catalog.md"""
+def test_the_catalogs_guide(
+    session: dict[str, Any], profiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = dict(session)
-    parts = blocks("how-to/use-the-catalog.md")
-    for block in parts[:3]:
-        exec(compile(block, "use-the-catalog.md", "exec"), names)
-    assert names["installation"] is session["installation"]
-    assert len(parts) == 5, "the last two, runs without a catalog, are in tests/catalog/test_jsonl.py"
+    with Guide("docs/how-to/use-the-catalog.md", "python") as guide:
+        guide.run(names, 3)
+        assert names["installation"] is session["installation"]
+        lines = take_a_run_without_a_catalog(session, guide, tmp_path)
+    (day,) = {path.parent for path in session["site"].data.rglob("*.h5")}
+    changes = {
+        "--readable /data": f"--readable {session['site'].data}",
+        "~/.local/share/ophyd_timepix/catalogs/timepix/backup/<uid>.jsonl": str(lines),
+        "/data/2026-11 /archive/2026-11": f"{day} {tmp_path / 'archive'}",
+    }
+    with Guide("docs/how-to/use-the-catalog.md", "sh") as shell:
+        *before, check, move = shell.commands(changes)
+    for line in before:
+        assert call(line) == 0, capsys.readouterr().err
+    assert f"{lines}: run" in capsys.readouterr().out
+    assert (profiles / "lab.yml").exists()
+    day.rename(tmp_path / "archive")
+    assert [call(line) for line in (check, move, check)] == [1, 0, 0], capsys.readouterr().err
+
+
+def take_a_run_without_a_catalog(session: dict[str, Any], guide: Guide, directory: Path) -> Path:
+    """The last two blocks of the page, with a run between them. Returns the file of its documents."""
+    names = dict(session, RE=RunEngine())
+    session["tpx"].shots.put(20)
+    guide.run(names, 1, {"/data/documents": str(directory)})
+    try:
+        names["RE"](session["bp"].count([session["tpx"]]))
+    finally:
+        names["install"](names["RE"], [], catalog=None).uninstall()
+    (lines,) = directory.glob("*.jsonl")
+    guide.run(names, 1, {"/data/documents/20261103-141500_0f3a9c21.jsonl": str(lines)})
+    assert len(names["run"].streams["primary"]) == 1
+    assert all(path.exists() for path in names["run"].files)
+    return lines
 
 
 def test_a_coincidence_experiment(session: dict[str, Any]) -> None:
-    """docs/how-to/run-a-coincidence-experiment.md: ions of the simulator are independent, and it comes out so."""
+    """Ions of the simulator are independent, and it comes out so."""
     session["delay"].set(3.0)
     names = dict(session)
-    run_page("how-to/run-a-coincidence-experiment.md", names)
+    with Guide("docs/how-to/run-a-coincidence-experiment.md", "python") as guide:
+        guide.run(names)
     assert len(names["chance"]) > 1000
     assert abs(names["true_pairs"]) < 6 * names["error"] + 0.05 * len(names["chance"])
     assert names["covariance"].shape == (25, 15)
@@ -94,19 +115,18 @@ def test_a_coincidence_experiment(session: dict[str, Any]) -> None:
 
 
 def test_looking_at_runs(session: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """docs/how-to/look-at-runs.md"""
     monkeypatch.chdir(tmp_path)
     session["tpx"].shots.put(100)
-    names = dict(session)
-    run_page("how-to/look-at-runs.md", names)
+    with Guide("docs/how-to/look-at-runs.md", "python") as guide:
+        guide.run(dict(session))
     assert (tmp_path / "run.png").stat().st_size > 20_000
     assert not session["tpx"].image.watched
 
 
 def test_where_runs_go_at_a_site(session: dict[str, Any]) -> None:
-    """docs/how-to/set-up-a-site.md"""
     session["tpx"].shots.put(20)
-    run_page("how-to/set-up-a-site.md", dict(session))
+    with Guide("docs/how-to/set-up-a-site.md", "python") as guide:
+        guide.run(dict(session))
     data = session["site"].data
     assert {"2026-117", "2026-118"} <= {path.parent.parent.name for path in data.rglob("*.h5")}
     del session["RE"].md["proposal"]
@@ -114,20 +134,89 @@ def test_where_runs_go_at_a_site(session: dict[str, Any]) -> None:
 
 
 def test_more_workers_as_tune_the_host_says(session: dict[str, Any], tmp_path: Path) -> None:
-    """docs/how-to/tune-the-host.md"""
     names = {"TimepixDetector": session["TimepixDetector"], "spidr": session["spidr"], "data_dir": tmp_path}
-    run_page("how-to/tune-the-host.md", names)
+    with Guide("docs/how-to/tune-the-host.md", "python") as guide:
+        guide.run(names)
     assert names["tpx"].name == "tpx"
 
 
 def test_reprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """docs/how-to/reprocess.md"""
     monkeypatch.chdir(tmp_path)
     assert spidr_sim(["--write", "recording.tpx3", "--seconds", "0.2", "--rate", "1e5"]) == 0
-    for line in blocks("how-to/reprocess.md", "sh")[0].splitlines():
-        assert cli.main(line.split()[1:]) == 0, capsys.readouterr().err
+    with Guide("docs/how-to/reprocess.md", "sh") as shell:
+        for line in shell.commands():
+            assert call(line) == 0, capsys.readouterr().err
     names: dict[str, Any] = {}
-    run_page("how-to/reprocess.md", names)
+    with Guide("docs/how-to/reprocess.md", "python") as guide:
+        guide.run(names)
     assert names["strict"]["size"].min() == 3
     assert 0 < len(names["strict"]["x"]) < len(names["wide"]["x"])
     assert names["strict"]["tof"].min() >= 4000
+
+
+def test_connecting_a_camera(
+    session: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the page calls good is what a good camera gives."""
+    monkeypatch.chdir(tmp_path)
+    session["spidr"].disconnect()
+    address = session["simulator"].address
+    changes = {"192.168.100.10:50000": address, "--seconds 1": "--seconds 0.3"}
+    with Guide("docs/how-to/connect-a-camera.md", "sh") as shell:
+        show, record = shell.commands(changes)
+    assert call(show) == 0
+    assert "  chips:\n" in capsys.readouterr().out
+    assert call(f"{record} --json") == 0
+    ledger = json.loads(capsys.readouterr().out)["ledger"]
+    assert ledger["sent_datagrams"] == ledger["received_datagrams"] > 0
+    assert ledger["hits"] > 0 < ledger["shots"]
+    assert ledger["lost_datagrams"] == ledger["unaccounted"] == 0
+    with Guide("docs/how-to/connect-a-camera.md", "python") as guide:
+        guide.run({}, changes=changes)
+
+
+def test_the_readme(session: dict[str, Any]) -> None:
+    """Its session, with a board and a detector of its own, and shorter points."""
+    data = session["site"].data
+    changes = {
+        "192.168.100.10:50000": session["simulator"].address,
+        'data_dir="/data/2026-11"': f"data_dir={str(data)!r}, exposure=0.1",
+        "100_000": "300",
+    }
+    session["spidr"].disconnect()  # a board serves one client at a time
+    names: dict[str, Any] = {}
+    try:
+        with Guide("README.md", "python") as guide:
+            guide.run(names, changes=changes)
+        plans = [names["db"][-k].start["plan_name"] for k in (3, 2, 1)]
+    finally:
+        names["install"](names["RE"], [names["tpx"]], catalog="timepix").uninstall()
+        names["tpx"].close()
+        names["spidr"].disconnect()
+    assert plans == ["count", "scan", "tpx_fly"]
+
+
+def test_the_two_commands_without_bluesky(
+    session: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """README and docs/how-to/run-without-bluesky.md. All lines of their ledgers are explained."""
+    monkeypatch.chdir(tmp_path)
+    session["spidr"].disconnect()
+    shorter = {"192.168.100.10:50000": session["simulator"].address, "--seconds 10": "--seconds 0.3"}
+    shorter |= {"/data/today": "today", "events.h5": "one.h5"}
+    with Guide("README.md", "sh") as readme:
+        record, process = readme.commands(shorter)
+        assert call(record) == 0, capsys.readouterr().err
+        (recording,) = Path("today").glob("*.tpx3")
+        for path in (recording, recording.with_suffix(".tpx3.idx")):
+            path.rename(path.name.replace(recording.name, "recording.tpx3"))
+        assert call(process) == 0, capsys.readouterr().err
+    with Guide("docs/how-to/run-without-bluesky.md", "sh") as page:
+        same, other = page.commands(shorter | {"events.h5": "two.h5"})
+        assert same == record
+        assert call(other) == 0, capsys.readouterr().err
+    explained = (ROOT / "docs/explanations/loss-ledger.md").read_text()
+    for path in (*Path("today").glob("*.h5"), Path("one.h5")):
+        with h5py.File(path) as file:
+            ledger = json.loads(file["/entry/ledger"][()])
+        assert not [entry for entry in ledger if f"`{entry}`" not in explained]

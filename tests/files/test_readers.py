@@ -5,7 +5,6 @@ that rounds onto it, and none of them lost on the way.
 """
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ophyd_timepix.files import events
 from ophyd_timepix.files.event_file import EventFile, tof_edges
 from ophyd_timepix.files.master import GAP, MASKED_BY_USER, write_master
 from ophyd_timepix.files.reader import read_ledger, read_table
+from tests.pages import Guide
 
 ZERO = "2026-11-21T07:00:00.250000+00:00"
 SHOT = [-1, -1, 0, 0, 0, 2, -1, 3]
@@ -259,12 +259,11 @@ def test_an_existing_master_is_never_overwritten_and_nothing_is_left_behind(tmp_
 
 def test_every_line_of_python_in_the_how_to_runs(tmp_path, monkeypatch):
     pytest.importorskip("scippnexus")
-    page = Path(__file__).parents[2] / "docs/how-to/run-without-bluesky.md"
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path, "events")
     names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
-        exec(block, names)
+    with Guide("docs/how-to/run-without-bluesky.md", "python") as guide:
+        guide.run(names)
     assert list(names["centroids"]["toa"]) == TOA
     assert names["events"].bins.size().values.sum() == len(TOA)
     assert (tmp_path / "vmi.png").exists()

@@ -1,10 +1,8 @@
 """Gates as scan signals on the simulated camera: TCP, UDP, the pipeline's processes, bluesky and the catalog."""
 
 import math
-import re
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -24,11 +22,11 @@ from ophyd_timepix.wiring import install
 from spidr_sim.particles import NS_PER_SQRT_MASS, PEAKS, T0_NS, time_of_flight_ns
 from tests.bluesky_fixtures import checker, run_and_interrupt
 from tests.catalog.conftest import catalog, db, profiles
+from tests.pages import Guide
 from tests.sim_process import running_sim
 
 __all__ = ["catalog", "checker", "db", "profiles"]
 
-PAGE = Path(__file__).parents[2] / "docs/how-to/gate-a-mass-peak.md"
 MASSES = {peak.name: peak.mass_per_charge for peak in PEAKS}
 FLIGHTS = {peak.name: time_of_flight_ns(peak) for peak in PEAKS}
 IODINE = Gate(name="iodine", mq=(125, 129))
@@ -200,13 +198,12 @@ def test_aligning_shows_what_a_run_would_see_and_leaves_no_file(RE, checker, tpx
 
 
 def test_every_block_of_the_guide_runs(RE, checker, tpx, writer, db):
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     names: dict[str, Any] = {"RE": RE, "tpx": tpx, "bp": bp, "bps": bps, "delay": SynAxis(name="delay")}
-    for block in blocks[:-1]:
-        exec(compile(block, str(PAGE), "exec"), names)
-    writer.wait(60)
-    assert writer.failure is None
-    exec(compile(blocks[-1], str(PAGE), "exec"), names | {"db": db})
+    with Guide("docs/how-to/gate-a-mass-peak.md", "python") as guide:
+        guide.run(names, len(guide) - 1)
+        writer.wait(60)
+        assert writer.failure is None
+        guide.run(names | {"db": db})
     assert tpx.mass.model.k_ns == pytest.approx(NS_PER_SQRT_MASS, rel=0.01)
     enough = checker.runs[3].stream("primary")[0]
     assert enough["tpx_gates_gate0_counts"] >= 200
