@@ -109,6 +109,16 @@ class Decoder:
         """Words of the last chunk that have not come: a recording that ends here was cut."""
         return int(self._state[k.S_LEFT]) if self.framing is Framing.TPX3 else 0
 
+    @property
+    def newest_ticks(self) -> npt.NDArray[np.int64]:
+        """Newest accepted time of each chip; very negative before its first."""
+        return np.asarray(self._chips[:, k.C_NEWEST] * TICKS_PER_COUNT, np.int64)
+
+    @property
+    def horizon_ticks(self) -> int:
+        """No later hit or edge of this stream will be earlier than this."""
+        return self._horizon()
+
     def take_lateness(self) -> int:
         """Largest lateness (25 ns counts) of a hit that was returned since the last call."""
         worst = int(self._state[k.S_WORST])
@@ -182,7 +192,7 @@ class Decoder:
             edge_falling=edge_falling[:n_edges],
             edge_counter=edge_counter[:n_edges],
             edge_chip=edge_chip[:n_edges],
-            newest_ticks=self._chips[:, k.C_NEWEST] * TICKS_PER_COUNT,
+            newest_ticks=self.newest_ticks,
             horizon_ticks=self._horizon(),
             counts=self.counts,
             unknown=self.unknown,

@@ -36,14 +36,19 @@ class PointCounter:
             raise ValueError(f"{len(gates)} gates were given, a point counts at most {N_GATES}")
         self._arrays = arrays
         self._gates = tuple(gates)
-        self._triggered = triggered
+        self._began_triggered = triggered
+        self._tallies: list[Tally] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Nothing is counted yet."""
+        self._triggered = self._began_triggered
         self._waiting: deque[dict[str, Array]] = deque()
         """Rows whose shots have not ended."""
         self._valid = np.zeros(0, np.uint8)
         self._first_valid = -1
         self._ended = -1
         """Shots below this number have ended; -1: none has."""
-        self._tallies: list[Tally] = []
         self._clear()
 
     def _clear(self) -> None:

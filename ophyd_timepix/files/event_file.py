@@ -3,7 +3,7 @@
 Everything is laid out before SWMR mode begins, and the file is never opened for writing again: a reader that holds it
 can then never stand in the way of the writer, and a killed writer leaves a file that opens with `swmr=True`.
 
-Layout: `/entry/{centroids,hits,shots,triggers,acquisitions}/<column>` with units as attributes;
+Layout: `/entry/{centroids,hits,shots,triggers,acquisitions,losses}/<column>` with units as attributes;
 `/entry/preview/{image,tof}`, fixed arrays that are rewritten in place; `/entry/ledger`, `/entry/processing`, JSON text
 in fixed rooms (HDF5 allows no new object in SWMR mode).
 """
@@ -26,7 +26,7 @@ from ..events.columns import CENTROIDS, HITS, SHOTS, TRIGGERS, Column
 
 CHUNK_ROWS: Final = 1 << 16
 SMALL_CHUNK_ROWS: Final = 1 << 10
-"""For tables with a row per acquisition."""
+SMALL_TABLES: Final = ("acquisitions", "losses")
 LEDGER_ROOM: Final = 1 << 16
 ACQUISITIONS: Final = (
     Column("acquisition", "<i8", "", "number of the acquisition within the run"),
@@ -37,10 +37,22 @@ ACQUISITIONS: Final = (
     Column("cancelled", "<u1", "", "1: interrupted, its rows belong to no point"),
     Column("unaccounted", "<i8", "", "words, hits and datagrams that the ledger cannot explain"),
 )
+LOSSES: Final = (
+    Column("acquisition", "<i8", "", "number of the acquisition within the run"),
+    Column("cause", "S12", "", "kernel, malformed, unrecorded, way (between board and machine), tdc (edges)"),
+    Column("chip", "<i2", "", "chip number, -1: any"),
+    Column("amount", "<i8", "", "datagrams lost (way: at most); tdc: edges"),
+    Column(
+        "start", "<f8", "ns", "nothing before may be missing, since the timer's zero; -inf: the acquisition's start"
+    ),
+    Column("stop", "<f8", "ns", "nothing after may be missing; inf: the acquisition's end"),
+    Column("shots", "<i8", "", "shots that may be touched; they are not valid"),
+)
 TABLES: Final[Mapping[str, Sequence[Column]]] = {
     "acquisitions": ACQUISITIONS,
     "centroids": CENTROIDS,
     "hits": HITS,
+    "losses": LOSSES,
     "shots": SHOTS,
     "triggers": TRIGGERS,
 }
@@ -78,6 +90,10 @@ class Table:
         if among:
             rows = np.isin(self._columns[where][:], list(among))
             self._columns[column][:] = np.where(rows, value, self._columns[column][:])
+
+    def column(self, name: str) -> h5py.Dataset:
+        """A column as it grows; what is written into it is seen by readers after the next `flush`."""
+        return self._columns[name]
 
     def flush(self) -> None:
         """Make the appended rows visible to readers."""
@@ -129,7 +145,7 @@ class EventFile:
         for name, text in attributes.items():
             entry.create_dataset(name, data=text)
         self.tables = {
-            name: Table(_collection(entry, name), columns, SMALL_CHUNK_ROWS if columns is ACQUISITIONS else CHUNK_ROWS)
+            name: Table(_collection(entry, name), columns, SMALL_CHUNK_ROWS if name in SMALL_TABLES else CHUNK_ROWS)
             for name, columns in TABLES.items()
         }
         preview = _collection(entry, "preview")
@@ -161,6 +177,10 @@ class EventFile:
         if len(text) > LEDGER_ROOM:
             raise ValueError(f"the ledger takes {len(text)} bytes, its room in the event file holds {LEDGER_ROOM}")
         self._ledger[()] = np.bytes_(text)
+
+    def column(self, table: str, name: str) -> h5py.Dataset:
+        """One column of a table."""
+        return self.tables[table].column(name)
 
     def flag_cancelled(self, acquisitions: Collection[int]) -> None:
         """Mark acquisitions, by number, whose rows belong to no point after all."""

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -146,6 +146,17 @@ class Pipeline:
     def progress(self) -> Progress:
         """A fresh look at the run; also answered while another call waits."""
         return Progress.model_validate(self._call("progress", {}))
+
+    def poll(self, read: Callable[[], Sent | None]) -> None:
+        """Read the board's counters between two looks at what arrived: it tells where a loss on the way lies.
+
+        read: the board's counters since `open_run`; None when they cannot be had, then nothing is noted. Call it now
+        and then while an acquisition runs, best a few times a second.
+        """
+        arrived = self.progress().arrived_datagrams
+        sent = read()
+        if sent is not None:
+            self._call("poll", {"sent": sent.model_dump(mode="json"), "arrived_before": arrived})
 
     def end(
         self,

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..clock import TICKS_PER_COUNT, ns_to_ticks
+from ..clock import NS_PER_COUNT, TICKS_PER_COUNT, ns_to_ticks
 from ..decode.counts import Count
 from ..decode.decoder import Decoder, Framing
 from ..events.builder import BlockBuilder
@@ -21,6 +21,7 @@ from ..spool.index import Span, timer_estimate
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Slice, Words
 from .ledger import DecodeTotals
 from .live_source import LiveSource
+from .losses import Losses, Way
 from .messages import Phase, RunRequest
 from .shared import Gauge, Shared
 from .stage import POLL_S, Stage
@@ -29,6 +30,10 @@ log = logging.getLogger(__name__)
 
 PARTIAL_S: Final = 0.02
 """Hits wait at most this long for their block to fill."""
+FEW_WORDS: Final = 1 << 11
+"""Behind a loss the stream is decoded in such pieces, so that the time it may have touched is short."""
+FEW_PIECES: Final = 16
+"""So many of them at most: a chip may be silent for long."""
 
 
 class ReadRequest(NamedTuple):
@@ -41,6 +46,16 @@ class ReadRequest(NamedTuple):
     """True for the first acquisition of a recording; the others go on with its time and its shots."""
     phase: Phase | None
     timer_zero_ns: int | None
+    way: Way | None = None
+
+
+class EndRequest(NamedTuple):
+    """A live acquisition has ended."""
+
+    stop: int
+    end_counts: int | None
+    """The board's timer when the shutter closed (25 ns)."""
+    way: Way | None = None
 
 
 class Source(Protocol):
@@ -80,6 +95,7 @@ class DecodeStage(Stage):
         self._bytes_before = self._hits_before = self._edges_before = 0
         self._last_block = 0.0
         self._end_counts: int | None = None
+        self._way: Way | None = None
         self.requests = {"open": self._open, "begin": self._begin, "end": self._end, "read": self._read}
 
     def inputs(self) -> Sequence[Connection]:
@@ -112,26 +128,32 @@ class DecodeStage(Stage):
             raise ValueError("a live run needs a recording")
         if self._stream is None:
             self._stream = _Stream(run, Framing.TPX3)
-        self._stream.begin(acquisition)
+        self._stream.begin(acquisition, start)
         self._source = LiveSource(
-            self._shared.ring, self._shared.index, run.spool, start, self._first_record, acquisition
+            self._shared.ring,
+            self._shared.index,
+            run.spool,
+            start,
+            self._first_record,
+            acquisition,
+            may_skip=run.preview,
         )
         self._end_counts = None
 
-    def _end(self, argument: tuple[int, int | None]) -> None:
+    def _end(self, request: EndRequest) -> None:
         if not isinstance(self._source, LiveSource):
             raise RuntimeError("no acquisition is running")
-        self._source.stop, self._end_counts = argument
+        self._source.stop, self._end_counts, self._way = request
 
     def _read(self, request: ReadRequest) -> None:
         """A recording: a time line of its own, in one or more acquisitions."""
         if self._stream is None or request.starts_time_line:
             self._stream = self._new_line(request)
-        self._stream.begin(request.acquisition)
         span = request.span
+        self._stream.begin(request.acquisition, span.start)
         self._source = RecordingReader(request.recording, span.start, span.stop, span.acquisition)
         self._bytes_before = int(self._shared.gauges[Gauge.DECODED_BYTES]) - span.start
-        self._end_counts = span.end_counts
+        self._end_counts, self._way = span.end_counts, request.way
 
     def _new_line(self, request: ReadRequest) -> "_Stream":
         """The time line of another recording; shots count on."""
@@ -163,7 +185,7 @@ class DecodeStage(Stage):
                 self._emit_partial(stream)
                 self._show(source, stream)
             return False
-        stream.add(piece.words, piece.host_ns)
+        stream.add(piece)
         self._emit_full(stream)
         self._emit_partial(stream)
         self._show(source, stream)
@@ -196,6 +218,7 @@ class DecodeStage(Stage):
 
     def _finish(self, source: Source, stream: "_Stream") -> None:
         """All words are read: flush, tell the totals, be idle."""
+        stop = source.position
         stream.flush_decoder()
         end_tick = None if self._end_counts is None else self._end_counts * TICKS_PER_COUNT
         more = True
@@ -209,7 +232,7 @@ class DecodeStage(Stage):
             self._first_record = source.record
             self._skipped_before += source.skipped
         self._source = None
-        self.report("decoded", stream.end_acquisition())
+        self.report("decoded", stream.end_acquisition(self._way, stop))
 
     def _free_block(self) -> int:
         """A block that nobody holds; waits for one, and ends with the supervisor."""
@@ -242,7 +265,15 @@ class _Stream:
         self.acquisition = 0
         self._counts_before = self._decoder.counts.copy()
         self._unknown_before = self._decoder.unknown.copy()
-        self._repeats_before = 0
+        self._lateness = lateness
+        self._losses = Losses(0, lateness, self.builder.invalidate)
+        self._edges_before = (0, 0, 0, 0)
+
+    @property
+    def _edge_counts(self) -> tuple[int, int, int, int]:
+        """Repeats of chips, irregular counters, missing and double triggers so far."""
+        builder = self.builder
+        return builder.repeated_edges, builder.irregular_edges, builder.rhythm.missing, builder.rhythm.double
 
     @property
     def hits(self) -> int:
@@ -254,27 +285,55 @@ class _Stream:
         """TDC edges of the time line so far, repeats of several chips included."""
         return int(self._decoder.counts[Count.EDGES])
 
-    def begin(self, acquisition: int) -> None:
-        """An acquisition begins on this time line."""
+    def begin(self, acquisition: int, start: int) -> None:
+        """An acquisition begins on this time line, with the byte at `start`."""
         self.acquisition = acquisition
         self._counts_before = self._decoder.counts.copy()
         self._unknown_before = self._decoder.unknown.copy()
-        self._repeats_before = self.builder.repeated_edges
+        self._edges_before = self._edge_counts
+        self._decoder.take_lateness()
+        self._losses = Losses(start, self._lateness, self.builder.invalidate)
 
-    def add(self, words: Words, host_ns: int | None) -> None:
-        """Decode the next words. host_ns: when they came, if known."""
-        self.builder.add(self._decoder.decode(words, timer_estimate(host_ns, self._zero_ns)))
+    def add(self, piece: Slice) -> None:
+        """Decode the next words. What is missing before them is known to the builder before it has them."""
+        decoder, words = self._decoder, piece.words
+        anchor = timer_estimate(piece.host_ns, self._zero_ns)
+        if piece.losses or piece.poll is not None:
+            self._losses.before(piece, decoder.newest_ticks, decoder.horizon_ticks)
+        for _ in range(FEW_PIECES):
+            if not self._losses.waiting or len(words) <= FEW_WORDS:
+                break
+            self._decode(words[:FEW_WORDS], anchor)
+            words = words[FEW_WORDS:]
+        self._decode(words, anchor)
+        self._losses.gaps(self.builder.take_gaps())
+
+    def _decode(self, words: Words, anchor: int | None) -> None:
+        batch = self._decoder.decode(words, anchor)
+        if self._losses.waiting and len(words):
+            self._losses.after(batch.newest_ticks)
+        self.builder.add(batch)
 
     def flush_decoder(self) -> None:
         """No more words: what the decoder holds back comes out."""
+        self._losses.end()
         self.builder.add(self._decoder.flush())
 
-    def end_acquisition(self) -> DecodeTotals:
-        """What was counted since `begin`."""
+    def end_acquisition(self, way: Way | None, stop: int) -> DecodeTotals:
+        """What was counted since `begin`. stop: the address after the last word."""
+        self._losses.gaps(self.builder.take_gaps())
+        repeats, irregular, missing, double = (
+            now - before for now, before in zip(self._edge_counts, self._edges_before, strict=True)
+        )
         unknown = self._decoder.unknown - self._unknown_before
         return DecodeTotals(
             counts=[int(n) for n in self._decoder.counts - self._counts_before],
             unknown_headers={f"0x{byte:02X}": int(unknown[byte]) for byte in np.flatnonzero(unknown)},
-            repeated_edges=self.builder.repeated_edges - self._repeats_before,
+            repeated_edges=repeats,
+            irregular_edges=irregular,
+            missing_triggers=missing,
+            double_triggers=double,
             missing_words=self._decoder.missing_words,
+            max_lateness_ns=self._decoder.take_lateness() * NS_PER_COUNT,
+            losses=self._losses.spans(way, stop),
         )

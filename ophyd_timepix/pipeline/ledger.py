@@ -3,10 +3,11 @@
 `unaccounted` adds up what the balances below cannot explain. It is 0, or the run says so.
 
 ===================================  ================================================================================
-datagrams the board sent             = received + malformed + wrong sender + dropped by the kernel + lost on the way
+datagrams the board sent             = received + malformed + dropped by the kernel + unrecorded + lost on the way
+                                       - surplus
 words received                       = words given to the decoder + stray words between acquisitions
 words given to the decoder           = header of a chunk | hit | edge | timer | control | unknown | rejected, by reason
-pixel words the board sent           = pixel words decoded, while no datagram was lost
+pixel words the board sent           = pixel words decoded + altered on the way, while no datagram was lost
 hits in time order                   = in a centroid | noise | in clusters below `min_size` | outside the ToF window
 edges                                = repeats of other chips + rows written
 centroids found                      = rows written
@@ -23,6 +24,7 @@ from ..events.block import BlockHeader
 from ..spool.index import Span
 from ..spool.sources import Recording
 from .capture_stage import Drained
+from .losses import LossSpan
 from .messages import Acquired, Sent
 
 
@@ -34,8 +36,15 @@ class DecodeTotals:
     unknown_headers: dict[str, int]
     repeated_edges: int
     """Edges that a chip repeated after another."""
+    irregular_edges: int
+    """Edges whose counter stood still or ran backwards."""
+    missing_triggers: int
+    double_triggers: int
+    """Against the period that was asked for."""
     missing_words: int
     """Words of the last chunk that never came."""
+    max_lateness_ns: float
+    losses: list[LossSpan]
 
 
 @dataclass
@@ -83,21 +92,22 @@ class Ledger:
     def take_capture(self, drained: Drained, sent: Sent | None) -> None:
         """What came through the sockets, against what the board says it sent (both since the acquisition before)."""
         totals = drained.totals
-        arrived = totals.datagrams + totals.malformed_datagrams + totals.wrong_sender + totals.kernel_dropped
+        arrived = totals.arrived
         self._entries |= {
             "sent_datagrams": sent.datagrams if sent else None,
             "sent_pixel_words": sum(sent.pixel_words) if sent and sent.pixel_words else None,
             "received_datagrams": totals.datagrams,
+            "received_bytes": totals.payload_bytes,
             "received_words": totals.payload_bytes // 8,
             "stray_words": drained.stray_words,
             "malformed_datagrams": totals.malformed_datagrams,
             "wrong_sender_datagrams": totals.wrong_sender,
             "kernel_dropped": totals.kernel_dropped,
+            "unrecorded_datagrams": totals.unrecorded,
             "lost_on_the_way": max(0, sent.datagrams - arrived) if sent else 0,
+            "surplus_datagrams": max(0, arrived - sent.datagrams) if sent else 0,
             "ring_full_waits": totals.ring_full_waits,
         }
-        if sent:
-            self._differences.append(max(0, arrived - sent.datagrams))  # more than was sent: somebody else is sending
 
     def take_recording(self, span: Span, recording: Recording) -> None:
         """What a recording holds instead of sockets: the bytes of one acquisition."""
@@ -118,6 +128,17 @@ class Ledger:
             "tdc_words": total(counts, TDC_CLASSES),
             "edges": counts[Count.EDGES],
             "repeated_edges": totals.repeated_edges,
+            "irregular_edges": totals.irregular_edges,
+            "tdc_gaps": sum(span.cause == "tdc" for span in totals.losses),
+            "tdc_missing_edges": sum(span.amount for span in totals.losses if span.cause == "tdc"),
+            "missing_triggers": totals.missing_triggers,
+            "double_triggers": totals.double_triggers,
+            "max_lateness_ns": totals.max_lateness_ns,
+            "toa_wrap_suspects": counts[Count.TOA_WRAP_SUSPECTS],
+            "timer_jumps": counts[Count.TIMER_JUMPS],
+            "packet_ids": counts[Count.PACKET_IDS],
+            "missing_packets": counts[Count.MISSING_PACKETS],
+            "loss_intervals": len(totals.losses),
             "timer_words": counts[Count.TIMER_WORDS],
             "control_words": counts[Count.CONTROL_WORDS],
             "unknown_words": counts[Count.UNKNOWN_WORDS],
@@ -137,16 +158,27 @@ class Ledger:
             self._differences.append(received - self._entries["stray_words"] - decoded)
         else:
             self._differences.append(self._entries["recording_bytes"] // 8 - counts[Count.WORDS])
-        self._differences.append(self._missing_pixel_words())
+        self._entries["altered_words"] = altered = self._altered_words()
+        self._differences.append(self._missing_pixel_words() - altered)
 
     def _missing_pixel_words(self) -> int:
-        """Against the board's own count, where no datagram is known to be lost."""
+        """Against the board's own count, where no datagram is known to be lost or to come from elsewhere."""
         entries = self._entries
         sent = entries.get("sent_pixel_words")
-        if sent is None or self.lost_datagrams or entries["stray_words"]:
+        if sent is None or self.lost_datagrams or entries["surplus_datagrams"] or entries["stray_words"]:
             return 0
         missing: int = sent - entries["pixel_words"] - entries["foreign_chip_words"]
         return missing
+
+    def _altered_words(self) -> int:
+        """Pixel words that came as something else: as many as are missing, if words without meaning make up for them.
+
+        Negative: other words came as pixel words.
+        """
+        entries, missing = self._entries, self._missing_pixel_words()
+        senseless = sum(entries[name] for name in ("unknown_words", "rejected_edges", "unframed_words"))
+        others = sum(entries[name] for name in ("control_words", "timer_words", "edges")) + senseless
+        return missing if -entries["pixel_words"] <= missing <= others else 0
 
     def take_blocks(self, totals: BlockTotals, rows: dict[str, tuple[int, int]]) -> None:
         """What became of each hit and edge. rows: [start, stop) that each table of the event file gained."""
@@ -175,7 +207,7 @@ class Ledger:
     @property
     def lost_datagrams(self) -> int:
         """Datagrams that were sent and did not arrive whole."""
-        lossy = ("kernel_dropped", "lost_on_the_way", "malformed_datagrams")
+        lossy = ("kernel_dropped", "lost_on_the_way", "malformed_datagrams", "unrecorded_datagrams")
         return sum(self._entries.get(name) or 0 for name in lossy)
 
     def as_dict(self) -> dict[str, Any]:
@@ -197,8 +229,12 @@ def add_ledgers(ledgers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     sums: dict[str, Any] = {}
     for name in dict.fromkeys(key for ledger in ledgers for key in ledger):
         values = [ledger.get(name) for ledger in ledgers]
-        sums[name] = _add(values)
+        sums[name] = _largest(values) if name.startswith("max_") else _add(values)
     return sums
+
+
+def _largest(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _add(values: Sequence[Any]) -> Any:

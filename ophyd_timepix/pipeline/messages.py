@@ -124,6 +124,7 @@ class Progress(Message):
     received_datagrams: int = 0
     received_bytes: int = 0
     kernel_dropped: int = 0
+    arrived_datagrams: int = Field(0, description="of the board, whatever became of them: good, malformed, dropped ...")
     on_disk_bytes: int = 0
     decoded_bytes: int = 0
     hits: int = 0

@@ -30,8 +30,9 @@ from ..spool.ring import Mark
 from ..spool.sources import open_recording
 from .capture_stage import CaptureStage
 from .centroid_stage import CentroidStage
-from .decode_stage import DecodeStage, ReadRequest
+from .decode_stage import DecodeStage, EndRequest, ReadRequest
 from .ledger import Ledger, Part, add_ledgers
+from .losses import Way
 from .messages import (
     Acquired,
     Counting,
@@ -47,7 +48,7 @@ from .messages import (
 from .shared import Gauge, Shared
 from .stage import Stage, run_forked
 from .wire import LineSocket
-from .write_stage import CloseRequest, WriteStage
+from .write_stage import CloseRequest, Settlement, WriteStage
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,17 @@ class OpenRun:
         self.acquisition: int | None = None
         self.begun = 0.0
         self._sent: Sent | None = Sent(datagrams=0)
+        self._arrived = 0
+
+    def way(self, sent: Sent | None, arrived: int) -> Way | None:
+        """What the board sent and what arrived around the acquisition that ends; None when a count is unknown.
+
+        arrived: since the acquisition before. Call it before `sent_since`.
+        """
+        before, self._arrived = self._arrived, self._arrived + arrived
+        if sent is None or self._sent is None:
+            return None
+        return Way(self._sent.datagrams, before, sent.datagrams, self._arrived)
 
     def sent_since(self, sent: Sent | None) -> Sent | None:
         """What the board sent since the acquisition before. Unknown when either count is."""
@@ -130,6 +142,7 @@ class Supervisor:
             "open_run": self._open_run,
             "begin": self._begin,
             "end": self._end,
+            "poll": self._poll,
             "close_run": self._close_run,
             "process": self._process,
         }
@@ -329,6 +342,14 @@ class Supervisor:
         run.begun = time.monotonic()
         return {}
 
+    def _poll(self, arguments: dict[str, Any]) -> Call:
+        """A reading of the board's counters while an acquisition runs; without one nobody needs it."""
+        run = self._opened()
+        sent = Sent.model_validate(arguments["sent"])
+        if run.acquisition is not None:
+            yield self._children["capture"].send("poll", (sent, int(arguments["arrived_before"])))
+        return {}
+
     def _end(self, arguments: dict[str, Any]) -> Call:
         run = self._opened()
         if run.acquisition is None:
@@ -347,18 +368,24 @@ class Supervisor:
         capture = self._children["capture"]
         yield capture.send("end", (sent, arguments.get("end_counts")))
         drained = yield Wanted("capture", "drained")
+        way = run.way(sent, drained.totals.arrived)
         ledger = Ledger()
         ledger.take_capture(drained, run.sent_since(sent))
         part = Part(number, bool(arguments.get("cancelled")), drained.ended_by, run.begun)
         if run.request.centroid:
-            yield self._children["decode"].send("end", (drained.stop, arguments.get("end_counts")))
+            yield self._children["decode"].send("end", EndRequest(drained.stop, arguments.get("end_counts"), way))
             return (yield from self._finish_part(part, ledger))
         return part.acquired({}, ledger)
 
     def _finish_part(self, part: Part, ledger: Ledger) -> Generator[Wanted, Any, Acquired]:
         """Wait until everything of an acquisition is decoded and written, and close its ledger."""
-        ledger.take_decode((yield Wanted("decode", "decoded")))
+        decoded = yield Wanted("decode", "decoded")
+        ledger.take_decode(decoded)
         rows, totals, gates = yield Wanted("write", "acquired")
+        if decoded.losses:
+            settlement = Settlement(part.number, decoded.losses, rows["shots"], rows["centroids"])
+            invalidated, gates = yield self._children["write"].send("settle", settlement)
+            totals.valid_shots -= invalidated
         ledger.take_blocks(totals, rows)
         acquired = part.acquired(rows, ledger).model_copy(update={"gates": gates})
         yield self._children["write"].send("acquisition", part.row(acquired))
@@ -443,6 +470,7 @@ class Supervisor:
             received_datagrams=int(marks[Mark.DATAGRAMS]),
             received_bytes=int(marks[Mark.PAYLOAD_BYTES]),
             kernel_dropped=int(marks[Mark.KERNEL_DROPPED]),
+            arrived_datagrams=int(marks[Mark.DATAGRAMS] + marks[Mark.MALFORMED_DATAGRAMS] + marks[Mark.KERNEL_DROPPED]),
             on_disk_bytes=int(marks[Mark.ON_DISK]),
             decoded_bytes=int(gauges[Gauge.DECODED_BYTES]),
             hits=int(gauges[Gauge.HITS]),
@@ -538,9 +566,21 @@ def _recorded_parts(file: RecordedFile) -> list[ReadRequest]:
             starts_time_line=k == 0,
             phase=file.phase,
             timer_zero_ns=file.timer_zero_ns,
+            way=_recorded_way(found[k - 1] if k else None, span),
         )
         for k, span in enumerate(found)
     ]
+
+
+def _recorded_way(before: Span | None, span: Span) -> Way | None:
+    """What the index says of the board's counter around an acquisition."""
+    if span.sent is None or span.arrived is None:
+        return None
+    if before is None:
+        return Way(0, 0, span.sent, span.arrived)
+    if before.sent is None or before.arrived is None:
+        return None
+    return Way(before.sent, before.arrived, span.sent, span.arrived)
 
 
 def _check_paths(request: RunRequest) -> None:

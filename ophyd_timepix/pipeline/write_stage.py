@@ -13,22 +13,27 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ..events.block import BlockArrays
-from ..events.counting import PointCounter
+from ..events.columns import CENTROIDS
+from ..events.counting import LOOKED_AT, PointCounter
 from ..events.gates import Condition
 from ..events.histograms import add_histogram, add_image
 from ..events.sums import PointArrays
 from ..files.event_file import EventFile, tof_edges
 from ..files.master import write_master
 from .ledger import BlockTotals
+from .losses import LossSpan
 from .messages import Counting, GateResult, RunRequest
 from .preview import NoEventFile
+from .settling import invalidate_shots, loss_columns
 from .shared import Gauge, Shared
 from .stage import Stage
 
 log = logging.getLogger(__name__)
 
+RECOUNTED_ROWS: Final = 1 << 20
 FLUSH_S: Final = 0.5
 """Rows become visible to readers at least this often while an acquisition runs."""
 
@@ -44,8 +49,20 @@ class CloseRequest(NamedTuple):
     """Acquisitions that turned out later to belong to no point."""
 
 
+class Settlement(NamedTuple):
+    """An acquisition is written: what was lost of it, and its rows [start, stop)."""
+
+    acquisition: int
+    losses: Sequence[LossSpan]
+    shots: tuple[int, int]
+    centroids: tuple[int, int]
+
+
 class WriteStage(Stage):
-    """Requests: open, begin, acquisition (a row about one that ended), close. Reports `acquired` after a last block."""
+    """Requests: open, begin, settle (losses of one that is written), acquisition (a row about it), close.
+
+    Reports `acquired` after a last block.
+    """
 
     name = "write"
 
@@ -70,6 +87,7 @@ class WriteStage(Stage):
         self.requests = {
             "open": self._open,
             "begin": self._begin,
+            "settle": self._settle,
             "acquisition": self._acquisition,
             "close": self._close_file,
         }
@@ -171,6 +189,34 @@ class WriteStage(Stage):
         self.report("acquired", (rows, self._totals, self._gates()))
         self._begin_acquisition()
 
+    def _settle(self, request: Settlement) -> tuple[int, tuple[GateResult, ...]]:
+        """No shot that a loss may have touched is valid. Returns the shots that were, and the gates without them.
+
+        Most losses were known before their shots were written; one on the way shows at the end only.
+        """
+        file, run = self._opened()
+        if isinstance(file, NoEventFile):
+            return 0, self._gates()
+        touched, invalidated = invalidate_shots(file, request.losses, request.shots, run.processing.tof_max_ns)
+        file.append("losses", loss_columns(request.acquisition, request.losses, touched))
+        if invalidated:
+            self._count_again(file, run, request)
+        self._flush()
+        return invalidated, self._gates()
+
+    def _count_again(self, file: EventFile, run: RunRequest, request: Settlement) -> None:
+        """The sums of the point, from its rows."""
+        counter = self._counter
+        if counter is None:
+            return
+        counter.restart()
+        first, stop = request.shots
+        counter.add(_no_rows(), first, file.column("shots", "valid")[first:stop])
+        start, stop = request.centroids
+        for row in range(start, stop, RECOUNTED_ROWS):
+            rows = slice(row, min(row + RECOUNTED_ROWS, stop))
+            counter.add({name: file.column("centroids", name)[rows] for name in LOOKED_AT})
+
     def _gates(self) -> tuple[GateResult, ...]:
         results = self._counter.results() if self._counter is not None else []
         return tuple(
@@ -215,6 +261,11 @@ class WriteStage(Stage):
         self._gauges[Gauge.CENTROIDS] = file.rows("centroids")
         self._dirty = True
         return bool(block.header.last)
+
+
+def _no_rows() -> dict[str, npt.NDArray[Any]]:
+    """Columns of no centroid."""
+    return {column.name: np.zeros(0, column.dtype) for column in CENTROIDS}
 
 
 def _known(value: float) -> float | None:

@@ -1,0 +1,150 @@
+"""What was lost, and which time it may have touched: followed slice by slice in the decode process.
+
+A loss that stands in the stream (the kernel dropped datagrams, one was no whole words) lies between two words of its
+chip. A lost word may be older than the newest that came before it, by the lateness bound, and is not newer than what
+comes after. What was lost on the way shows at the end of the acquisition only; see `locating`.
+
+Knows no process and no file.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..events.validity import Gap
+from ..spool.index import Loss, Poll
+from ..spool.sources import Slice
+from .locating import Reading, places
+
+ALWAYS: Final = 1 << 62
+"""Ticks: no word is this far from zero."""
+READINGS_MAX: Final = 4096
+"""Readings that are kept: of more, every second is forgotten."""
+SPANS_MAX: Final = 10_000
+"""Spans that are told one by one; further ones are joined to the last."""
+
+Ints = npt.NDArray[np.int64]
+
+
+class LossSpan(NamedTuple):
+    """A time of which something may be missing."""
+
+    cause: str
+    """'kernel', 'malformed', 'unrecorded' (datagrams), 'way' (datagrams at most), 'tdc' (edges)."""
+    chip: int
+    """-1: any."""
+    amount: int
+    low_ticks: int
+    high_ticks: int
+
+
+class Way(NamedTuple):
+    """Datagrams since the run was opened, as the board and this machine count them, around an acquisition."""
+
+    sent_before: int
+    arrived_before: int
+    sent: int
+    arrived: int
+
+
+@dataclass
+class _Mark:
+    """A place in the stream where the board was read, and the times around it."""
+
+    reading: Reading
+    low_ticks: int
+    high_ticks: int = ALWAYS
+
+
+class Losses:
+    """Those of one acquisition. `invalidate(low, high)` is told of each loss before the words behind it are built."""
+
+    def __init__(self, start: int, lateness_ticks: int, invalidate: Callable[[int, int], None]) -> None:
+        self._start = start
+        self._lateness = lateness_ticks
+        self._invalidate = invalidate
+        self._open: list[tuple[Loss, int, int]] = []
+        self._unanswered: _Mark | None = None
+        self._marks: list[_Mark] = []
+        self._spans: list[LossSpan] = []
+
+    @property
+    def waiting(self) -> bool:
+        """Does something want to know the next time that comes?"""
+        return bool(self._open) or self._unanswered is not None
+
+    def before(self, piece: Slice, newest: Ints, horizon: int) -> None:
+        """What stands before the words of a slice. newest: time of each chip so far (ticks)."""
+        for loss in piece.losses:
+            known = int(newest[loss.chip]) if 0 <= loss.chip < len(newest) else horizon + self._lateness
+            self._open.append((loss, max(known - self._lateness, -ALWAYS), known))
+        if piece.poll is not None:
+            reading = Reading(*piece.poll, self._begin_of(piece.poll, piece.address), piece.address)
+            self._unanswered = _Mark(reading, max(horizon, -ALWAYS))
+            self._marks.append(self._unanswered)
+            if len(self._marks) > READINGS_MAX:
+                del self._marks[1::2]
+
+    def _begin_of(self, poll: Poll, address: int) -> int:
+        """The last address that is known to lie before what arrived after the question."""
+        if poll.arrived_after <= poll.arrived_before:
+            return address
+        earlier = (m.reading.high for m in reversed(self._marks) if m.reading.arrived_after <= poll.arrived_before)
+        return next(earlier, self._start)
+
+    def after(self, newest: Ints) -> None:
+        """Words were decoded: what waited for a later time of its chip has its end."""
+        if self._unanswered is not None:
+            self._unanswered.high_ticks = int(newest.max())
+            self._unanswered = None
+        still_open = []
+        for loss, low, known in self._open:
+            now = int(newest[loss.chip]) if 0 <= loss.chip < len(newest) else int(newest.max())
+            if now > known:
+                self._close(loss, low, now)
+            else:
+                still_open.append((loss, low, known))
+        self._open = still_open
+
+    def _close(self, loss: Loss, low: int, high: int) -> None:
+        self._invalidate(low, high)
+        self._add(LossSpan(loss.cause, loss.chip, loss.datagrams, low, high))
+
+    def _add(self, span: LossSpan) -> None:
+        if len(self._spans) < SPANS_MAX:
+            self._spans.append(span)
+            return
+        last = self._spans[-1]
+        self._spans[-1] = LossSpan(
+            span.cause,
+            -1,
+            last.amount + span.amount,
+            min(last.low_ticks, span.low_ticks),
+            max(last.high_ticks, span.high_ticks),
+        )
+
+    def gaps(self, found: list[Gap]) -> None:
+        """Edges are missing; the builder knows it already."""
+        for gap in found:
+            self._add(LossSpan("tdc", -1, gap.missing, gap.low_ticks, gap.high_ticks))
+
+    def end(self) -> None:
+        """No more words: what still waits lasts to the end of the acquisition. Before the last shots are closed."""
+        for loss, low, _ in self._open:
+            self._close(loss, low, ALWAYS)
+        self._open.clear()
+
+    def spans(self, way: Way | None, stop: int) -> list[LossSpan]:
+        """All of them, with what was lost on the way if that is known. stop: the acquisition's last address."""
+        if way is None:
+            return self._spans
+        begin = Reading(way.sent_before, way.arrived_before, way.arrived_before, self._start, self._start)
+        end = Reading(way.sent, way.arrived, way.arrived, stop, stop)
+        for place in places(begin, [mark.reading for mark in self._marks], end):
+            low = next((m.low_ticks for m in self._marks if m.reading.high == place.low), -ALWAYS)
+            high = next((m.high_ticks for m in self._marks if m.reading.high == place.high), ALWAYS)
+            self._add(LossSpan("way", -1, place.most, low, high))
+        return self._spans

@@ -1,0 +1,80 @@
+"""The losses of an acquisition settled against its shots in the event file: which ones are not valid, and a table."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ..clock import NS_PER_COUNT, TICKS_PER_COUNT
+from ..files.event_file import LOSSES, EventFile
+from .losses import ALWAYS, LossSpan
+
+READ_AT_ONCE: Final = 1 << 22
+"""Shots whose times are read whole; of more, those are looked up that are needed."""
+
+
+def invalidate_shots(
+    file: EventFile, losses: Sequence[LossSpan], shots: tuple[int, int], tof_max_ns: float | None
+) -> tuple[list[int], int]:
+    """Take `valid` from shots that a loss may touch. shots: rows [start, stop) of the acquisition.
+
+    A shot lasts to the next one, at most to tof_max_ns. Returns (shots touched by each loss, shots that were valid).
+    """
+    first, stop = shots
+    times = _times(file, first, stop)
+    valid = file.column("shots", "valid")
+    touched, invalidated = [], 0
+    for loss in losses:
+        low, high = _touched(times, stop - first, loss, tof_max_ns)
+        touched.append(max(0, high - low))
+        if high > low:
+            rows = slice(first + low, first + high)
+            invalidated += int(np.count_nonzero(valid[rows]))
+            valid[rows] = 0
+    return touched, invalidated
+
+
+def _times(file: EventFile, first: int, stop: int) -> Any:
+    """The times of shots, by their place in the acquisition (ns)."""
+    column = file.column("shots", "time")
+    return column[first:stop] if stop - first <= READ_AT_ONCE else _Later(column, first)
+
+
+class _Later:
+    """A part of a column from `first` on, read where it is asked for."""
+
+    def __init__(self, column: Any, first: int) -> None:
+        self._column = column
+        self._first = first
+
+    def __getitem__(self, place: int) -> float:
+        return float(self._column[self._first + place])
+
+
+def _touched(times: Any, n: int, loss: LossSpan, tof_max_ns: float | None) -> tuple[int, int]:
+    """Places [low, high) of the shots that last into [loss.low, loss.high]. An edge that is there ends the span."""
+    low_ns, high_ns = to_ns(loss.low_ticks), to_ns(loss.high_ticks)
+    high = bisect_left(times, high_ns, 0, n) if loss.cause == "tdc" else bisect_right(times, high_ns, 0, n)
+    low = max(0, bisect_right(times, low_ns, 0, n) - 1)  # the shot that lasts over its beginning
+    if low < high and tof_max_ns is not None and times[low] + tof_max_ns <= low_ns:
+        low += 1
+    return low, high
+
+
+def to_ns(ticks: int) -> float:
+    """-inf and inf where nothing limits a loss."""
+    if abs(ticks) >= ALWAYS:
+        return float("inf") if ticks > 0 else float("-inf")
+    return ticks * NS_PER_COUNT / TICKS_PER_COUNT
+
+
+def loss_columns(acquisition: int, losses: Sequence[LossSpan], shots: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
+    """Rows of /entry/losses. shots: how many each touches."""
+    rows = [
+        (acquisition, loss.cause.encode(), loss.chip, loss.amount, to_ns(loss.low_ticks), to_ns(loss.high_ticks), n)
+        for loss, n in zip(losses, shots, strict=True)
+    ]
+    table = np.array(rows, [(column.name, column.dtype) for column in LOSSES])
+    return {column.name: table[column.name] for column in LOSSES}

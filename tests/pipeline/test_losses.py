@@ -1,0 +1,85 @@
+"""A loss in the stream has a beginning and an end in time; one on the way is placed when the acquisition has ended."""
+
+import numpy as np
+
+from ophyd_timepix.events.validity import Gap
+from ophyd_timepix.pipeline.losses import ALWAYS, SPANS_MAX, Losses, LossSpan, Way
+from ophyd_timepix.spool.index import Loss, Poll
+from ophyd_timepix.spool.sources import Slice
+
+LATENESS = 100
+NEVER = -(1 << 40)
+
+
+def piece(address=0, losses=(), poll=None) -> Slice:
+    return Slice(np.zeros(4, np.uint64), None, address, tuple(losses), poll)
+
+
+def times(*newest) -> np.ndarray:
+    return np.array(newest, np.int64)
+
+
+class Told:
+    """What the builder was told."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[int, int]] = []
+        self.losses = Losses(0, LATENESS, lambda low, high: self.spans.append((low, high)))
+
+
+def test_a_loss_lasts_from_the_lateness_before_it_to_the_next_words_of_its_chip():
+    told = Told()
+    told.losses.before(piece(losses=[Loss(1, "kernel", 3)]), times(9000, 5000), 4000)
+    told.losses.after(times(9900, 5000))
+    assert told.losses.waiting
+    told.losses.after(times(9950, 5500))
+    assert told.spans == [(4900, 5500)]
+    assert told.losses.spans(None, 0) == [LossSpan("kernel", 1, 3, 4900, 5500)]
+    assert not told.losses.waiting
+
+
+def test_a_loss_before_the_first_word_reaches_back_to_the_beginning_and_one_behind_the_last_to_the_end():
+    told = Told()
+    told.losses.before(piece(losses=[Loss(0, "malformed", 1)]), times(NEVER), NEVER)
+    told.losses.after(times(500))
+    told.losses.before(piece(losses=[Loss(0, "kernel", 2)]), times(700), 600)
+    told.losses.end()
+    assert told.spans == [(NEVER - LATENESS, 500), (600, ALWAYS)]
+
+
+def test_what_has_no_chip_may_touch_any():
+    told = Told()
+    told.losses.before(piece(losses=[Loss(-1, "unrecorded", 9)]), times(700, 900), 600)
+    told.losses.end()
+    assert told.spans == [(600, ALWAYS)]
+
+
+def test_a_loss_on_the_way_lies_between_the_readings_that_enclose_it():
+    told = Told()
+    for k in range(1, 6):  # ten datagrams between two readings; three of the fourth ten are lost
+        lost = 3 * (k >= 4)
+        poll = Poll(10 * k, 10 * k - lost, 10 * k - lost)
+        told.losses.before(piece(100 * k, poll=poll), times(1000 * k), 1000 * k - LATENESS)
+        told.losses.after(times(1000 * k + 50))
+    assert told.losses.spans(Way(0, 0, 55, 52), 550) == [LossSpan("way", -1, 3, 2900, 4050)]
+    assert told.spans == []
+
+
+def test_nothing_is_lost_on_the_way_when_counts_agree_or_are_unknown():
+    told = Told()
+    assert told.losses.spans(Way(10, 7, 20, 17), 10) == []
+    assert told.losses.spans(None, 10) == []
+
+
+def test_without_readings_a_loss_on_the_way_may_lie_anywhere():
+    told = Told()
+    assert told.losses.spans(Way(10, 7, 20, 16), 10) == [LossSpan("way", -1, 1, -ALWAYS, ALWAYS)]
+
+
+def test_the_list_of_spans_does_not_grow_for_ever_and_joins_what_comes_later():
+    told = Told()
+    told.losses.gaps([Gap(1, 2, k, k + 1) for k in range(SPANS_MAX + 5)])
+    spans = told.losses.spans(None, 0)
+    assert len(spans) == SPANS_MAX
+    assert sum(span.amount for span in spans) == 2 * (SPANS_MAX + 5)
+    assert spans[-1].high_ticks == SPANS_MAX + 5
