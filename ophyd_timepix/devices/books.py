@@ -57,6 +57,9 @@ class Books:
         self._wanted: str | None = None
         self._stage: str | None = None
         self._ended: set[str] = set()
+        self._tells = False
+        self._told: set[int] = set()
+        """Acquisitions of the recorded run that are in an event."""
         self._warned = False
 
     # --- what there is
@@ -78,8 +81,11 @@ class Books:
         with self._lock:
             self._announced[start["uid"]] = start
 
-    def enter(self, uid: str) -> None:
-        """The next exposure belongs to run `uid`. Raises RuntimeError while another open run has the detector."""
+    def enter(self, uid: str, *, tells: bool) -> None:
+        """The next exposure belongs to run `uid`. Raises RuntimeError while another open run has the detector.
+
+        tells: events of the run say of which acquisition they are, as `note_told` hears.
+        """
         with self._lock:
             held = self._recording.run
             if held is not None and held != uid and held in self._announced:
@@ -88,6 +94,16 @@ class Books:
                     f"{uid[:8]} as well: a detector belongs to one open run at a time. Close the first run before"
                 )
             self._wanted = uid
+            self._tells = tells
+
+    def note_told(self, acquisition: int) -> None:
+        """An event tells of this acquisition."""
+        with self._lock:
+            self._told.add(acquisition)
+
+    def end(self, uid: str) -> None:
+        """Nothing more is recorded in run `uid`; its files, if they are open, are still to be closed."""
+        self._ended.add(uid)
 
     def forget(self, uid: str) -> None:
         """Run `uid` has ended."""
@@ -139,6 +155,7 @@ class Books:
         with self._lock:
             self.recorded_run = run
             self._replay.begin_run()
+            self._told.clear()
         self._opened(paths)
 
     def _close_stale(self) -> None:
@@ -158,13 +175,21 @@ class Books:
             return
         self._ended.add(run)
         try:
-            summary = self._recording.close(
-                self._announced.get(run, {}), self._configuration(), sorted(self._replay.superseded)
-            )
+            of_no_event = sorted(self._of_no_event(run))
+            summary = self._recording.close(self._announced.get(run, {}), self._configuration(), of_no_event)
         except Exception as error:
-            self._enter(run, {**self._row(), "error": str(error)}, {})
+            self._enter(run, {**self._row(run), "error": str(error)}, {})
             raise
-        self._enter(run, self._row(summary), summary.ledger)
+        self._enter(run, self._row(run, summary), summary.ledger)
+
+    def _of_no_event(self, run: str) -> set[int]:
+        """Acquisitions that count as cancelled: taken again by a replay; or finished, and then the plan ended, or
+        triggered once more, before they were an event.
+        """
+        lost = set(self._replay.superseded)
+        if self._tells and run == self._wanted:
+            lost |= {a.acquisition for a in self._recording.acquired} - self._told
+        return lost
 
     def exposure_ended(self, run: str, outcome: Outcome) -> Outcome:
         """An exposure of `run` is over; the same outcome, unless closing a run of its own failed."""
@@ -181,14 +206,14 @@ class Books:
                 run = self._recording.run
                 self._ended.add(run)
                 summary = self._recording.close({}, {})
-                self._enter(run, self._row(summary), summary.ledger)
+                self._enter(run, self._row(run, summary), summary.ledger)
         except Exception as error:  # noqa: BLE001 - the Status carries it, unless it has an error already
             return outcome if outcome.error else Outcome(error=error)
         return outcome
 
-    def _row(self, summary: RunSummary | None = None) -> Row:
-        recording, superseded = self._recording, self._replay.superseded
-        lost = [a for a in recording.acquired if a.cancelled or a.acquisition in superseded]
+    def _row(self, run: str, summary: RunSummary | None = None) -> Row:
+        recording, of_no_event = self._recording, self._of_no_event(run)
+        lost = [a for a in recording.acquired if a.cancelled or a.acquisition in of_no_event]
         row: Row = {
             "acquisitions": len(recording.acquired),
             "cancelled_acquisitions": len(lost),

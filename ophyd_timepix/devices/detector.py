@@ -93,6 +93,8 @@ class TimepixDetector(ConfiguredDetector):
         self._exposures = Exposures(self, self._lock, self._replay, self._make_exposure)
         self._aligner = alignment.Aligner(name, self._recording)
         self._shown_at = 0.0
+        self._exposing_run = ""
+        """The run of the newest exposure."""
         super().__init__(
             board,
             name=name,
@@ -266,18 +268,37 @@ class TimepixDetector(ConfiguredDetector):
         """A run has opened; the next exposure may belong to it."""
         self._books.announce(start)
 
-    def enter_run(self, uid: str) -> None:
-        """The next exposure belongs to run `uid`. Refused while another open run has this detector."""
-        self._books.enter(uid)
+    def enter_run(self, uid: str, *, tells: bool = False) -> None:
+        """The next exposure belongs to run `uid`. Refused while another open run has this detector.
+
+        tells: `note_event` hears of every event of the run, so that an acquisition without one counts as cancelled.
+        """
+        self._books.enter(uid, tells=tells and bool(self.acquisition.kind & Kind.normal))
 
     def leave_run(self, uid: str) -> None:
-        """Run `uid` has ended. Its books are closed here if nobody did so: an abort or a halt asks nobody."""
+        """Run `uid` has ended. Its books are closed here if nobody did so: an abort or a halt asks nobody.
+
+        What is still exposed for it, or held back by a pause, or about to open its files, is given up before.
+        """
+        self._books.end(uid)
         try:
+            if self._exposing_run == uid:
+                self._exposures.give_up(None)
             if self._recording.run == uid:
                 logger.warning("run %s ended without closing the books of %s; doing so now", uid[:8], self.name)
                 self.close_run()
         finally:
             self._books.forget(uid)
+            if self._recording.run is None:
+                self._exposures.forget_frames()
+
+    def note_event(self, uid: str, data: Mapping[str, Any]) -> None:
+        """An event of run `uid` has these data: the acquisition or ledger row that it names is in the documents."""
+        if f"{self.ledger.name}_json" in data:
+            self.ledger.told = uid
+        acquisition = data.get(self.acquisition.name)
+        if acquisition is not None and uid == self.recorded_run:
+            self._books.note_told(int(acquisition))
 
     def note_checkpoint(self) -> None:
         """What was acquired until now will not be replayed after a pause."""
@@ -315,7 +336,19 @@ class TimepixDetector(ConfiguredDetector):
 
     def describe_collect(self) -> dict[str, dict[str, DataKey]]:
         """Frames have the keys of points, so that tables and plots know them."""
-        return {f"{self.name}_frames": self.describe()}
+        if self._recording.run is None:
+            self._shape_arrays(self._geometry)  # whoever flies without a stage
+        return {self.flights: super().describe()}  # what is scanned meanwhile has no one value
+
+    @property
+    def flights(self) -> str:
+        """Name of the stream with an event for each flight."""
+        return f"{self.name}_frames"
+
+    @property
+    def frames_wait(self) -> bool:
+        """Whether flights are over that nobody has collected."""
+        return self._exposures.frames_wait
 
     def collect(self) -> Iterator[dict[str, Any]]:
         """One event for each finished flight since the last call."""
@@ -361,7 +394,7 @@ class TimepixDetector(ConfiguredDetector):
 
     def _make_exposure(self, flying: bool) -> Exposure:
         goal, counting = self._goal(), self.gates.counting(self.mass.model)
-        run = self._books.choose()
+        run = self._exposing_run = self._books.choose()
         return Exposure(
             self._recording,
             goal,
@@ -395,6 +428,7 @@ class TimepixDetector(ConfiguredDetector):
         )
 
     def _has_opened_run(self, paths: RunPaths) -> None:
+        self._exposures.forget_frames()
         self.file.publish(str(paths.event_file))
         self.board.refresh()  # the read-out has its own word in some settings
         self._note_configuration()

@@ -74,11 +74,21 @@ class Exposures:
                 raise RuntimeError(f"{self._device.name}: complete() without kickoff(): nothing flies")
             return self._promise(self._flight)
 
+    @property
+    def frames_wait(self) -> bool:
+        """Whether there are flights to be told."""
+        return bool(self._frames)
+
     def take_frames(self) -> list[Reading]:
         """What the flights gave that have finished since the last call."""
         with self._lock:
             frames, self._frames = self._frames, []
         return [reading for _, reading in frames]
+
+    def forget_frames(self) -> None:
+        """A run has ended or begins: what it did not tell is no part of the next."""
+        with self._lock:
+            self._frames.clear()
 
     def forget_flight(self) -> None:
         """A stage begins: what flew before is over."""

@@ -9,14 +9,14 @@ from .signals import Scalar, setting
 from .text import table
 
 OFF: Final = 0.0
-"""A ToF bound of 0 filters nothing: documents have no other word for "none"."""
-_BOUNDS: Final = ("tof_min_ns", "tof_max_ns")
+"""0 stands for none in these: documents have no other word for it."""
+_NONE_IS_0: Final = ("trigger_period_ns", "tof_min_ns", "tof_max_ns")
 
 
 def _parameter(name: str, value: Scalar, **kwargs: Any) -> Any:
     """Declare a parameter; what it means says the model."""
     meaning = (Processing.model_fields[name].description or "").replace(" (pixels)", "").replace(" (ns)", "")
-    return setting(value, meaning=f"{meaning}; 0: none" if name in _BOUNDS else meaning, **kwargs)
+    return setting(value, meaning=f"{meaning}; 0: none" if name in _NONE_IS_0 else meaning, **kwargs)
 
 
 class ProcessingSettings(Device):
@@ -29,6 +29,7 @@ class ProcessingSettings(Device):
     min_size = _parameter("min_size", 1, limits=(1, 65_535))
     trigger_input = _parameter("trigger_input", 1, limits=(1, 2))
     trigger_edge = _parameter("trigger_edge", str(Edge.RISING), choices=tuple(map(str, Edge)))
+    trigger_period_ns = _parameter("trigger_period_ns", OFF, units="ns")
     tof_min_ns = _parameter("tof_min_ns", OFF, units="ns")
     tof_max_ns = _parameter("tof_max_ns", OFF, units="ns")
     lateness_ns = _parameter("lateness_ns", 500_000.0, units="ns", limits=(0.0, 2_000_000.0))
@@ -38,8 +39,8 @@ class ProcessingSettings(Device):
     def model(self) -> Processing:
         """The settings as the model that the pipeline takes. Raises ValueError when they contradict each other."""
         values: dict[str, Any] = {name: getattr(self, name).get() for name in Processing.model_fields}
-        for bound in _BOUNDS:
-            values[bound] = None if values[bound] == OFF else values[bound]
+        for name in _NONE_IS_0:
+            values[name] = None if values[name] == OFF else values[name]
         return Processing(**values)
 
     def adopt(self, processing: Processing) -> None:

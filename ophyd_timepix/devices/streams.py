@@ -66,6 +66,11 @@ class RowStream(Device):
         """Rows that a reader of the event file sees."""
         raise NotImplementedError
 
+    @property
+    def registered(self) -> int:
+        """Rows of the newest event file that documents tell of."""
+        return self._registered if self._run == self.parent.recorded_run else 0
+
     def collect_asset_docs(self, index: int | None = None) -> Iterator[AssetDoc]:
         """Documents for the rows that came since the last call; nothing at all before the first row."""
         run, path = self.parent.recorded_run, self.parent.event_file
@@ -136,6 +141,8 @@ class LedgerRow(Device):
     def __init__(self, prefix: str = "", **kwargs: Any) -> None:
         self.run: str | None = None
         """The run that the row is of."""
+        self.told: str | None = None
+        """The run whose row an event tells."""
         self._row: dict[str, float | int | str] = {}
         self._closed_at = time.time()
         super().__init__(prefix, **kwargs)

@@ -11,40 +11,33 @@ stretch that is not rewindable, and in the same way before a run closes. Knows b
 
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
-from bluesky.utils import Msg, short_uid
+from bluesky.utils import Msg
+from event_model import unpack_event_page
 
 from ..devices import TimepixDetector
 from .configurations import Configurations
+from .registering import OpenRun, close, collect_frames, collect_rows, describe_flights
 
 logger = logging.getLogger(__name__)
 
 Plan = Generator[Msg, Any, Any]
 
+POLL_S: Final = 0.01
+"""How often it is looked whether the shutter of a flight has opened."""
 COLLECT_INTERVAL_S: Final = 2.0
 """A catalog takes 30 to 45 ms for each column of a collection, whatever its rows."""
 
 
-@dataclass
-class _OpenRun:
-    """A run of the plan that has not closed yet."""
-
-    key: Any
-    uid: str
-    declared: set[str] = field(default_factory=set)
-    closed: set[str] = field(default_factory=set)
-    bundling: bool = False
-    collected_at: float = 0.0
-    configurations: Configurations = field(default_factory=Configurations)
-
-
 class TimepixStreams:
-    """The preprocessor for these detectors. One object serves every plan of a RunEngine, one after the other."""
+    """The preprocessor for these detectors. One object serves every plan of a RunEngine, one after the other.
+
+    It must be the last one, around all others: what they add before the end of a run belongs to the run.
+    """
 
     def __init__(
         self,
@@ -57,16 +50,32 @@ class TimepixStreams:
         self._interval_s = interval_s
         self._clock = clock
         self._starts: dict[str, dict[str, Any]] = {}
+        self._run_of: dict[str, str] = {}
+        """Runs of descriptors."""
 
     def document(self, name: str, doc: dict[str, Any]) -> None:
-        """Hear of runs that open and end. A run that ends in whatever way is closed in the files too."""
+        """Hear of runs that open and end, and of what their events tell: messages that a pause has taken again come by
+        nobody but the documents. A run that ends in whatever way is closed in the files too.
+        """
         if name == "start":
             self._starts = {doc["uid"]: doc}
             for detector in self.detectors:
                 detector.announce(doc)
+        elif name == "descriptor":
+            self._run_of[doc["uid"]] = doc["run_start"]
+        elif name == "event":
+            self._note_event(doc)
+        elif name == "event_page":
+            for event in unpack_event_page(doc):
+                self._note_event(event)
         elif name == "stop":
             for detector in self.detectors:
                 self._leave(detector, doc["run_start"])
+            self._run_of = {uid: run for uid, run in self._run_of.items() if run != doc["run_start"]}
+
+    def _note_event(self, event: dict[str, Any]) -> None:
+        for detector in self.detectors:
+            detector.note_event(self._run_of.get(event["descriptor"], ""), event["data"])
 
     def _leave(self, detector: TimepixDetector, uid: str) -> None:
         try:
@@ -77,144 +86,125 @@ class TimepixStreams:
 
     def __call__(self, plan: Plan) -> Plan:
         """The plan with centroids and ledger recorded in each of its runs."""
-        runs: dict[Any, _OpenRun] = {}
+        runs: dict[Any, OpenRun] = {}
         mutated = bpp.plan_mutator(plan, lambda msg: self._around(msg, runs))
         return (yield from bpp.finalize_wrapper(mutated, lambda: self._close_all(runs)))
 
     # --- what is put around a message
 
-    def _around(self, msg: Msg, runs: dict[Any, _OpenRun]) -> tuple[Plan | None, Plan | None]:
+    def _around(self, msg: Msg, runs: dict[Any, OpenRun]) -> tuple[Plan | None, Plan | None]:
         if msg.command == "open_run":
             return self._opening(msg, runs), None
-        if msg.command == "close_run" and msg.run in runs:
-            return self._closing(msg, runs), None
         if msg.command == "checkpoint":
             return self._at_checkpoint(msg, runs), None
-        if msg.command == "declare_stream" and msg.run in runs and any(obj in self.detectors for obj in msg.args):
-            # A pause in the exposure that follows (a baseline's) would declare the stream once more.
-            self._follow(msg, runs[msg.run])
-            return None, bps.checkpoint()
-        if msg.run in runs:
-            self._follow(msg, runs[msg.run])
-            if msg.command == "read" and runs[msg.run].bundling:
-                return self._reading(msg, runs[msg.run]), None
-        if msg.command in ("trigger", "kickoff") and msg.obj in self.detectors and msg.run in runs:
-            return self._entering(msg, runs[msg.run]), None
-        return None, None
-
-    def _follow(self, msg: Msg, run: _OpenRun) -> None:
+        run = runs.get(msg.run)
+        if run is None:
+            return None, None
+        if msg.command == "close_run":
+            return self._closing(msg, runs), None
         if msg.command == "declare_stream":
-            run.declared.add(msg.kwargs["name"])
-        elif msg.command in ("create", "save", "drop"):
+            # A pause in the exposure that follows (a baseline's) would declare the stream once more.
+            return _declaring(msg, run), bps.checkpoint() if any(obj in self.detectors for obj in msg.args) else None
+        if msg.command in ("create", "save", "drop"):
             run.bundling = msg.command == "create"
             run.configurations.follow(msg)
+        if msg.command == "read" and run.bundling:
+            return _reading(msg, run), None
+        if msg.obj in self.detectors:
+            return _of_detector(msg, run), None
+        return None, None
 
-    def _opening(self, msg: Msg, runs: dict[Any, _OpenRun]) -> Plan:
+    def _opening(self, msg: Msg, runs: dict[Any, OpenRun]) -> Plan:
         uid = yield msg
         if uid is not None:  # a plan that is only looked at gets no answer
-            runs[msg.run] = _OpenRun(msg.run, uid, collected_at=self._clock())
+            start = self._starts.get(uid, {"uid": uid})
+            heard, configurations = uid in self._starts, Configurations(_scanned(start))
+            runs[msg.run] = OpenRun(msg.run, uid, heard, configurations, self._clock())
             for detector in self.detectors:
-                detector.announce(self._starts.get(uid, {"uid": uid}))
+                detector.announce(start)
         return uid
 
-    def _entering(self, msg: Msg, run: _OpenRun) -> Plan:
-        msg.obj.enter_run(run.uid)
-        if msg.command == "trigger":
-            yield from _in(run.key, run.configurations.recorded_anew(msg.obj))
-        return (yield msg)
-
-    def _reading(self, msg: Msg, run: _OpenRun) -> Plan:
-        answer = yield msg
-        run.configurations.has_read(msg.obj, answer or {})
-        return answer
-
-    def _at_checkpoint(self, msg: Msg, runs: dict[Any, _OpenRun]) -> Plan:
+    def _at_checkpoint(self, msg: Msg, runs: dict[Any, OpenRun]) -> Plan:
         for run in runs.values():
             if self._clock() - run.collected_at >= self._interval_s:
-                for detector in self._of(run):
-                    yield from bpp.rewindable_wrapper(self._collect(detector, run), False)
+                for detector in filter(run.records, self.detectors):
+                    yield from run.own(collect_rows(detector, run))
                 run.collected_at = self._clock()
         answer = yield msg
         for detector in self.detectors:
             detector.note_checkpoint()
         return answer
 
-    def _closing(self, msg: Msg, runs: dict[Any, _OpenRun]) -> Plan:
+    def _closing(self, msg: Msg, runs: dict[Any, OpenRun]) -> Plan:
         run = runs[msg.run]
         failed = msg.kwargs.get("exit_status") not in (None, "success")
-        yield from bpp.rewindable_wrapper(self._close(run, failed=failed), False)
+        yield from bpp.rewindable_wrapper(close(run, failed=failed), False)
         answer = yield msg
         runs.pop(msg.run, None)
         for detector in self.detectors:
             self._leave(detector, run.uid)
         return answer
 
-    # --- streams
-
-    def _of(self, run: _OpenRun) -> list[TimepixDetector]:
-        """The detectors that recorded something in this run."""
-        return [detector for detector in self.detectors if detector.recorded_run == run.uid]
-
-    def _collect(self, detector: TimepixDetector, run: _OpenRun) -> Plan:
-        """Register the rows that are on disk."""
-        for rows in detector.row_streams:
-            if rows.stream not in run.declared:
-                yield from _in(run.key, bps.declare_stream(rows, name=rows.stream, collect=True))
-            yield from _in(run.key, bps.collect(rows, name=rows.stream, return_payload=False))
-
-    def _close(self, run: _OpenRun, *, failed: bool) -> Plan:
-        """Close the books of the run's detectors, then register what is left and the ledger row.
-
-        failed: the run has a failure already, which an error of the closing must not hide.
-        """
-        for detector in self._of(run):
-            if detector.name in run.closed:
-                continue
-            run.closed.add(detector.name)
-            if run.bundling:  # the plan failed amid an event
-                yield from _in(run.key, bps.drop())
-            yield from bpp.contingency_wrapper(
-                _in(run.key, _books(detector)),
-                except_plan=lambda error: _swallow(error, failed),
-                final_plan=lambda detector=detector: self._last_rows(detector, run),
-                auto_raise=not failed,
-            )
-
-    def _last_rows(self, detector: TimepixDetector, run: _OpenRun) -> Plan:
-        yield from self._collect(detector, run)
-        if detector.ledger.run == run.uid:
-            yield from _in(run.key, _row(detector))
-
-    def _close_all(self, runs: dict[Any, _OpenRun]) -> Plan:
+    def _close_all(self, runs: dict[Any, OpenRun]) -> Plan:
         """The plan has ended with runs open: bluesky will close them, what they recorded is registered here."""
         for run in list(runs.values()):
-            yield from self._close(run, failed=True)
+            yield from close(run, failed=True)
 
 
-def _row(detector: TimepixDetector) -> Plan:
-    yield from bps.create(name=f"{detector.name}_ledger")
-    yield from bps.read(detector.ledger)
-    yield from bps.save()
+def _declaring(msg: Msg, run: OpenRun) -> Plan:
+    answer = yield msg
+    if answer is not None:  # none came where a pause cancelled it
+        run.declared.add(msg.kwargs["name"])
+    return answer
 
 
-def _books(detector: TimepixDetector) -> Plan:
-    """Close the books and wait for it, again if a pause made bluesky forget the wait."""
-    while True:
-        group = short_uid("books")
-        status = yield from bps.trigger(detector.ledger, group=group)
-        yield from bps.wait(group=group)
-        if status is None or status.done:
-            return
+def _reading(msg: Msg, run: OpenRun) -> Plan:
+    answer = yield msg
+    run.configurations.has_read(msg.obj, answer or {})
+    return answer
 
 
-def _swallow(error: Exception, failed: bool) -> Plan:
-    if failed:
-        logger.error("the books of a failed run could not be closed: %s", error)
-    yield from bps.null()
+def _of_detector(msg: Msg, run: OpenRun) -> Plan | None:
+    if msg.command == "trigger":
+        return _triggering(msg, run)
+    if msg.command == "kickoff":
+        return _kicking_off(msg, run)
+    if msg.command == "complete":
+        run.configurations.has_flown(msg.obj)
+    return None
 
 
-def _in(key: Any, plan: Plan) -> Plan:
-    """The messages of `plan` for the run of this key."""
-    if key is None:
-        return (yield from plan)
-    return (yield from bpp.set_run_key_wrapper(plan, key))
+def _triggering(msg: Msg, run: OpenRun) -> Plan:
+    detector = msg.obj
+    _enter(detector, run)
+    if run.configurations.changes(detector):
+        yield from run.own(collect_frames(detector, run))
+        yield from run.keyed(run.configurations.recorded_anew(detector))
+    return (yield msg)
+
+
+def _kicking_off(msg: Msg, run: OpenRun) -> Plan:
+    """The configuration of a flight is recorded when its shutter has opened: the read-out sets some itself."""
+    detector = msg.obj
+    _enter(detector, run)
+    if run.configurations.changes(detector):
+        yield from run.own(collect_frames(detector, run))  # of flights with the configuration before
+    status = yield msg
+    while status is not None and not status.done:
+        yield from bps.sleep(POLL_S)
+    if not run.bundling:
+        yield from run.keyed(run.configurations.recorded_anew(detector))
+        yield from describe_flights(detector, run)
+    return status
+
+
+def _enter(detector: TimepixDetector, run: OpenRun) -> None:
+    """The next exposure belongs to the run. Refused while another open run has the detector."""
+    detector.enter_run(run.uid, tells=run.heard)
+    run.entered[detector] = None
+
+
+def _scanned(start: Mapping[str, Any]) -> Iterator[str]:
+    """Keys of what a run scans."""
+    for dimension in start.get("hints", {}).get("dimensions", ()):
+        yield from dimension[0]

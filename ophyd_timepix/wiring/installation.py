@@ -10,6 +10,7 @@ from bluesky import RunEngine
 from ..devices import TimepixDetector
 from ..plans import TimepixStreams
 from .checks import MIN_FREE_BYTES, check_directory, check_names
+from .order import OutermostLast
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class Installation:
         callback = self._open_catalog()
         self._tokens.append(engine.subscribe(_as_callback(self._tell_paths), "start"))
         self._tokens.append(engine.subscribe(self.streams.document))
-        engine.preprocessors.append(self.streams)
+        engine.preprocessors = OutermostLast([*engine.preprocessors, self.streams])
         if callback is not None:
             self._tokens.append(engine.subscribe(callback))
 
