@@ -1,0 +1,90 @@
+"""What a power cut left of a recording: good up to the last index record whose checksum agrees with its bytes.
+
+Blocks reach the disk in no certain order, a file may end in zeros or lack its end, and the index may know more than the
+recording holds, or less. A segment that another follows was made durable before, so that only the last is read through.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from .index import Index, Records, read_index
+from .segments import SegmentReader
+from .sources import Recording
+
+PIECE_BYTES: Final = 4 << 20
+
+
+class Sound(NamedTuple):
+    """The good part of a recording."""
+
+    n_bytes: int
+    """From the beginning to the last record whose checksum agrees."""
+    n_records: int
+    """Index records up to and with that one."""
+    cut_bytes: int
+    """Bytes that the files hold behind it: not to be trusted."""
+    missing_bytes: int
+    """Bytes that the index knows of and that are not there or not good."""
+
+    @property
+    def is_whole(self) -> bool:
+        """True when nothing had to be cut and nothing is missing."""
+        return not self.cut_bytes and not self.missing_bytes
+
+
+def sound_part(recording: Recording, *, everything: bool = False) -> Sound:
+    """Find the last good record of a recording. Without checksums (other programs, older indices) all counts as good.
+
+    everything: read all segments, not the last alone, for recordings that were not made durable in between.
+    """
+    index: Index | None = read_index(recording.path) if recording.chunked else None
+    if index is None or not index.has_checksums or not len(index.records):
+        return Sound(recording.n_bytes, 0 if index is None else len(index.records), 0, 0)
+    last_file = recording.segments[-1].start if recording.segments is not None and not everything else 0
+    offsets = index.records["offset"]
+    first = int(np.searchsorted(offsets, last_file, side="left"))
+    good = _last_good(recording, index.records, first)
+    n_bytes = int(offsets[good])
+    return Sound(
+        n_bytes,
+        good + 1,
+        recording.n_bytes + recording.truncated_bytes - n_bytes,
+        max(0, int(offsets[-1]) - n_bytes),
+    )
+
+
+def sound(recording: Recording) -> Recording:
+    """The same recording without what is not good: what is cut counts as truncated."""
+    part = sound_part(recording)
+    segments = recording.segments
+    if segments is not None:
+        segments = tuple(s._replace(stop=min(s.stop, part.n_bytes)) for s in segments if s.start <= part.n_bytes)
+    return recording.model_copy(
+        update={"n_bytes": part.n_bytes, "truncated_bytes": part.cut_bytes, "segments": segments}
+    )
+
+
+def _last_good(recording: Recording, records: Records, first: int) -> int:
+    """Number of the last record from `first` on up to which every checksum agrees; `first` itself is good."""
+    starts = [0] if recording.segments is None else [segment.start for segment in recording.segments]
+    file = SegmentReader(recording.path, recording.data_offset, starts)
+    try:
+        for k in range(first + 1, len(records)):
+            start, stop = int(records["offset"][k - 1]), int(records["offset"][k])
+            if stop > recording.n_bytes or _checksum(file, start, stop) != int(records["checksum"][k]):
+                return k - 1
+    finally:
+        file.close()
+    return len(records) - 1
+
+
+def _checksum(file: SegmentReader, start: int, stop: int) -> int:
+    """Sum of the words in [start, stop), modulo 2^64."""
+    total = 0
+    while start < stop:
+        words = np.empty(min(PIECE_BYTES, stop - start) // 8, "<u8")
+        file.read(words.view(np.uint8), start)
+        total += int(words.sum())
+        start += words.nbytes
+    return total & 0xFFFF_FFFF_FFFF_FFFF
