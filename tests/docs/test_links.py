@@ -1,9 +1,11 @@
 """Pages hang together: every link leads somewhere, every page is in the index, every command exists."""
 
+import argparse
 import json
 import re
 import subprocess
 import tomllib
+from argparse import SUPPRESS
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from ophyd_timepix.app import cli
 from ophyd_timepix.capture.sockets import WANTED_BUFFER_BYTES
 from ophyd_timepix.wiring import Site
+from spidr_sim.cli import _parser as spidr_sim_parser
 from tests.pages import Guide
 from tests.system import test_queueserver as queueserver
 
@@ -144,3 +147,36 @@ def test_the_queue_of_set_up_a_site_is_the_one_that_the_test_runs() -> None:
         toml = guide.take().text
     assert tomllib.loads(toml) == tomllib.loads((ROOT / "profiles/timepix/site.example.toml").read_text())
     assert set(tomllib.loads(toml)) == set(Site.__dataclass_fields__)
+
+
+# --- reference pages --------------------------------------------------------------------------------------------------
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """All long options, those of subcommands too."""
+    found: set[str] = set()
+    for action in parser._actions:
+        found |= {word for word in action.option_strings if word.startswith("--") and action.help is not SUPPRESS}
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                found |= options_of(subparser)
+    return found - {"--help", "--version", "--debug"}
+
+
+@pytest.mark.parametrize("name", [*cli.SUBCOMMANDS, "spidr-sim"])
+def test_the_page_on_the_command_line_has_each_option_and_no_other(name: str) -> None:
+    page = (ROOT / "docs/reference/command-line.md").read_text()
+    sections = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
+    parser = spidr_sim_parser() if name == "spidr-sim" else subparser(name)
+    text = sections.get(name, "")
+    told = set(re.findall(r"--[a-z][a-z-]*", text))
+    if "processing options" in text:
+        told |= set(re.findall(r"--[a-z][a-z-]*", sections["process"])) & options_of(parser)
+    assert told == options_of(parser)
+
+
+def subparser(name: str) -> argparse.ArgumentParser:
+    parser = cli._parser([name], cli._module_of([name]))
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    chosen: argparse.ArgumentParser = commands.choices[name]
+    return chosen
