@@ -23,6 +23,7 @@ from ..protocol.words import CHUNK_MAX_BYTES, chunk_header
 from ..spool.index import STRETCH_BYTES, STRETCH_NS, UNKNOWN, Kind, Records, Row
 from ..spool.recording import BLOCK_BYTES
 from ..spool.ring import ALIGNMENT, Mark, Ring, Stopped
+from ..spool.segments import SEGMENT_BYTES
 from .batch import BATCH, BatchReceiver
 from .channel import Channel
 from .sockets import Buffer
@@ -32,8 +33,6 @@ log = logging.getLogger(__name__)
 WAKE_S: Final = 0.05
 """How often idle threads look whether they should stop."""
 SMALLEST_RING: Final = 2 * BLOCK_BYTES
-SEGMENT_BYTES: Final = 16 << 30
-"""A segment at 640 MB/s takes 26 s. After a power cut only the last one needs to be read through: 8 s at 2 GB/s."""
 LONGEST_SEARCH: Final = 64 << 20
 """How much longer a segment may get until a chunk ends where the next file can be written past the page cache."""
 SET_ASIDE_LIMIT: Final = 256
@@ -84,8 +83,8 @@ class Recorder(Protocol):
     def write(self, ring: Ring, records: Records) -> bool:
         """A piece of what can be written now. True: there is more."""
 
-    def check(self) -> None:
-        """Raises OSError, which says the remedy, when an acquisition had better not begin."""
+    def begin(self, ring: Ring) -> None:
+        """An acquisition begins at `ring.received`. Raises OSError, which says the remedy, when it had better not."""
 
     def finish(self, ring: Ring, records: Records) -> None:
         """Write all that is received, durably."""
@@ -214,9 +213,9 @@ class Capture:
 
         Raises OSError when the recording's disk has no room for it.
         """
-        if self._recording is not None:
-            self._recording.check()
         with self._lock:
+            if self._recording is not None:
+                self._recording.begin(self.ring)
             self._acquisition = acquisition
             self._stretch = (-STRETCH_BYTES, -STRETCH_NS)
             self.ring.marks[Mark.STOP] = 0

@@ -5,11 +5,13 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any, Final, NamedTuple
 
-from ..capture.capture import Capture, Totals
+from ..capture.capture import Capture, Recorder, Totals
 from ..spool.recording import RecordingWriter
+from ..spool.space import Limits
 from .messages import Receiver, RunRequest, Sent
 from .preview import NoRecording
-from .shared import Shared
+from .ring_only import RingOnly
+from .shared import Gauge, Shared
 from .stage import Stage
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class CaptureStage(Stage):
     def __init__(self, control: Connection, shared: Shared) -> None:
         super().__init__(control)
         self._failure: BaseException | None = None
+        self._shared = shared
         self._capture = Capture(shared.ring, shared.index, self._fail)
         self._draining: Sent | None = None
         self._drain = False
@@ -88,9 +91,17 @@ class CaptureStage(Stage):
     def _open(self, argument: tuple[RunRequest, dict[str, Any]]) -> None:
         run, description = argument
         self._at_end = NOTHING
-        if run.spool is None and not run.preview:
+        self._capture.open(self._recorder(run, description), run.segment_bytes)
+
+    def _recorder(self, run: RunRequest, description: dict[str, Any]) -> Recorder:
+        if run.preview:
+            return NoRecording()
+        if not run.keep_raw:
+            return RingOnly(self._shared.ring, lambda: int(self._shared.gauges[Gauge.DECODED_BYTES]))
+        if run.spool is None:
             raise ValueError("a live run needs a path for its recording")
-        self._capture.open(NoRecording() if run.spool is None else RecordingWriter(run.spool, description))
+        limits = Limits(run.disk_low_bytes, run.disk_stop_bytes)
+        return RecordingWriter(run.spool, description, sync=run.durable, limits=limits)
 
     def _begin(self, acquisition: int) -> int:
         """Address of the acquisition's first byte. What came since the one before belongs to none: stray words."""

@@ -124,7 +124,7 @@ class DecodeStage(Stage):
         """Live: the words from address `start` on. All acquisitions of a run lie on one time line."""
         acquisition, start = argument
         run = self._opened()
-        if run.spool is None and not run.preview:
+        if run.spool is None and run.keep_raw and not run.preview:
             raise ValueError("a live run needs a recording")
         if self._stream is None:
             self._stream = _Stream(run, Framing.TPX3)

@@ -140,7 +140,10 @@ class LiveSource:
         marks, size = self._ring.marks, self._index.size
         n = min(int(marks[Mark.INDEX_RECORDS]) - self._cursor, RECORDS_AT_ONCE)
         records = self._index[(self._cursor + np.arange(n)) % size]
-        if int(marks[Mark.INDEX_RECORDS]) - size < self._cursor or self._recording is None:
+        if int(marks[Mark.INDEX_RECORDS]) - size < self._cursor:
             return records
+        if self._recording is None:  # nobody needs those that are overwritten: they were of words outside acquisitions
+            self._cursor = int(marks[Mark.INDEX_RECORDS]) - size // 2
+            return self._fetch()
         offset = HEADER_BYTES + self._cursor * RECORD.itemsize
         return np.fromfile(index_path(self._recording), RECORD, RECORDS_AT_ONCE, offset=offset)

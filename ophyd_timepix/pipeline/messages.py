@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ..config import Gate, Geometry, MassCalibration, Processing
 from ..events.sums import N_GATES, Spectrum
 from ..protocol.words import MATRIX_SIDE
+from ..spool.segments import SEGMENT_BYTES
+from ..spool.space import Limits
 
 
 class Message(BaseModel):
@@ -38,7 +40,13 @@ class RunRequest(Message):
 
     event_file: Path
     spool: Path | None = Field(None, description="`.tpx3` recording of the run; None: next to the event file")
-    keep_raw: bool = Field(True, description="False: the recording is deleted when the run has closed well")
+    keep_raw: bool = Field(True, description="False: words are kept nowhere but in the ring; no recovery then")
+    segment_bytes: int = Field(SEGMENT_BYTES, ge=1 << 20, description="size at which a recording goes on in a new file")
+    durable: bool = Field(
+        True, description="each finished file is on the disk itself (fdatasync) before the run goes on"
+    )
+    disk_low_bytes: int = Field(Limits().low_bytes, ge=0, description="free space below which a warning is given")
+    disk_stop_bytes: int = Field(Limits().stop_bytes, ge=0, description="free space below which the acquisition ends")
     centroid: bool = Field(True, description="False: record the words only")
     preview: bool = Field(False, description="no file at all; what is not processed in time is left out and counted")
     processing: Processing = Processing()
@@ -64,6 +72,12 @@ class RunRequest(Message):
         shape = (self.n_chips, MATRIX_SIDE // 2)
         if self.phase is not None and np.shape(np.asarray(self.phase, object)) != shape:
             raise ValueError(f"the column phase needs {shape[0]} chips of {shape[1]} double columns each")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_kept(self) -> Self:
+        if not (self.keep_raw or self.centroid or self.preview):
+            raise ValueError("with neither keep_raw nor centroid a run keeps nothing; ask for one of them")
         return self
 
     @property
@@ -124,6 +138,11 @@ class Progress(Message):
     received_datagrams: int = 0
     received_bytes: int = 0
     kernel_dropped: int = 0
+    unrecorded_datagrams: int = Field(0, description="came while nothing more could be recorded")
+    stopped_by: str | None = Field(None, description="why the acquisition records nothing more, and the remedy")
+    disk_free_bytes: int | None = Field(None, description="on the recording's file system; None: there is none")
+    disk_seconds_left: float | None = Field(None, description="until the disk is full, at the rate of the last seconds")
+    disk_low: bool = Field(False, description="room on the disk is getting short")
     arrived_datagrams: int = Field(0, description="of the board, whatever became of them: good, malformed, dropped ...")
     on_disk_bytes: int = 0
     decoded_bytes: int = 0

@@ -16,7 +16,7 @@ class NoRecording:
     path = None
     waits = True
 
-    def check(self) -> None:
+    def begin(self, ring: Ring) -> None:
         """Nothing is in the way."""
 
     def write(self, ring: Ring, records: Records) -> bool:

@@ -24,9 +24,9 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from ..spool.index import Span, index_path, read_index, spans
+from ..spool.index import Span, read_index, spans
 from ..spool.recording import salvage
-from ..spool.ring import Mark
+from ..spool.ring import Mark, arrived_datagrams, disk_seconds_left, stopped_by
 from ..spool.sources import open_recording
 from .capture_stage import CaptureStage
 from .centroid_stage import CentroidStage
@@ -296,7 +296,8 @@ class Supervisor:
         if self._run is not None:
             raise RuntimeError(f"a run is open already: {self._run.request.event_file}; close it first")
         if not request.preview:
-            request = request.model_copy(update={"spool": request.spool or request.event_file.with_suffix(".tpx3")})
+            spool = request.spool or request.event_file.with_suffix(".tpx3")
+            request = request.model_copy(update={"spool": spool if request.keep_raw else None})
             _check_paths(request)
         self._shared.gauges[:] = 0
         yield from self._open_processing(request)
@@ -402,11 +403,6 @@ class Supervisor:
         )
         self._run = None
         summary = yield from self._close_files(run, ledger, arguments)
-        clean = not summary.ledger["unaccounted"] and not summary.ledger["lost_datagrams"]
-        if clean and not run.request.keep_raw and run.request.spool is not None:
-            for path in (run.request.spool, index_path(run.request.spool)):
-                path.unlink(missing_ok=True)
-            summary = summary.model_copy(update={"spool": None})
         return summary
 
     def _close_files(
@@ -470,7 +466,12 @@ class Supervisor:
             received_datagrams=int(marks[Mark.DATAGRAMS]),
             received_bytes=int(marks[Mark.PAYLOAD_BYTES]),
             kernel_dropped=int(marks[Mark.KERNEL_DROPPED]),
-            arrived_datagrams=int(marks[Mark.DATAGRAMS] + marks[Mark.MALFORMED_DATAGRAMS] + marks[Mark.KERNEL_DROPPED]),
+            unrecorded_datagrams=int(marks[Mark.UNRECORDED]),
+            stopped_by=stopped_by(marks),
+            disk_free_bytes=int(marks[Mark.DISK_FREE]) if marks[Mark.DISK_FREE] >= 0 else None,
+            disk_seconds_left=disk_seconds_left(marks),
+            disk_low=bool(marks[Mark.DISK_LOW]),
+            arrived_datagrams=arrived_datagrams(marks),
             on_disk_bytes=int(marks[Mark.ON_DISK]),
             decoded_bytes=int(gauges[Gauge.DECODED_BYTES]),
             hits=int(gauges[Gauge.HITS]),

@@ -93,7 +93,7 @@ class RecordingWriter:
 
     # --- from time to time ------------------------------------------------------------------------------------------
 
-    def check(self) -> None:
+    def begin(self, ring: Ring) -> None:
         """Raises OSError when too little room is left for an acquisition."""
         self._space.check()
 

@@ -66,7 +66,20 @@ class Stopped(IntEnum):
     """Without a file: processing is behind by a whole ring."""
 
 
+STOPPED: Final = {
+    Stopped.DISK_LOW: "the disk is nearly full; free space on that file system or choose another data directory",
+    Stopped.DISK_FAILED: "the disk took no more; free space on that file system or choose another data directory",
+    Stopped.RING_FULL: "processing was behind by the whole ring, and nothing else keeps the words; keep the raw data, "
+    "use more workers, write no hits, or lower the rate",
+}
+"""What to tell a user about it."""
+
 N_MARKS: Final = len(Mark)
+
+
+def stopped_by(marks: Marks) -> str | None:
+    """Why the running acquisition records nothing more, and the remedy; None: it does record."""
+    return STOPPED.get(Stopped(int(marks[Mark.STOPPED_BY])))
 
 
 def arrived_datagrams(marks: Marks) -> int:

@@ -20,8 +20,9 @@ class Limits(NamedTuple):
     """When to warn and when to end, in bytes that are free."""
 
     low_bytes: int = 8 << 30
+    """A quarter of a file system that has less than four times as much."""
     stop_bytes: int = 1 << 30
-    """Room for what the ring still holds and for the end of the event file."""
+    """Room for what the ring still holds and for the end of the event file; an eighth of a small file system."""
     low_seconds: float = 120.0
     """Warn, too, when the disk is full in less."""
 
@@ -31,7 +32,10 @@ class SpaceWatch:
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self._path = path
-        self._limits = limits
+        stat = os.statvfs(path.parent)
+        size = stat.f_blocks * stat.f_frsize
+        self._low_bytes, self._stop_bytes = min(limits.low_bytes, size // 4), min(limits.stop_bytes, size // 8)
+        self._low_seconds = limits.low_seconds
         self._looked_ns = 0
         self._on_disk = 0
         self._rate = 0.0
@@ -45,8 +49,8 @@ class SpaceWatch:
     def check(self) -> None:
         """Raises OSError when the recording would have to end at once."""
         free = self.free_bytes()
-        if free < self._limits.stop_bytes:
-            needed = self._limits.stop_bytes
+        if free < self._stop_bytes:
+            needed = self._stop_bytes
             raise OSError(
                 errno.ENOSPC,
                 f"{free / 1e6:.0f} MB are free, a recording needs at least {needed / 1e6:.0f} MB: free space on that "
@@ -59,17 +63,17 @@ class SpaceWatch:
         now = time.monotonic_ns()
         if now - self._looked_ns < LOOK_NS:
             return
-        free = self.free_bytes()
+        free = self.free_bytes() - (ring.received - ring.on_disk)  # what the ring holds has its place already
         self._follow_rate(ring.on_disk, now)
         marks = ring.marks
-        marks[Mark.DISK_FREE] = free
+        marks[Mark.DISK_FREE] = max(0, free)
         marks[Mark.DISK_RATE] = round(self._rate)
-        marks[Mark.DISK_STOP] = self._limits.stop_bytes
-        room = free - self._limits.stop_bytes
-        low = free < self._limits.low_bytes or room < self._limits.low_seconds * self._rate
+        marks[Mark.DISK_STOP] = self._stop_bytes
+        room = free - self._stop_bytes
+        low = free < self._low_bytes or room < self._low_seconds * self._rate
         marks[Mark.DISK_LOW] = int(low)
         if low and not self._warned:
-            lasts = f", {room / self._rate:.0f} s at this rate" if self._rate > 0 else ""
+            lasts = f", {max(0, room) / self._rate:.0f} s at this rate" if self._rate > 0 else ""
             log.warning("%s: %.1f GB are left on the disk%s", self._path, free / 1e9, lasts)
         self._warned = low
         if room < 0 and not marks[Mark.STOPPED_BY]:

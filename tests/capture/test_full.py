@@ -1,0 +1,322 @@
+"""When there is no room: for one more file, on the disk, in the ring. Nothing that was received is lost."""
+
+import errno
+import logging
+import mmap
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ophyd_timepix.capture.capture import Capture
+from ophyd_timepix.pipeline.ring_only import RingOnly
+from ophyd_timepix.spool.index import RECORD, Kind, read_index
+from ophyd_timepix.spool.recording import RecordingWriter, salvage
+from ophyd_timepix.spool.ring import ALIGNMENT, N_MARKS, Mark, Ring, disk_seconds_left, stopped_by
+from ophyd_timepix.spool.segments import files_of
+from ophyd_timepix.spool.sound import sound_part
+from ophyd_timepix.spool.sources import RecordingReader, open_recording
+from ophyd_timepix.spool.space import Limits, SpaceWatch
+
+HOST = "127.0.0.1"
+RING = 1 << 21
+MIB = 1 << 20
+
+
+@pytest.fixture
+def failures():
+    return []
+
+
+@pytest.fixture
+def capture(failures):
+    ring = Ring(np.frombuffer(mmap.mmap(-1, RING), np.uint8), np.zeros(N_MARKS, np.int64))
+    made = Capture(ring, np.zeros(1024, RECORD), failures.append)
+    yield made
+    made.close()
+    made.unbind()
+
+
+@pytest.fixture
+def send(capture):
+    """Send datagrams of given lengths, one after the other: nothing is dropped."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        random = np.random.default_rng(1)
+        pause = threading.Event()
+
+        def send(port, *lengths):
+            for n in lengths:
+                arrived = capture.totals().arrived
+                sender.sendto(random.bytes(n), (HOST, port))
+                deadline = time.monotonic() + 5
+                while capture.totals().arrived == arrived:
+                    assert time.monotonic() < deadline
+                    pause.wait(0.0001)
+
+        yield send
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 5
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline
+        pause.wait(0.001)
+
+
+def words_of(path) -> bytes:
+    out = np.empty(MIB, np.uint8)
+    with RecordingReader(open_recording(path)) as reader:
+        return b"".join(p.words.tobytes() for p in iter(lambda: reader.next_slice(out), None))
+
+
+def ring_bytes(ring: Ring, start: int, stop: int) -> bytes:
+    return b"".join(part.tobytes() for part in ring.parts(start, stop))
+
+
+@pytest.mark.parametrize("lengths", [[1400] * 2000, [8960, 1400, 24] * 200, [2040, 8, 16] * 300])
+def test_a_recording_goes_on_in_the_next_file_where_a_chunk_ends(capture, send, tmp_path, lengths):
+    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {}), segment_bytes=1 << 16)
+    capture.begin(1)
+    send(endpoint.port, *lengths)
+    capture.end()
+    capture.close()
+    recording = open_recording(tmp_path / "a.tpx3")
+    assert recording.n_bytes == sum(lengths) + 8 * len(lengths)
+    assert len(recording.segments) > 3
+    sizes = [s.stop - s.start for s in recording.segments[:-1]]
+    assert all(1 << 16 <= size <= (1 << 17) + 8968 for size in sizes)
+    assert all(s.path.read_bytes()[:4] == b"TPX3" for s in recording.segments)
+    if lengths[0] == 1400:
+        assert all(s.start % ALIGNMENT == 0 for s in recording.segments)
+    assert sound_part(recording, everything=True).is_whole
+    assert len(files_of(tmp_path / "a.tpx3")) == len(recording.segments) + 1
+
+
+# --- the disk ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """A file system as one wishes: `free` bytes of 1 TB."""
+    made = SimpleNamespace(free=1 << 40)
+    monkeypatch.setattr("ophyd_timepix.spool.space.LOOK_NS", 0)
+    monkeypatch.setattr(
+        "ophyd_timepix.spool.space.os.statvfs",
+        lambda _: SimpleNamespace(f_bavail=made.free, f_blocks=1 << 40, f_frsize=1),
+    )
+    return made
+
+
+def test_little_room_warns_and_less_ends_the_acquisition_with_everything_kept(
+    capture, send, disk, tmp_path, caplog, failures
+):
+    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {}, limits=Limits(low_bytes=10**9, stop_bytes=10**8)))
+    capture.begin(1)
+    marks = capture.ring.marks
+    send(endpoint.port, 800)
+    assert not marks[Mark.DISK_LOW]
+    disk.free = 900_000_000
+    wait_for(lambda: marks[Mark.DISK_LOW])
+    assert "0.9 GB are left" in caplog.text
+    send(endpoint.port, 800)
+    disk.free = 90_000_000
+    wait_for(lambda: stopped_by(marks) is not None)
+    assert "free space" in stopped_by(marks)
+    assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 1
+    send(endpoint.port, 800, 800, 800)
+    stop, totals = capture.end(sent=5)
+    assert (totals.datagrams, totals.unrecorded, totals.arrived) == (2, 3, 5)
+    with pytest.raises(OSError, match=r"90 MB are free, .* at least 100 MB: free space"):
+        capture.begin(2)
+    disk.free = 1 << 40
+    assert capture.begin(2)[0] == stop
+    send(endpoint.port, 800)
+    capture.end()
+    assert capture.close().datagrams == 3
+    records = read_index(tmp_path / "a.tpx3").records
+    loss = records[records["kind"] == Kind.LOSS_UNRECORDED]
+    assert (loss["offset"].tolist(), loss["lost"].tolist(), loss["acquisition"].tolist()) == ([stop], [3], [1])
+    assert len(words_of(tmp_path / "a.tpx3")) == 3 * 808
+    assert not failures
+
+
+def test_the_time_that_the_disk_lasts_is_predicted(disk, tmp_path):
+    disk.free = 2_000_000_000
+    ring = Ring(np.zeros(4096, np.uint8), np.zeros(N_MARKS, np.int64))
+    ring.rewind()
+    assert disk_seconds_left(ring.marks) is None
+    watch = SpaceWatch(tmp_path / "a.tpx3", Limits(stop_bytes=10**9))
+    watch.look(ring)
+    assert disk_seconds_left(ring.marks) is None
+    begin = time.monotonic()
+    threading.Event().wait(0.02)
+    ring.marks[Mark.ON_DISK] = 1_000_000
+    watch.look(ring)
+    rate = 1_000_000 / (time.monotonic() - begin)
+    assert disk_seconds_left(ring.marks) == pytest.approx(1_000_000_000 / rate, rel=0.2)
+
+
+def test_a_recording_is_not_begun_where_it_would_have_to_end(disk, tmp_path):
+    disk.free = 50_000_000
+    with pytest.raises(OSError, match=r"50 MB are free, a recording needs at least 100 MB.*a\.tpx3"):
+        RecordingWriter(tmp_path / "a.tpx3", {}, limits=Limits(stop_bytes=10**8))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def full_after(monkeypatch):
+    """From a byte on, every write of a file that ends in .tpx3 fails."""
+    real = os.pwrite
+    state = SimpleNamespace(limit=1 << 40, code=errno.ENOSPC)
+
+    def pwrite(fd, data, offset):
+        room = state.limit - offset
+        if len(data) > room and (room < len(data) or state.code != errno.ENOSPC):
+            raise OSError(state.code, os.strerror(state.code))
+        return real(fd, data, offset)
+
+    monkeypatch.setattr("ophyd_timepix.spool.recording.os.pwrite", pwrite)
+    return state
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("limit", [0, 4096, MIB, MIB + 40_960, 3 * MIB])
+def test_a_write_that_fails_loses_nothing_of_what_was_received(
+    capture, send, failures, full_after, tmp_path, code, limit
+):
+    full_after.limit, full_after.code = limit, code
+    path = tmp_path / "a.tpx3"
+    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    capture.open(RecordingWriter(path, {}))
+    capture.begin(1)
+    for _ in range(1000):
+        send(endpoint.port, 8184)
+        if stopped_by(capture.ring.marks) is not None:
+            break
+    send(endpoint.port, 8184)
+    wait_for(lambda: bool(failures))
+    error = failures[0]
+    assert error.errno == code
+    for part in ("cannot write the recording at byte", os.strerror(code), "free space", str(path)):
+        assert part in str(error)
+    stop, totals = capture.end()
+    assert totals.unrecorded > 0
+    assert totals.datagrams * 8192 == stop
+    ring = capture.ring
+    whole = path.read_bytes()[: ring.on_disk] + ring_bytes(ring, ring.on_disk, stop)
+    with pytest.raises(OSError, match="cannot write the recording"):
+        capture.close()
+    if code == errno.ENOSPC:
+        assert path.stat().st_size == limit, "what fits is written"
+    full_after.limit = 1 << 40  # somebody frees space: what the ring holds completes the recording
+    salvage(path, ring, capture._index)
+    assert words_of(path) == whole
+    assert len(whole) == stop
+    assert sound_part(open_recording(path)).is_whole
+
+
+def test_an_index_that_cannot_be_written_is_told_too(tmp_path):
+    writer = RecordingWriter(tmp_path / "a.tpx3", {})
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), writer._index_fd)
+    ring = Ring(np.frombuffer(mmap.mmap(-1, RING), np.uint8), np.zeros(N_MARKS, np.int64))
+    ring.marks[Mark.INDEX_RECORDS] = 1
+    with pytest.raises(OSError, match=r"cannot write the index at byte .*free space.*a\.tpx3\.idx"):
+        writer.write(ring, np.zeros(8, RECORD))
+    writer.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root may mount a small disk")
+    place = tmp_path / "small"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4M", "none", place], check=False).returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.parametrize("limits", [Limits(0, 0, 0.0), Limits()], ids=["until it is full", "watched"])
+def test_a_small_disk_holds_what_fits_and_all_of_it_is_good(capture, send, failures, small_disk, limits, monkeypatch):
+    monkeypatch.setattr("ophyd_timepix.spool.space.LOOK_NS", 0)
+    path: Path = small_disk / "a.tpx3"
+    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    capture.open(RecordingWriter(path, {}, limits=limits))
+    capture.begin(1)
+    while stopped_by(capture.ring.marks) is None:
+        send(endpoint.port, 8184)
+    send(endpoint.port, 8184)
+    stop, totals = capture.end()
+    assert totals.unrecorded > 0
+    if limits.stop_bytes:
+        capture.close()
+        assert not failures
+        assert len(words_of(path)) == stop
+        assert sound_part(open_recording(path)).is_whole
+    else:
+        wait_for(lambda: bool(failures))
+        assert failures[0].errno == errno.ENOSPC
+        with pytest.raises(OSError, match="No space left"):
+            capture.close()
+        recording = open_recording(path)
+        part = sound_part(recording)
+        assert recording.n_bytes > 3 * MIB
+        assert part.n_bytes > recording.n_bytes - 2 * MIB
+
+
+# --- the ring alone ---------------------------------------------------------------------------------------------------
+
+
+def test_without_a_file_a_full_ring_ends_the_acquisition_and_the_next_begins_empty(capture, send, failures):
+    decoded = 0
+    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    capture.open(RingOnly(capture.ring, lambda: decoded))
+    send(endpoint.port, *[8184] * (RING // 8192 + 10))  # outside any acquisition: nobody needs it
+    start, before = capture.begin(1)
+    assert before.unrecorded == 0
+    n = RING // 8192
+    send(endpoint.port, *[8184] * (n + 5))
+    assert "the whole ring" in stopped_by(capture.ring.marks)
+    stop, totals = capture.end()
+    assert (stop - start, totals.unrecorded) == (RING, 5)
+    decoded = stop
+    assert capture.begin(2)[0] == stop
+    for _ in range(3):
+        send(endpoint.port, *[8184] * (n // 2))
+        decoded = capture.ring.received
+    stop, totals = capture.end()
+    assert totals.unrecorded == 5
+    assert totals.datagrams == 2 * n + 10 + 3 * (n // 2)
+    assert capture.ring.marks[Mark.RING_FULL_WAITS] == 0
+    assert not failures
+
+
+def test_the_pages_of_the_ring_are_there_before_the_first_datagram():
+    memory = np.frombuffer(mmap.mmap(-1, RING), np.uint8)
+    before = _resident(memory)
+    RingOnly(Ring(memory, np.zeros(N_MARKS, np.int64)), lambda: 0)
+    assert before < RING
+    assert _resident(memory) == RING
+
+
+def _resident(memory: np.ndarray) -> int:
+    """Bytes of the mapping that are in memory now, from /proc/self/smaps."""
+    address = f"{memory.ctypes.data:x}-"
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    for line in lines:
+        if line.startswith(address):
+            return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("Rss:"))
+    raise LookupError(address)
