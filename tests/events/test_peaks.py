@@ -59,6 +59,29 @@ def test_noise_is_no_peak_and_the_message_says_what_was_found(background):
         find_peak(counts, EDGES, 500, 100)
 
 
+@pytest.mark.parametrize("per_bin", [0.3, 0.5, 1, 10, 300])
+def test_a_flat_background_has_no_peak(per_bin):
+    rng = np.random.default_rng(3)
+    for _ in range(25):
+        with pytest.raises(ValueError, match="no peak within 400"):
+            find_peak(rng.poisson(per_bin, 400), np.arange(401) * 2.0, 400, 200)
+
+
+@pytest.mark.parametrize(("sigma", "counts", "background"), [(25, 400, 10), (5, 100, 3), (2, 200, 1), (25, 100, 0)])
+def test_a_weak_peak_stands_out_of_its_background(sigma, counts, background):
+    found = [
+        find_peak(spectrum((700, sigma, counts), background=background, seed=s), EDGES, 650, 200) for s in range(25)
+    ]
+    pulls = np.array([(peak.position - 700) / peak.error for peak in found])
+    assert pulls.std() == pytest.approx(1, abs=0.5)
+    assert np.median([peak.counts for peak in found]) == pytest.approx(counts, rel=0.15)
+
+
+def test_what_is_as_wide_as_the_search_is_no_peak():
+    with pytest.raises(ValueError, match="as wide as the search, sigma 76"):
+        find_peak(spectrum((700, 120, 20_000)), EDGES, 700, 200)
+
+
 def test_a_guess_beyond_the_spectrum_is_told():
     with pytest.raises(ValueError, match=r"no bin of the spectrum \(0 to 2000\) lies within 5000 \+- 100"):
         find_peak(spectrum((500, 20, 100)), EDGES, 5000, 100)
