@@ -27,11 +27,12 @@ from spidr_sim.data_faults import compile_kernels
 from spidr_sim.datagrams import DATAGRAM_BYTES_LIMITS, DEFAULT_DATAGRAM_BYTES, words_per_datagram
 from spidr_sim.faults import FAULT_BY_TEXT, Faults
 from spidr_sim.flash import Flash
+from spidr_sim.load import source_of
 from spidr_sim.particles import PUMP_PROBE
 from spidr_sim.recording import RecordingError, read_recording
 from spidr_sim.replay import RecordingSource
 from spidr_sim.scenes import SceneName, SceneSettings
-from spidr_sim.source import Source, scene_source
+from spidr_sim.source import Source
 from spidr_sim.synth import COUNTS_PER_SECOND, opened_source, write_recording
 from spidr_sim.tcp import TcpServer
 from spidr_sim.truth import Truth, TruthError
@@ -113,7 +114,7 @@ def _settings(options: argparse.Namespace) -> SceneSettings:
 def _source(options: argparse.Namespace) -> Source:
     keep_truth = options.truth is not None
     if options.replay is None:
-        return scene_source(_settings(options), keep_truth=keep_truth)
+        return source_of(_settings(options), keep_truth=keep_truth)
     recording = read_recording(options.replay)
     log.info(f"{options.replay}: {recording.seconds:.3f} s, {len(recording.chips)} chips")
     n_chips = len(recording.chips) if options.chips is None else options.chips

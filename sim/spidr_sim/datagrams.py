@@ -1,5 +1,5 @@
-"""Datagrams out of one socket per chip: `sendmmsg` without the interpreter's lock, so that jumbo datagrams leave at
-line rate.
+"""Datagrams out of one socket per chip: `sendmmsg` without the interpreter's lock, and up to 64 datagrams in each of
+its messages where the kernel cuts them (UDP_SEGMENT), so that small ones leave at line rate too.
 
 Nothing is dropped here: when the kernel's buffer is full the call waits. A destination that cannot be reached is
 reported once and its datagrams count as sent: a board does not know who listens.
@@ -24,6 +24,12 @@ DATAGRAM_BYTES_LIMITS: Final = (1400, 65_504)
 WORD_BYTES: Final = 8
 _SEND_BUFFER_BYTES: Final = 8 << 20
 _BATCH: Final = 256
+_UDP_SEGMENT: Final = 103
+"""Socket option of linux/udp.h."""
+_SEGMENTS: Final = 64
+_MESSAGE_BYTES: Final = 65_507
+_NOT_SEGMENTED: Final = (errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.EOPNOTSUPP)
+"""What a route says that carries no such messages, or only smaller datagrams."""
 _UNREACHABLE: Final = (
     errno.ENETUNREACH,
     errno.EHOSTUNREACH,
@@ -80,12 +86,10 @@ class DatagramSender:
         self._name: np.ndarray[tuple[int], np.dtype[np.uint8]] | None = None
         self._destination = ("", 0)
         self._reported = False
-        self._size = self._words * WORD_BYTES
-        self._offsets = np.arange(_BATCH, dtype=np.uint64) * np.uint64(self._size)
         self._iovec = np.zeros(_BATCH, _IOVEC)
         self._bases = self._iovec["base"]
         self._lengths = self._iovec["length"]
-        self._lengths[:] = self._size
+        self._set_segments(self._most_segments())
         self._headers = np.zeros(_BATCH, _MMSGHDR)
         self._headers["iov"] = self._iovec.ctypes.data + np.arange(_BATCH, dtype=np.uint64) * np.uint64(_IOVEC.itemsize)
         self._headers["iov_length"] = 1
@@ -107,9 +111,9 @@ class DatagramSender:
         if n_datagrams == 1:  # at low rates this is all there is: the plain call costs a fifth
             self._send_one(words.data)
             return 1
-        for first in range(0, n_datagrams, _BATCH):
-            n = min(_BATCH, n_datagrams - first)
-            self._send_batch(words[first * self._words : (first + n) * self._words], n)
+        first = 0
+        while first < words.size:
+            first += self._send_batch(words[first:])
         return n_datagrams
 
     @property
@@ -139,18 +143,43 @@ class DatagramSender:
                 if self._after_failure(error.errno or 0):
                     return
 
-    def _send_batch(self, words: WordArray, n: int) -> None:
+    def _most_segments(self) -> int:
+        """How many datagrams a message of ours may hold."""
+        size = self._words * WORD_BYTES
+        most = min(_SEGMENTS, _MESSAGE_BYTES // size)
+        try:
+            self._socket.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, size if most > 1 else 0)
+        except OSError:  # a kernel that does not cut
+            return 1
+        return most
+
+    def _set_segments(self, segments: int) -> None:
+        self._segments = segments
+        self._size = segments * self._words * WORD_BYTES
+        self._offsets = np.arange(_BATCH, dtype=np.uint64) * np.uint64(self._size)
+        self._lengths[:] = self._size
+
+    def _send_batch(self, words: WordArray) -> int:
+        """Send the first of `words`, a batch of messages at most. Returns how many words are done with."""
+        n = min(_BATCH, -(-words.nbytes // self._size))
         np.add(self._offsets[:n], np.uint64(words.ctypes.data), out=self._bases[:n])
-        self._lengths[n - 1] = words.nbytes - (n - 1) * self._size
+        self._lengths[n - 1] = min(self._size, words.nbytes - (n - 1) * self._size)
         first = 0
         while first < n:
             address = self._headers.ctypes.data + first * _MMSGHDR.itemsize
             sent = _sendmmsg(self._socket.fileno(), address, n - first, 0)
-            first += sent if sent > 0 else self._after_failure(ctypes.get_errno())
+            code = ctypes.get_errno() if sent < 0 else 0
+            if code in _NOT_SEGMENTED and self._segments > 1:
+                done = first * self._size
+                self._socket.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, 0)
+                self._set_segments(1)
+                return done // WORD_BYTES
+            first += sent if sent > 0 else self._after_failure(code)
         self._lengths[n - 1] = self._size
+        return min(words.size, n * self._size // WORD_BYTES)
 
     def _after_failure(self, code: int) -> int:
-        """How many datagrams to pass over after a failed call: none when it only has to be tried again."""
+        """How many messages to pass over after a failed call: none when it only has to be tried again."""
         if code in (errno.EINTR, errno.EAGAIN, errno.ENOBUFS):
             return 0
         if code in _UNREACHABLE:

@@ -3,6 +3,7 @@
 `vmi`      laser shots, ions in mass peaks and velocity rings
 `uniform`  particles anywhere at any time, triggers beside them
 `dark`     noise pixels
+`load`     words of `uniform` at the rate of a link, see `load.py`: no scene of particles
 
 A scene turns a slice of time into particles and particles into deposits, with the thresholds of a front end. It knows
 no gate, no dead time and no word.
@@ -43,12 +44,14 @@ class SceneName(StrEnum):
     VMI = "vmi"
     UNIFORM = "uniform"
     DARK = "dark"
+    LOAD = "load"
 
 
 _DEFAULT_RATES: Final = {
     SceneName.VMI: (500_000.0, 1000.0),
     SceneName.UNIFORM: (1e6, 1000.0),
     SceneName.DARK: (1000.0, 0.0),
+    SceneName.LOAD: (80e6, 1000.0),
 }
 
 
@@ -292,6 +295,8 @@ def build_scene(settings: SceneSettings, particles_per_hit: float) -> Scene:
             return UniformScene(settings, particles_per_hit)
         case SceneName.DARK:
             return DarkScene(settings, particles_per_hit)
+        case SceneName.LOAD:
+            raise ValueError("the scene load has no particles: it is a source of its own")
 
 
 def probing(settings: SceneSettings) -> SceneSettings:

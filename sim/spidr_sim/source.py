@@ -47,6 +47,7 @@ AnyIntArray = npt.NDArray[np.integer[Any]]
 COLUMNS: Final = MATRIX_SIDE // 2
 _FOREVER: Final = readout.NEVER
 _COUNTS_PER_SECOND: Final = TICKS_PER_SECOND // TICKS_PER_COUNT
+_LISTS_OF_PARTICLES_AND_HITS: Final = 11
 _BUCKETS: Final = SLICE_COUNTS // readout.BUCKET_COUNTS
 
 
@@ -70,6 +71,14 @@ class SliceTruth:
     """Rows (input, falling, counter, tick)."""
     first_shot: int
     shot_ticks: IntArray
+    n_hits: int | None = None
+    """Where hits are only counted; None: as many as are listed."""
+
+    @classmethod
+    def of_counts(cls, n_hits: int, edges: IntArray, first_shot: int, shot_ticks: IntArray) -> "SliceTruth":
+        """A truth that lists neither particles nor hits."""
+        none: Any = np.empty(0, np.int64)
+        return cls(*(none,) * _LISTS_OF_PARTICLES_AND_HITS, edges, first_shot, shot_ticks, n_hits)
 
 
 @dataclass(frozen=True)

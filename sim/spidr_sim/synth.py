@@ -13,10 +13,11 @@ from typing import Final
 import numpy as np
 
 from ophyd_timepix.protocol.words import CHUNK_MAX_BYTES, chunk_header
+from spidr_sim.load import source_of
 from spidr_sim.readout import WordArray
 from spidr_sim.scenes import SceneSettings
 from spidr_sim.settings import ONE_PHASE_PLL, ChipSettings
-from spidr_sim.source import SceneSource, SliceTruth, Source, scene_source
+from spidr_sim.source import SliceTruth, Source
 from spidr_sim.truth import Truth
 
 COUNTS_PER_SECOND: Final = 40_000_000
@@ -55,9 +56,9 @@ def synthesize(
     return Synthesis(tuple(np.concatenate(parts) for parts in words), joined(truths))
 
 
-def opened_source(settings: SceneSettings, pll_word: int = ONE_PHASE_PLL, *, keep_truth: bool = False) -> SceneSource:
+def opened_source(settings: SceneSettings, pll_word: int = ONE_PHASE_PLL, *, keep_truth: bool = False) -> Source:
     """A source of the scene with the gate open at 0."""
-    source = scene_source(settings, keep_truth=keep_truth)
+    source = source_of(settings, keep_truth=keep_truth)
     for chip in range(settings.n_chips):
         source.set_chip(chip, ChipSettings(pll=pll_word))
     source.open(0, 0)
@@ -75,9 +76,10 @@ def joined(truths: list[SliceTruth]) -> SliceTruth:
     columns = {
         column.name: np.concatenate([getattr(truth, column.name) for truth in shifted])
         for column in fields(SliceTruth)
-        if column.name != "first_shot"
+        if column.name not in ("first_shot", "n_hits")
     }
-    return SliceTruth(first_shot=truths[0].first_shot, **columns)
+    counted = [truth.n_hits for truth in truths if truth.n_hits is not None]
+    return SliceTruth(first_shot=truths[0].first_shot, n_hits=sum(counted) if counted else None, **columns)
 
 
 def write_recording(path: Path, source: Source, seconds: float, truth: Truth | None = None) -> int:

@@ -152,7 +152,7 @@ class Truth:
             return
         tables = _tables(epoch, truth, first_particle=totals.particles)
         totals.particles += truth.particle_tick.size
-        totals.hits += truth.hit_tick.size
+        totals.hits += truth.hit_tick.size if truth.n_hits is None else truth.n_hits
         totals.triggers += len(truth.edges)
         totals.shots += truth.shot_ticks.size
         self._shots.add(truth.first_shot, truth.shot_ticks)

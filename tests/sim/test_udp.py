@@ -1,5 +1,7 @@
 """The sending side over real loopback sockets: what it counts is what arrives, and silence is silence."""
 
+import ctypes
+import errno
 import socket
 import threading
 import time
@@ -13,6 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from ophyd_timepix.protocol import column_phase
+from spidr_sim import datagrams
 from spidr_sim.clock import VirtualClock
 from spidr_sim.datagrams import DatagramSender, words_per_datagram
 from spidr_sim.scenes import SceneSettings
@@ -433,6 +436,38 @@ def test_words_are_cut_into_full_datagrams_and_a_rest(n_words: int) -> None:
         listener.socket.close()
     assert n_datagrams == -(-n_words // 175)
     assert [len(datagram) for datagram in listener.datagrams[:-1]] == [1400] * (n_datagrams - 1)
+    np.testing.assert_array_equal(listener.words(), words)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EINVAL])
+def test_a_route_that_carries_no_long_messages_gets_single_datagrams(
+    monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    listener = Listener()
+    sender = DatagramSender("127.0.0.1", 1400)
+    calls = []
+
+    send = datagrams._sendmmsg
+
+    def only_the_first_message(fd: int, headers: int, n: int, flags: int) -> int:
+        calls.append(sender._segments)
+        if len(calls) == 2:
+            ctypes.set_errno(code)
+            return -1
+        return int(send(fd, headers, 1 if len(calls) == 1 else n, flags))
+
+    monkeypatch.setattr(datagrams, "_sendmmsg", only_the_first_message)
+    try:
+        sender.set_destination("127.0.0.1", listener.port)
+        assert sender._segments == 46
+        words = np.arange(175 * 120 + 3, dtype=np.uint64)
+        assert sender.send(words) == 121
+        for _ in range(121):
+            listener.receive_until(lambda _: True)
+    finally:
+        sender.close()
+        listener.socket.close()
+    assert calls == [46, 46, 1]
     np.testing.assert_array_equal(listener.words(), words)
 
 
