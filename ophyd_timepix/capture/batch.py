@@ -48,6 +48,7 @@ class BatchReceiver:
         self._fd = sock.fileno()
         self.payloads: npt.NDArray[np.uint8] = np.zeros((BATCH, SLOT_BYTES), np.uint8)
         self._senders = np.zeros(BATCH, _SOCKADDR)
+        self._addresses: npt.NDArray[np.uint32] = self._senders.view(np.uint32).reshape(BATCH, 4)[:, 1]
         self._iov = np.zeros(BATCH, _IOVEC)
         self._iov["base"] = self.payloads.ctypes.data + SLOT_BYTES * np.arange(BATCH, dtype=np.uint64)
         self._iov["bytes"] = SLOT_BYTES
@@ -71,8 +72,7 @@ class BatchReceiver:
 
     def sent_by(self, address: str, n: int) -> npt.NDArray[np.bool_]:
         """Which of the last `n` datagrams came from IPv4 `address`."""
-        wanted = int.from_bytes(socket.inet_aton(address), "little")
-        same: npt.NDArray[np.bool_] = self._senders.view(np.uint32).reshape(BATCH, 4)[:n, 1] == wanted
+        same: npt.NDArray[np.bool_] = self._addresses[:n] == int.from_bytes(socket.inet_aton(address), "little")
         return same
 
     def dropped_before(self, k: int) -> int:
@@ -82,6 +82,10 @@ class BatchReceiver:
     def all_dropped_before(self, n: int) -> npt.NDArray[np.uint32]:
         """The same for each of the last `n` datagrams."""
         return np.where(self._control_bytes[:n] > 0, self._dropped[:n], 0)
+
+    def is_uniform(self, n: int) -> bool:
+        """Whether the last `n` datagrams are all of one length."""
+        return n == 1 or bool((self._lengths[1:n] == self._lengths[0]).all())
 
     def receive(self, *, wait: bool = True) -> int:
         """Datagrams taken: waits for one (until the socket's time-out), takes what else is there. 0: nothing came."""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -30,6 +31,8 @@ from .sockets import Buffer
 
 log = logging.getLogger(__name__)
 
+FEW: Final = BATCH // 4
+"""After so few datagrams the thread pauses: a system call and a wake-up for each of them would cost most of a core."""
 WAKE_S: Final = 0.05
 """How often idle threads look whether they should stop."""
 SMALLEST_RING: Final = 2 * BLOCK_BYTES
@@ -128,8 +131,7 @@ class Capture:
         self._acquisition = 0
         self._unrecorded_before = 0
         self._stretch = (-STRETCH_BYTES, -STRETCH_NS)
-        self._segment_bytes = SEGMENT_BYTES
-        self._segment_start = 0
+        self._segment_bytes = self._segment_full = SEGMENT_BYTES
 
     # --- sockets ----------------------------------------------------------------------------------------------------
 
@@ -180,7 +182,7 @@ class Capture:
                 channel.forget()
             self._located = 0
             self._stretch = (-STRETCH_BYTES, -STRETCH_NS)
-            self._segment_bytes, self._segment_start = segment_bytes, 0
+            self._segment_bytes = self._segment_full = segment_bytes
             self._unrecorded_before = 0
             self._polls.clear()
             self._recording = recording
@@ -250,6 +252,13 @@ class Capture:
             self._stretch = (-STRETCH_BYTES, -STRETCH_NS)
             return stop, self.totals()
 
+    def baseline(self) -> Totals:
+        """The board's count begins here, at 0: what arrived before is not compared with it."""
+        with self._lock:
+            totals = self.totals()
+            self._record(Kind.POLL, time.monotonic_ns(), sent=0, received_before=totals.arrived)
+            return totals
+
     def poll(self, sent: int, received_before: int) -> None:
         """The board has just answered that it sent `sent` datagrams since `open`.
 
@@ -318,12 +327,12 @@ class Capture:
                 self._take(channel, n)
             if n < BATCH:
                 channel.caught_up_ns = asked
+                if 0 < n < FEW:
+                    time.sleep(channel.pause_s)
 
     def _take(self, channel: Channel, n: int) -> None:
         now = time.monotonic_ns()
         batch = channel.batch
-        lengths = batch.lengths[:n]
-        good = (lengths % 8 == 0) & (lengths > 0) & (lengths <= CHUNK_MAX_BYTES)
         own = None if channel.sender is None else batch.sent_by(channel.sender, n)
         with self._lock:
             self.last_datagram_ns = now
@@ -331,28 +340,29 @@ class Capture:
             if self._recording is None:
                 self.ring.marks[Mark.IDLE_DATAGRAMS] += n
                 return
-            self._mark_stretch(now)
-            plain = dropped is None and good.all() and (own is None or own.all()) and not self._segment_is_full
-            if plain and (lengths == lengths[0]).all():
+            received = self._mark_stretch(now)
+            plain = dropped is None and (own is None or own.all()) and received < self._segment_full
+            if plain and _is_good(int(batch.lengths[0])) and batch.is_uniform(n):
                 self._append(channel, 0, n, now)
             else:
-                self._take_runs(channel, n, good, own, dropped, now)
-        self._new_bytes.set()
+                self._take_runs(channel, n, own, dropped, now)
+        if self.ring.received - self.ring.on_disk >= BLOCK_BYTES:
+            self._new_bytes.set()
 
     def _take_runs(
         self,
         channel: Channel,
         n: int,
-        good: npt.NDArray[np.bool_],
         own: npt.NDArray[np.bool_] | None,
         dropped: npt.NDArray[np.int64] | None,
         now: int,
     ) -> None:
         """A batch that is not all alike: runs of equal datagrams, and before each what is missing there."""
+        lengths = channel.batch.lengths[:n]
         whose = np.ones(n, np.bool_) if own is None else own
         first = np.ones(n, np.bool_)
-        if not self._segment_is_full:
-            for values in (channel.batch.lengths[:n], good, whose):
+        if self.ring.received < self._segment_full:
+            for values in (lengths, whose):
                 first[1:] &= values[1:] == values[:-1]
             first[1:] = ~first[1:]
             if dropped is not None:
@@ -364,7 +374,7 @@ class Capture:
                 self._lose(Kind.LOSS_KERNEL, int(dropped[a]), channel.chip, now)
             if not whose[a]:
                 self._put_aside(channel.batch, range(a, b), Mark.WRONG_SENDER, now, channel.chip)
-            elif good[a]:
+            elif _is_good(int(lengths[a])):
                 self._append(channel, a, b, now)
             else:
                 self._put_aside(channel.batch, range(a, b), Mark.MALFORMED_DATAGRAMS, now, channel.chip)
@@ -378,7 +388,7 @@ class Capture:
         if not self._room_for(n_bytes):
             self.ring.marks[Mark.UNRECORDED] += b - a
             return
-        if self._segment_is_full:
+        if self.ring.received >= self._segment_full:
             self._roll(now)
         if self.ring.contiguous < n_bytes:
             for k in range(a, b):
@@ -408,13 +418,13 @@ class Capture:
 
     # --- index records ----------------------------------------------------------------------------------------------
 
-    def _mark_stretch(self, now: int) -> None:
-        """Open a new index record every 1 MiB or 10 ms."""
+    def _mark_stretch(self, now: int) -> int:
+        """Open a new index record every 1 MiB or 10 ms. Returns what is received."""
         offset = self.ring.received
-        if offset - self._stretch[0] < STRETCH_BYTES and now - self._stretch[1] < STRETCH_NS:
-            return
-        self._stretch = (offset, now)
-        self._record(Kind.STRETCH, now)
+        if offset - self._stretch[0] >= STRETCH_BYTES or now - self._stretch[1] >= STRETCH_NS:
+            self._stretch = (offset, now)
+            self._record(Kind.STRETCH, now)
+        return offset
 
     def _seal(self) -> None:
         """The last bytes get a checksum too."""
@@ -430,17 +440,12 @@ class Capture:
         marks[Mark.KERNEL_DROPPED] = max(self._located, int(marks[Mark.KERNEL_DROPPED]))
         self._record(kind, now, lost=lost, chip=chip)
 
-    @property
-    def _segment_is_full(self) -> bool:
-        return self.ring.received - self._segment_start >= self._segment_bytes
-
     def _roll(self, now: int) -> None:
         """A new segment begins with the next chunk, if that lies where O_DIRECT can write it, or none does for long."""
         start = self.ring.received
-        over = start - self._segment_start - self._segment_bytes
-        if start % ALIGNMENT and over < min(LONGEST_SEARCH, self._segment_bytes):
+        if start % ALIGNMENT and start - self._segment_full < min(LONGEST_SEARCH, self._segment_bytes):
             return
-        self._segment_start = start
+        self._segment_full = start + self._segment_bytes
         self._record(Kind.SEGMENT, now)
 
     def _record(
@@ -543,6 +548,12 @@ class Capture:
                 file.write(_SET_ASIDE.pack(host_ns, len(payload), chip, 0) + payload)
 
 
+def _is_good(length: int) -> bool:
+    """Whether a datagram holds whole words."""
+    return length % 8 == 0 and 0 < length <= CHUNK_MAX_BYTES
+
+
+@cache
 def _header(chip: int, length: int) -> npt.NDArray[np.uint8]:
     """The chunk header of a datagram, as bytes."""
     return np.frombuffer(chunk_header(chip, length).to_bytes(8, "little"), np.uint8)

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .batch import BatchReceiver
-from .sockets import Buffer, enlarge_buffer, kernel_drops, open_socket, waiting_bytes
+from .sockets import FULL_RATE, Buffer, enlarge_buffer, kernel_drops, open_socket, waiting_bytes
 
+LONGEST_PAUSE_S: Final = 0.0005
 _WRAP: Final = 1 << 32
 """The kernel counts what it drops in 32 bits."""
 
@@ -21,6 +22,8 @@ class Channel:
         self.sock = open_socket(host, port)
         self.buffer: Buffer = enlarge_buffer(self.sock)
         self.batch = BatchReceiver(self.sock)
+        self.pause_s = min(LONGEST_PAUSE_S, self.buffer.holds_bytes() / FULL_RATE / 8)
+        """Rest after a small batch: at full rate an eighth of the buffer fills meanwhile, at most."""
         self.caught_up_ns = 0
         """All that had arrived at this host time (CLOCK_MONOTONIC) has been taken."""
         self._located = 0

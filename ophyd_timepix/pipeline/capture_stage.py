@@ -60,6 +60,7 @@ class CaptureStage(Stage):
             "bind": self._bind,
             "open": self._open,
             "begin": self._begin,
+            "baseline": self._baseline,
             "poll": self._poll,
             "end": self._end,
             "close": self._close_recording,
@@ -77,8 +78,14 @@ class CaptureStage(Stage):
         return False
 
     def close(self) -> None:
-        self._capture.close()
-        self._capture.unbind()
+        try:
+            self._capture.close()
+        except OSError:
+            if self._failure is None:
+                raise
+            log.info("the recording could not be finished", exc_info=True)  # why, is told already
+        finally:
+            self._capture.unbind()
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error  # the first one says why, the others follow from it
@@ -108,6 +115,11 @@ class CaptureStage(Stage):
         start, totals = self._capture.begin(acquisition)
         self._stray_words = (totals.payload_bytes - self._at_end.payload_bytes) // 8
         return start
+
+    def _baseline(self, _: object) -> int:
+        """The board's count begins here. Returns the datagrams that arrived before."""
+        self._at_end = self._capture.baseline()
+        return self._at_end.arrived
 
     def _poll(self, argument: tuple[Sent, int]) -> None:
         """What the board has just said it sent since the run was opened, and what had arrived before it was asked.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ophyd_timepix.capture.capture import Capture
-from ophyd_timepix.capture.sockets import enlarge_buffer, kernel_drops, open_socket
+from ophyd_timepix.capture.sockets import PAYLOAD_SHARE, Buffer, enlarge_buffer, kernel_drops, open_socket
 from ophyd_timepix.spool.index import RECORD, read_index
 from ophyd_timepix.spool.recording import RecordingWriter
 from ophyd_timepix.spool.ring import N_MARKS, Mark, Ring
@@ -161,9 +161,23 @@ def test_an_address_of_another_machine_is_told(capture):
 def test_a_small_buffer_comes_with_the_sysctl_line(monkeypatch):
     with open_socket(HOST, 0) as sock:
         monkeypatch.setattr("ophyd_timepix.capture.sockets.ENOUGH_BUFFER_BYTES", 1 << 40)
-        warning = enlarge_buffer(sock).warning
-    assert warning is not None
-    assert "sysctl -w net.core.rmem_max=" in warning
+        buffer = enlarge_buffer(sock)
+    assert buffer.warning is not None
+    assert "sudo sysctl -w net.core.rmem_max=134217728" in buffer.warning
+    assert f"holds {buffer.granted_bytes * 0.54 / 1e6:.1f} MB in datagrams of 8960 bytes" in buffer.warning
+
+
+@pytest.mark.parametrize("length", PAYLOAD_SHARE)
+def test_a_buffer_holds_as_much_payload_as_is_said(length):
+    with open_socket(HOST, 0) as sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
+        buffer = Buffer(sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF), None)
+        sender.connect(sock.getsockname())
+        held = -length
+        while not kernel_drops(sock):
+            sender.send(bytes(length))
+            held += length
+    assert held == pytest.approx(buffer.holds_bytes(length), rel=0.2)
 
 
 def test_a_disk_that_fails_is_told_to_the_owner(capture, failures, tmp_path, monkeypatch):
