@@ -326,6 +326,8 @@ class FakePipeline:
         self.dead: PipelineError | None = None
         self.rows_per_acquisition = ROWS
         self.lost_datagrams = 0
+        self.polls: list[Sent | None] = []
+        """Readings of the board's counters, in between."""
         self.closed = False
         self._running = 0
         self._preview = False
@@ -374,6 +376,11 @@ class FakePipeline:
             raise PipelineError(f"acquisition {self._running} is running; end it before the next begins")
         self._running = acquisition
         self.idle.clear()
+
+    def baseline(self) -> None: ...
+
+    def poll(self, read: Callable[[], Sent | None]) -> None:
+        self.polls.append(read())
 
     def progress(self) -> Progress:
         if self.dead is not None:

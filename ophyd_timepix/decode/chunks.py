@@ -33,3 +33,11 @@ def count_chunks(words: npt.NDArray[np.uint64], skip: int, chunks: npt.NDArray[n
             i += int(np.int64(word >> _BYTES_SHIFT >> _WORD_SHIFT))
     beyond: int = i - n
     return beyond
+
+
+def first_chunk(words: npt.NDArray[np.uint64]) -> int:
+    """Words of the first chunk, its header included, as far as they are here; all of them when there is no header."""
+    first = int(words[0])
+    if w.CHUNK_MAGIC_FIELD.get(first) != w.CHUNK_MAGIC:
+        return len(words)
+    return min(len(words), 1 + w.CHUNK_BYTES.get(first) // 8)

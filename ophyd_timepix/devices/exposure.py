@@ -9,6 +9,7 @@ Knows the recording, and of ophyd only that there are Status objects, which it c
 
 import enum
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -30,8 +31,14 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.01
 """How often a goal is looked at. The pipeline counts shots and gates about fifty times a second."""
+HELD_S = 0.5
+"""How often a pause is told of."""
 SHUTTER_TIMEOUT_S = 10.0
 TEND_S = 5.0
+ENOUGH_SHOTS = 10
+"""Valid shots whose spread says something."""
+COMPARE_S = 0.1
+"""How often the board's counters are compared with what arrived."""
 
 
 class AcquisitionError(RuntimeError):
@@ -54,12 +61,17 @@ class Until:
     relative_error: float = 0.0
 
     def done(self, now: "GateCounts") -> float:
-        """Share of the goal that is reached; 1: all. Errors fall with the root of the counts."""
+        """Share of the goal that is reached; 1: all. Errors fall with the root of the counts.
+
+        The spread between a few shots is small by luck sooner or later, if one looks often enough. So an error is
+        never taken for less than that of Poisson's counts, and not at all before `ENOUGH_SHOTS` shots.
+        """
         shares = [0.0]
         if self.counts:
             shares.append(now.counts / self.counts)
-        if self.relative_error and now.error > 0 and now.counts_per_shot > 0:
-            shares.append((self.relative_error * now.counts_per_shot / now.error) ** 2)
+        if self.relative_error and now.counts and now.shots >= ENOUGH_SHOTS:
+            error = max(now.error, math.sqrt(now.counts) / now.shots)
+            shares.append((self.relative_error * now.counts_per_shot / error) ** 2)
         return min(max(shares), 1.0)
 
 
@@ -133,6 +145,7 @@ class Exposure:
     counting: gates to count meanwhile.
     prepare: called in the thread before each attempt (opens the run where there is none yet).
     opened: called each time the shutter has opened.  looked: called with what there is until now while it is open.
+    held_back: called now and then while a pause lasts.
     """
 
     def __init__(
@@ -145,6 +158,7 @@ class Exposure:
         opened: Callable[[], None],
         looked: Callable[[Look], None],
         finished: Callable[["Exposure", Outcome], None],
+        held_back: Callable[[], None] = lambda: None,
     ) -> None:
         self.goal = goal
         self.numbers: list[int] = []
@@ -163,6 +177,7 @@ class Exposure:
         self._opened = opened
         self._looked = looked
         self._finished = finished
+        self._held_back = held_back
         self._wish = _Wish.EXPOSE
         self._changed = threading.Condition()
         self._shut = threading.Event()
@@ -227,14 +242,23 @@ class Exposure:
 
     def _keep_promise(self) -> Acquired | None:
         while True:
+            self._wait_while_held()
             with self._changed:
-                self._changed.wait_for(lambda: self._wish is not _Wish.HOLD)
+                if self._wish is _Wish.HOLD:
+                    continue
                 if self._wish is _Wish.GIVE_UP:
                     return None
                 self._wish = _Wish.EXPOSE
             acquired = self._attempt()
             if not acquired.cancelled:
                 return acquired
+
+    def _wait_while_held(self) -> None:
+        while True:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._wish is not _Wish.HOLD, HELD_S):
+                    return
+            self._held_back()
 
     def _attempt(self) -> Acquired:
         self._prepare()
@@ -284,8 +308,11 @@ class Exposure:
         """Wait for the goal. False: interrupted."""
         watch = _ShotWatch(self.goal, began)
         goal = self.goal
-        tended = began
+        tended = compared = began
         while True:
+            if time.monotonic() - compared > COMPARE_S:
+                self._recording.compare_counts()
+                compared = time.monotonic()
             if time.monotonic() - tended > TEND_S:
                 self._recording.tend()
                 tended = time.monotonic()

@@ -44,6 +44,8 @@ class PipelineClient(Protocol):
     @property
     def live(self) -> PointArrays | None: ...
     def progress(self) -> Progress: ...
+    def baseline(self) -> None: ...
+    def poll(self, read: Callable[[], Sent | None]) -> None: ...
     def end(self, sent: Sent | None = None, *, end_counts: int | None = None, cancelled: bool = False) -> Acquired: ...
     def close_run(
         self,
@@ -148,7 +150,6 @@ class Recording:
             board.prepare_readout()
             zero_ns = self._restart_timers(board)
             self.phase = self._phases(board)
-            self._base = self._settled_counters(board)
             request = RunRequest(
                 event_file=file.event_file,
                 keep_raw=file.keep_raw,
@@ -166,6 +167,7 @@ class Recording:
                 configuration=_plain(file.configuration),
             )
             paths = self._ask(pipeline, lambda: pipeline.open_run(request), may_refuse=True)
+            self._begin_counting(pipeline, board)
             self.run = run
             self.acquired = []
             self._number = 0
@@ -174,6 +176,15 @@ class Recording:
                 self.paths = paths
                 self.rows_on_disk = 0
             return paths
+
+    def _begin_counting(self, pipeline: PipelineClient, board: Board) -> None:
+        """From here on all that the board sends has to arrive. A run that nobody can count is not begun."""
+        try:
+            self._base = self._settled_counters(board)
+        except BaseException:
+            self._ask(pipeline, lambda: pipeline.close_run({}))
+            raise
+        self._ask(pipeline, pipeline.baseline)
 
     def _restart_timers(self, board: Board) -> int:
         """Timers to 0; the host's `time.monotonic_ns` at which that was."""
@@ -240,6 +251,10 @@ class Recording:
     def close_shutter(self) -> None:
         self._board().close_shutter()
 
+    def triggers(self) -> int:
+        """Triggers that the board's TDC has counted, its shutter open or not."""
+        return self._board().sent_counters().tdc_triggers
+
     def timer_counts(self) -> int:
         """The board's timer now (25 ns counts): a moment at which the shutter was still open."""
         return self._sample_timer().counts
@@ -257,6 +272,21 @@ class Recording:
         """Raises TimerJumped when it was restarted amid the run."""
         return self._timers.sample() if self._timers is not None else self._board().chip(0).timer()
 
+    def compare_counts(self) -> None:
+        """Compare what was sent with what arrived, a few times a second: it tells where a loss on the way lies."""
+        pipeline = self.connect()
+        self._ask(pipeline, lambda: pipeline.poll(lambda: self._since_open(self._board().sent_counters())))
+
+    def _since_open(self, now: SentCounters) -> Sent:
+        """What the board sent since the run was opened."""
+        return Sent(
+            datagrams=now.datagrams - self._base.datagrams,
+            pixel_words=tuple(
+                after - before
+                for after, before in zip(now.pixel_words[: self._n_chips], self._base.pixel_words, strict=False)
+            ),
+        )
+
     def progress(self) -> Progress:
         """A fresh look. Raises what killed a stage, if one died."""
         pipeline = self.connect()
@@ -268,14 +298,7 @@ class Recording:
     def end(self, *, end_counts: int | None, cancelled: bool) -> Acquired:
         """Wait until the pipeline has everything that the board sent, on disk."""
         pipeline = self.connect()
-        now = self._settled_counters(self._board())
-        sent = Sent(
-            datagrams=now.datagrams - self._base.datagrams,
-            pixel_words=tuple(
-                after - before
-                for after, before in zip(now.pixel_words[: self._n_chips], self._base.pixel_words, strict=False)
-            ),
-        )
+        sent = self._since_open(self._settled_counters(self._board()))
         acquired = self._ask(pipeline, lambda: pipeline.end(sent, end_counts=end_counts, cancelled=cancelled))
         self._note(acquired)
         return acquired

@@ -147,6 +147,10 @@ class Pipeline:
         """A fresh look at the run; also answered while another call waits."""
         return Progress.model_validate(self._call("progress", {}))
 
+    def baseline(self) -> None:
+        """The board's counts begin now: what came until here is not compared with them."""
+        self._call("baseline", {})
+
     def poll(self, read: Callable[[], Sent | None]) -> None:
         """Read the board's counters between two looks at what arrived: it tells where a loss on the way lies.
 

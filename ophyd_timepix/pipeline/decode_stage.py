@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..clock import NS_PER_COUNT, TICKS_PER_COUNT, ns_to_ticks
+from ..decode.chunks import first_chunk
 from ..decode.counts import Count
 from ..decode.decoder import Decoder, Framing
 from ..events.builder import BlockBuilder
 from ..spool.index import Span, timer_estimate
-from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Slice, Words
+from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Slice
 from .ledger import DecodeTotals
 from .live_source import LiveSource
 from .losses import Losses, Way
@@ -30,10 +31,6 @@ log = logging.getLogger(__name__)
 
 PARTIAL_S: Final = 0.02
 """Hits wait at most this long for their block to fill."""
-FEW_WORDS: Final = 1 << 11
-"""Behind a loss the stream is decoded in such pieces, so that the time it may have touched is short."""
-FEW_PIECES: Final = 16
-"""So many of them at most: a chip may be silent for long."""
 
 
 class ReadRequest(NamedTuple):
@@ -300,19 +297,14 @@ class _Stream:
         anchor = timer_estimate(piece.host_ns, self._zero_ns)
         if piece.losses or piece.poll is not None:
             self._losses.before(piece, decoder.newest_ticks, decoder.horizon_ticks)
-        for _ in range(FEW_PIECES):
-            if not self._losses.waiting or len(words) <= FEW_WORDS:
-                break
-            self._decode(words[:FEW_WORDS], anchor)
-            words = words[FEW_WORDS:]
-        self._decode(words, anchor)
-        self._losses.gaps(self.builder.take_gaps())
-
-    def _decode(self, words: Words, anchor: int | None) -> None:
-        batch = self._decoder.decode(words, anchor)
-        if self._losses.waiting and len(words):
+        while self._losses.waiting and len(words):  # chunk by chunk, wherever slices end: the same times each time
+            n = first_chunk(words)
+            batch = decoder.decode(words[:n], anchor)
             self._losses.after(batch.newest_ticks)
-        self.builder.add(batch)
+            self.builder.add(batch)
+            words = words[n:]
+        self.builder.add(decoder.decode(words, anchor))
+        self._losses.gaps(self.builder.take_gaps())
 
     def flush_decoder(self) -> None:
         """No more words: what the decoder holds back comes out."""

@@ -23,6 +23,7 @@ ALWAYS: Final = 1 << 62
 """Ticks: no word is this far from zero."""
 READINGS_MAX: Final = 4096
 """Readings that are kept: of more, every second is forgotten."""
+CHUNKS_WAITED: Final = 64
 SPANS_MAX: Final = 10_000
 """Spans that are told one by one; further ones are joined to the last."""
 
@@ -51,6 +52,18 @@ class Way(NamedTuple):
 
 
 @dataclass
+class _Open:
+    """A loss whose end in time is not known yet."""
+
+    loss: Loss
+    low: int
+    known: int
+    """The newest time before it."""
+    chunks: int = 0
+    """Chunks since."""
+
+
+@dataclass
 class _Mark:
     """A place in the stream where the board was read, and the times around it."""
 
@@ -66,7 +79,7 @@ class Losses:
         self._start = start
         self._lateness = lateness_ticks
         self._invalidate = invalidate
-        self._open: list[tuple[Loss, int, int]] = []
+        self._open: list[_Open] = []
         self._unanswered: _Mark | None = None
         self._marks: list[_Mark] = []
         self._spans: list[LossSpan] = []
@@ -80,7 +93,7 @@ class Losses:
         """What stands before the words of a slice. newest: time of each chip so far (ticks)."""
         for loss in piece.losses:
             known = int(newest[loss.chip]) if 0 <= loss.chip < len(newest) else horizon + self._lateness
-            self._open.append((loss, max(known - self._lateness, -ALWAYS), known))
+            self._open.append(_Open(loss, max(known - self._lateness, -ALWAYS), known))
         if piece.poll is not None:
             reading = Reading(*piece.poll, self._begin_of(piece.poll, piece.address), piece.address)
             self._unanswered = _Mark(reading, max(horizon, -ALWAYS))
@@ -96,22 +109,27 @@ class Losses:
         return next(earlier, self._start)
 
     def after(self, newest: Ints) -> None:
-        """Words were decoded: what waited for a later time of its chip has its end."""
+        """A chunk was decoded: what waited for a later time of its chip has its end.
+
+        A chip that stays silent is not waited for long: what it lost was sent before what others have sent by now.
+        """
         if self._unanswered is not None:
             self._unanswered.high_ticks = int(newest.max())
             self._unanswered = None
         still_open = []
-        for loss, low, known in self._open:
-            now = int(newest[loss.chip]) if 0 <= loss.chip < len(newest) else int(newest.max())
-            if now > known:
-                self._close(loss, low, now)
+        for one in self._open:
+            one.chunks += 1
+            chip = one.loss.chip
+            now = int(newest[chip] if 0 <= chip < len(newest) and one.chunks < CHUNKS_WAITED else newest.max())
+            if now > one.known:
+                self._close(one, now)
             else:
-                still_open.append((loss, low, known))
+                still_open.append(one)
         self._open = still_open
 
-    def _close(self, loss: Loss, low: int, high: int) -> None:
-        self._invalidate(low, high)
-        self._add(LossSpan(loss.cause, loss.chip, loss.datagrams, low, high))
+    def _close(self, one: "_Open", high: int) -> None:
+        self._invalidate(one.low, high)
+        self._add(LossSpan(one.loss.cause, one.loss.chip, one.loss.datagrams, one.low, high))
 
     def _add(self, span: LossSpan) -> None:
         if len(self._spans) < SPANS_MAX:
@@ -133,18 +151,20 @@ class Losses:
 
     def end(self) -> None:
         """No more words: what still waits lasts to the end of the acquisition. Before the last shots are closed."""
-        for loss, low, _ in self._open:
-            self._close(loss, low, ALWAYS)
+        for one in self._open:
+            self._close(one, ALWAYS)
         self._open.clear()
 
     def spans(self, way: Way | None, stop: int) -> list[LossSpan]:
-        """All of them, with what was lost on the way if that is known. stop: the acquisition's last address."""
-        if way is None:
-            return self._spans
+        """All of them in the order of time, with what was lost on the way if that is known. stop: the last address."""
+        if way is not None:
+            self._place(way, stop)
+        return sorted(self._spans, key=lambda span: (span.low_ticks, span.high_ticks, span.cause, span.chip))
+
+    def _place(self, way: Way, stop: int) -> None:
         begin = Reading(way.sent_before, way.arrived_before, way.arrived_before, self._start, self._start)
         end = Reading(way.sent, way.arrived, way.arrived, stop, stop)
         for place in places(begin, [mark.reading for mark in self._marks], end):
             low = next((m.low_ticks for m in self._marks if m.reading.high == place.low), -ALWAYS)
             high = next((m.high_ticks for m in self._marks if m.reading.high == place.high), ALWAYS)
             self._add(LossSpan("way", -1, place.most, low, high))
-        return self._spans

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from ..spool.index import Span, read_index, spans
+from ..spool.index import Span, baseline, read_index, spans
 from ..spool.recording import salvage
 from ..spool.ring import Mark, arrived_datagrams, disk_seconds_left, stopped_by
 from ..spool.sources import open_recording
@@ -97,17 +97,18 @@ class OpenRun:
         self.acquisition: int | None = None
         self.begun = 0.0
         self._sent: Sent | None = Sent(datagrams=0)
-        self._arrived = 0
+        self.arrived = 0
+        """Datagrams of the board before the acquisition that is next to end."""
 
     def way(self, sent: Sent | None, arrived: int) -> Way | None:
         """What the board sent and what arrived around the acquisition that ends; None when a count is unknown.
 
         arrived: since the acquisition before. Call it before `sent_since`.
         """
-        before, self._arrived = self._arrived, self._arrived + arrived
+        before, self.arrived = self.arrived, self.arrived + arrived
         if sent is None or self._sent is None:
             return None
-        return Way(self._sent.datagrams, before, sent.datagrams, self._arrived)
+        return Way(self._sent.datagrams, before, sent.datagrams, self.arrived)
 
     def sent_since(self, sent: Sent | None) -> Sent | None:
         """What the board sent since the acquisition before. Unknown when either count is."""
@@ -142,6 +143,7 @@ class Supervisor:
             "open_run": self._open_run,
             "begin": self._begin,
             "end": self._end,
+            "baseline": self._baseline,
             "poll": self._poll,
             "close_run": self._close_run,
             "process": self._process,
@@ -341,6 +343,11 @@ class Supervisor:
             yield self._children["decode"].send("begin", (number, start))
         run.acquisition = number
         run.begun = time.monotonic()
+        return {}
+
+    def _baseline(self, _: dict[str, Any]) -> Call:
+        run = self._opened()
+        run.arrived = yield self._children["capture"].send("baseline")
         return {}
 
     def _poll(self, arguments: dict[str, Any]) -> Call:
@@ -559,6 +566,7 @@ def _recorded_parts(file: RecordedFile) -> list[ReadRequest]:
     found = spans(index.records, recording.n_bytes) if index else []
     if not found:
         found = [Span(1, 0, recording.n_bytes, None)]
+    arrived_at_start = baseline(index.records) if index else 0
     return [
         ReadRequest(
             acquisition=span.acquisition,
@@ -567,18 +575,18 @@ def _recorded_parts(file: RecordedFile) -> list[ReadRequest]:
             starts_time_line=k == 0,
             phase=file.phase,
             timer_zero_ns=file.timer_zero_ns,
-            way=_recorded_way(found[k - 1] if k else None, span),
+            way=_recorded_way(found[k - 1] if k else None, span, arrived_at_start),
         )
         for k, span in enumerate(found)
     ]
 
 
-def _recorded_way(before: Span | None, span: Span) -> Way | None:
+def _recorded_way(before: Span | None, span: Span, arrived_at_start: int) -> Way | None:
     """What the index says of the board's counter around an acquisition."""
     if span.sent is None or span.arrived is None:
         return None
     if before is None:
-        return Way(0, 0, span.sent, span.arrived)
+        return Way(0, arrived_at_start, span.sent, span.arrived)
     if before.sent is None or before.arrived is None:
         return None
     return Way(before.sent, before.arrived, span.sent, span.arrived)

@@ -179,6 +179,12 @@ def arrived(records: Records) -> npt.NDArray[np.int64]:
     return total
 
 
+def baseline(records: Records) -> int:
+    """Datagrams that had arrived when the board's count began, at 0."""
+    first = records[(records["kind"] == Kind.POLL) & (records["acquisition"] == 0)][:1]
+    return int(first["received_before"][0]) if first.size and first["sent"][0] == 0 else 0
+
+
 def timer_estimate(host_ns: int | None, zero_ns: int | None) -> int | None:
     """The board's timer (25 ns counts) at host time `host_ns`, if it was 0 at `zero_ns`; None if either is unknown."""
     if host_ns is None or zero_ns is None:
