@@ -3,23 +3,32 @@
 The file is some twenty times faster than a catalog, which packs, sends and unpacks every row. Both give the same rows.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 from ..files.reader import open_event_file
+from .addresses import path_of
 from .errors import CatalogError, EventFileError
 
 Array = npt.NDArray[Any]
-Read = Callable[[str, int, int], Array]
-"""(column, start, stop) -> rows [start, stop), fewer where the column ends before."""
+Room = dict[str, Array]
+"""Memory that columns may be read into, again and again: fresh pages take several times as long as the rows."""
+
+
+class Read(Protocol):
+    """Reads rows [start, stop) of a column, fewer where it ends before. With a room they are good until it is used for
+    that column again.
+    """
+
+    def __call__(self, column: str, start: int, stop: int, room: Room | None = None, /) -> Array: ...
 
 
 class Columns(Protocol):
@@ -31,6 +40,10 @@ class Columns(Protocol):
     def opened(self) -> AbstractContextManager[Read]:
         """For reading rows."""
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether it pays, and is safe, to read in a second thread."""
+
 
 @dataclass(frozen=True)
 class FileColumns:
@@ -38,6 +51,7 @@ class FileColumns:
 
     path: Path
     group: str
+    reads_ahead = True  # HDF5 reads without Python's lock
 
     def rows(self) -> int:
         with open_event_file(self.path) as file:
@@ -47,7 +61,26 @@ class FileColumns:
     def opened(self) -> Iterator[Read]:
         with open_event_file(self.path) as file:
             group = file[self.group]
-            yield lambda column, start, stop: np.asarray(group[column][start:stop])
+            found: dict[str, h5py.Dataset] = {}
+
+            def read(column: str, start: int, stop: int, room: Room | None = None, /) -> Array:
+                if column not in found:
+                    found[column] = group[column]
+                return _rows_of(found[column], start, stop, column, room)
+
+            yield read
+
+
+def _rows_of(dataset: h5py.Dataset, start: int, stop: int, column: str, room: Room | None) -> Array:
+    stop = min(stop, int(dataset.shape[0]))
+    n = stop - start
+    if room is None or n <= 0:
+        return np.asarray(dataset[start:stop])
+    if column not in room or len(room[column]) < n:
+        room[column] = np.empty(n, dataset.dtype)
+    into = room[column][:n]
+    dataset.read_direct(into, np.s_[start:stop])
+    return into
 
 
 @dataclass(frozen=True)
@@ -58,6 +91,7 @@ class ServedColumns:
     """Tiled's array of each column, as long as it was when asked."""
     path: str
     """The file behind them, for messages."""
+    reads_ahead = False
 
     def rows(self) -> int:
         return min((int(array.shape[0]) for array in self.arrays.values()), default=0)
@@ -66,7 +100,7 @@ class ServedColumns:
     def opened(self) -> Iterator[Read]:
         yield self._read
 
-    def _read(self, column: str, start: int, stop: int) -> Array:
+    def _read(self, column: str, start: int, stop: int, _room: Room | None = None, /) -> Array:
         array = self.arrays[column]
         stop = min(stop, int(array.shape[0]))
         if stop <= start:
@@ -102,9 +136,8 @@ def local_path(array: Any) -> Path | None:
     sources = array.data_sources() or ()
     for source in sources:
         for asset in source.assets:
-            parts = urlparse(asset.data_uri)
-            if parts.scheme == "file":
-                return Path(unquote(parts.path))
+            if urlparse(asset.data_uri).scheme == "file":
+                return path_of(asset.data_uri)
     return None
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from bluesky_tiled_plugins.writing import consolidators
 
+from .addresses import decoded
+
 HDF5_MIMETYPE = "application/x-hdf5"
 CHUNK_ROWS = 1 << 20
 """Rows per chunk as the catalog sees them. Every update of a column stores its list of chunks: with the file's own
@@ -21,13 +23,16 @@ class EventListConsolidator(consolidators.HDF5Consolidator):
     _num_rows: int
 
     def __init__(self, stream_resource: dict[str, Any], descriptor: dict[str, Any]) -> None:
-        super().__init__(stream_resource, descriptor)
+        super().__init__({**stream_resource, "uri": decoded(stream_resource["uri"])}, descriptor)
         if self.datum_shape:
             raise ValueError(
                 f"{self.data_key}: an event list holds one number per row, not an array of shape {self.datum_shape}"
             )
         rows = self.chunk_shape[0] if self.chunk_shape else CHUNK_ROWS
         self.chunk_shape = (max(rows, CHUNK_ROWS // rows * rows),)
+
+    def update_from_stream_resource(self, stream_resource: dict[str, Any]) -> None:
+        super().update_from_stream_resource({**stream_resource, "uri": decoded(stream_resource["uri"])})
 
     def consume_stream_datum(self, doc: dict[str, Any]) -> Any:
         start, stop = doc["indices"]["start"], doc["indices"]["stop"]

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
 
+from .addresses import address_of, check_usable, path_of
 from .errors import CatalogError
 from .profile import DEFAULT_NAME, find_profile, init_catalog
 
@@ -43,6 +43,8 @@ def move_files(old: str | Path, new: str | Path, *, name: str = DEFAULT_NAME, dr
     `new` becomes readable for the catalog. Raises `CatalogError` when the catalog has no files below `old`.
     """
     before, after = (Path(os.path.abspath(Path(path).expanduser())) for path in (old, new))
+    if refusal := check_usable(after):
+        raise CatalogError(refusal)
     with _database(name) as database:
         places = [(asset, path, _new_place(path, before, after)) for asset, path in _files(database)]
         places = [(asset, path, place) for asset, path, place in places if place is not None]
@@ -93,7 +95,7 @@ def _files(database: sqlite3.Connection) -> list[tuple[int, Path]]:
         " JOIN data_sources ON data_sources.id = data_source_asset_association.data_source_id"
         " WHERE data_sources.management = 'external' AND assets.data_uri LIKE 'file://%' ORDER BY assets.id"
     )
-    return [(asset, Path(unquote(urlsplit(uri).path))) for asset, uri in lines]
+    return [(asset, path_of(uri)) for asset, uri in lines]
 
 
 def _new_place(path: Path, before: Path, after: Path) -> Path | None:
@@ -105,7 +107,7 @@ def _new_place(path: Path, before: Path, after: Path) -> Path | None:
 
 def _point(database: sqlite3.Connection, asset: int, place: Path) -> None:
     """Let an asset point to a file; where the catalog knows that file already, its data use that one."""
-    uri = f"file://localhost{quote(str(place))}"
+    uri = address_of(place)
     known = database.execute("SELECT id FROM assets WHERE data_uri = ?", (uri,)).fetchone()
     if known is None:
         database.execute("UPDATE assets SET data_uri = ? WHERE id = ?", (uri, asset))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from .addresses import check_usable
 from .errors import CatalogError, CatalogMissingError, NotReadableError, require
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def init_catalog(
     An existing catalog is never emptied, moved or replaced. Directories in `readable` are made when they are missing.
     The profile goes into the user's directory of Tiled profiles (TILED_PROFILES, else ~/.config/tiled/profiles).
     """
-    folders = [folder for path in readable for folder in _both_spellings(_make_directory(path, "data directory"))]
+    folders = [folder for path in readable for folder in _both_spellings(_data_directory(path))]
     path, content = _find(name)
     if content is None:
         path = profiles_directory() / f"{name}.yml"
@@ -123,6 +124,8 @@ def check_readable(name: str, path: str | Path) -> None:
 
     To be called before a run: Tiled registers files of any directory, and refuses only when they are read.
     """
+    if refusal := check_usable(Path(os.path.abspath(path))):
+        raise NotReadableError(refusal)
     if is_readable(name, path):
         return
     profile = find_profile(name)
@@ -218,6 +221,12 @@ def _with_readable(content: dict[str, Any], folders: list[Path]) -> dict[str, An
 def _both_spellings(path: Path) -> list[Path]:
     """The path as given and with links resolved: Tiled compares file names as they stand in the documents."""
     return list(dict.fromkeys((path, path.resolve())))
+
+
+def _data_directory(path: str | Path) -> Path:
+    if refusal := check_usable(Path(os.path.abspath(Path(path).expanduser()))):
+        raise NotReadableError(refusal)
+    return _make_directory(path, "data directory")
 
 
 def _make_directory(path: str | Path, what: str) -> Path:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypedDict
@@ -16,7 +17,8 @@ from ..config.gates import Roi, Window, check_roi
 from ..events.gates import Condition, rows_of_valid_shots, shot_span
 from ..events.gates import Rows as Kept
 from . import asked
-from .columns import Read
+from .ahead import NOTHING, Coming, looked_at_in_turn
+from .columns import Read, Room
 from .errors import CatalogError
 from .profile import DEFAULT_NAME
 from .recorded import BLOCK_ROWS, Recorded, Shots, look_up
@@ -85,6 +87,10 @@ class Piece:
     read: Read
     kept: Kept = field(init=False)
     """Rows to keep, ascending, counted from the first of the span."""
+    room: Room | None = None
+    """Memory for its columns; None: fresh."""
+    coming: Coming = field(default_factory=lambda: NOTHING)
+    """Columns that are being read already."""
     _values: dict[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,8 +102,17 @@ class Piece:
     def column(self, name: str) -> Array:
         """A column of all rows of the span."""
         if name not in self._values:
-            self._values[name] = self.read(name, self.span.start, self.span.stop)
+            coming = self.coming.get(name)
+            self._values[name] = coming.result() if coming else self._read(name)
         return self._values[name]
+
+    def _read(self, name: str) -> Array:
+        return self.read(name, self.span.start, self.span.stop, self.room)
+
+    @property
+    def looked_at(self) -> tuple[str, ...]:
+        """Columns that were read until now."""
+        return tuple(self._values)
 
     def values(self, name: str) -> Array:
         """A column of the rows to keep."""
@@ -185,13 +200,23 @@ class Question:
                 start = stop
 
     def pieces(self, *, whatever_shots: bool = False) -> Iterator[Piece]:
-        """Each span with the rows to keep; spans without any are left out. whatever_shots: windows alone decide."""
+        """Each span with the rows to keep; spans without any are left out. whatever_shots: windows alone decide.
+
+        The columns of a piece are good until the next one is asked for; what is taken out of them is not theirs.
+        """
         narrow = self.filter.narrow_by_windows if whatever_shots else self.filter.narrow
-        with self.recorded.columns.opened() as read:
-            for span in self.spans():
-                piece = Piece(span, read)
-                if narrow(piece):
-                    yield piece
+        columns = self.recorded.columns
+        with columns.opened() as read:
+            every = looked_at_in_turn(
+                self.spans(),
+                read,
+                lambda span, room, coming: Piece(span, read, room, coming),
+                ahead=columns.reads_ahead,
+            )
+            with closing(every):
+                for piece in every:
+                    if narrow(piece):
+                        yield piece
 
     def per_point(self) -> "Question":
         """The same question with a range for each point, those left out that the catalog does not know whole yet."""

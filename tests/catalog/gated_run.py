@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import event_model
 import numpy as np
@@ -94,11 +95,11 @@ def record(
     file.close()
     table = pd.DataFrame(points, index=pd.Index(range(1, len(points) + 1), name="seq_num"))
     n_shots = len(valid) if shots else None
-    uid = _send_documents(send, path, table, len(rows), geometry=geometry, sample=sample or path.stem, n_shots=n_shots)
+    uid = send_documents(send, path, table, len(rows), geometry=geometry, sample=sample or path.stem, n_shots=n_shots)
     return GatedRun(uid, path, rows, valid, table)
 
 
-def _send_documents(
+def send_documents(
     send: Callable[..., None],
     path: Path,
     points: pd.DataFrame,
@@ -151,7 +152,7 @@ def _send_table(run: Any, send: Callable[..., None], path: Path, name: str, tabl
     for column in table if rows else ():
         resource = run.compose_stream_resource(
             mimetype="application/x-hdf5",
-            uri=f"file://localhost{path}",
+            uri=f"file://localhost{quote(str(path))}",
             data_key=f"tpx_{name}_{column.name}",
             parameters={
                 "dataset": f"/entry/{name}/{column.name}",

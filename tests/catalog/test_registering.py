@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ophyd_timepix.catalog import CatalogProfile, CatalogWriter, centroids, counts
+from ophyd_timepix.catalog import CatalogError, CatalogProfile, CatalogWriter, NotReadableError, centroids, counts
 from ophyd_timepix.catalog.completing import PRODUCT, register_rest
+from ophyd_timepix.catalog.moving import missing_files, move_files
+from ophyd_timepix.catalog.profile import check_readable, init_catalog
 from ophyd_timepix.config import Gate
 from tests.catalog.gated_run import GatedRun, record
 
@@ -61,3 +63,32 @@ def test_a_file_that_was_moved_with_its_name_is_the_runs_own(
     moved = scan.path.rename(place / scan.path.name)
     start = db.v3[scan.uid].metadata["start"]
     assert "shots registered" in register_rest(moved, start, "tpx", catalog=catalog.name)
+
+
+@pytest.mark.parametrize("name", ["with space", "plus+x", "per%20cent", "Messzeit März"])
+def test_files_of_any_directory_are_read_through_the_catalog_and_may_move(
+    send: CatalogWriter, db: Any, catalog: CatalogProfile, name: str
+) -> None:
+    place, other = catalog.readable[0] / name, catalog.readable[0] / f"{name} too"
+    place.mkdir()
+    scan = record(send, place / "run.h5", shots=True)
+    send.wait(timeout_s=60)
+    pd.testing.assert_frame_equal(centroids(scan.uid, "x", catalog=catalog.name, direct=False), centroids(db[-1], "x"))
+    assert len(db.v3[scan.uid]["tpx_centroids"]["tpx_centroids_x"][:3]) == 3
+    place.rename(other)
+    assert place / "run.h5" in missing_files(catalog.name)
+    assert len(move_files(place, other, name=catalog.name).moved) > 0
+    assert len(centroids(db.v3[scan.uid], "x", direct=False, valid_only=False)) == len(scan.rows)
+
+
+@pytest.mark.parametrize("name", ["run #1", "what?"])
+def test_a_directory_that_tiled_cannot_read_from_is_refused_before_a_run(catalog: CatalogProfile, name: str) -> None:
+    place = catalog.readable[0] / name
+    for refused in (
+        lambda: init_catalog(catalog.name, readable=[place]),
+        lambda: check_readable(catalog.name, place),
+        lambda: move_files(catalog.readable[0], place, name=catalog.name),
+    ):
+        with pytest.raises((NotReadableError, CatalogError), match=r"the name holds .; choose a directory without"):
+            refused()
+    assert not place.exists()
