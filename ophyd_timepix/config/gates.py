@@ -19,6 +19,7 @@ from .processing import Processing
 Window = tuple[float | None, float | None]
 Roi = tuple[float, float, float, float]
 Circle = tuple[float, float, float]
+Ring = tuple[float, float, float, float]
 Polygon = tuple[tuple[float, float], ...]
 
 UNITS: Final = {"tof": "ns", "mq": "u/e", "x": "px", "y": "px", "tot": "counts of 25 ns", "size": "hits", "shot": ""}
@@ -176,6 +177,7 @@ class Gate(_Frozen):
     mq: Annotated[Window | None, _window_of("mq")] = Field(None, description="mass over charge (u/e)")
     roi: Roi | None = Field(None, description="x0, x1, y0, y1: x0 <= x < x1 and y0 <= y < y1 (px of the picture)")
     circle: Circle | None = Field(None, description="x, y, radius (px): nearer to (x, y) than radius")
+    ring: Ring | None = Field(None, description="x, y, inner, outer radius (px): inner <= distance from (x, y) < outer")
     polygon: Polygon | None = Field(None, description="corners (x, y) in px, at least 3, in order")
     tot: Annotated[Window | None, _window_of("tot")] = Field(None, description="sum of ToT (counts of 25 ns)")
     size: Annotated[Window | None, _window_of("size")] = Field(None, description="hits of the cluster")
@@ -192,6 +194,16 @@ class Gate(_Frozen):
             raise ValueError(f"the circle is empty: its radius is {circle[2]:g} px; give more than 0 px")
         return circle
 
+    @field_validator("ring")
+    @classmethod
+    def _ring_is_not_empty(cls, ring: Ring | None) -> Ring | None:
+        if ring is not None and not 0 <= ring[2] < ring[3]:
+            raise ValueError(
+                f"the ring is empty: it reaches from {ring[2]:g} px to {ring[3]:g} px; "
+                "give radii (inner, outer) with 0 <= inner < outer"
+            )
+        return ring
+
     @field_validator("polygon")
     @classmethod
     def _polygon_has_an_inside(cls, polygon: Polygon | None) -> Polygon | None:
@@ -203,7 +215,7 @@ class Gate(_Frozen):
     def _one_of_a_kind(self) -> Self:
         if self.tof is not None and self.mq is not None:
             raise ValueError(f"the gate {self.name!r} has a window of tof and one of mq; give one of them")
-        regions = [name for name in ("roi", "circle", "polygon") if getattr(self, name) is not None]
+        regions = [name for name in ("roi", "circle", "ring", "polygon") if getattr(self, name) is not None]
         if len(regions) > 1:
             raise ValueError(f"the gate {self.name!r} has {' and '.join(regions)}; give one region")
         return self
@@ -227,10 +239,15 @@ class Gate(_Frozen):
             windows |= {"x": bounds[:2], "y": bounds[2:]}
         return {column: window for column, window in windows.items() if window is not None}
 
+    @property
+    def round(self) -> Ring | None:
+        """The circle or ring as a ring; None without one."""
+        return self.ring if self.circle is None else (*self.circle[:2], 0.0, self.circle[2])
+
     def bounds(self) -> Roi | None:
         """The box around the region (px); None without one."""
-        if self.circle is not None:
-            x, y, radius = self.circle
+        if self.round is not None:
+            x, y, _, radius = self.round
             return x - radius, x + radius, y - radius, y + radius
         if self.polygon is not None:
             xs, ys = zip(*self.polygon, strict=True)

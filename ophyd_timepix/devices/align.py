@@ -36,7 +36,7 @@ class Aligner:
 
     def start(
         self,
-        file: RunFile,
+        file: Callable[[], RunFile],
         period_s: float,
         *,
         counting: Callable[[], Counting],
@@ -71,14 +71,15 @@ class Aligner:
 class Alignment:
     """Exposes in a thread from `start` to `stop`.
 
-    counting: the gates to count, asked for each exposure. looked, seen: called while an exposure goes on, and with what
+    file, counting: settings and gates, asked for each exposure; while they contradict each other (two bounds are moved
+    one after the other) those before hold. looked, seen: called while an exposure goes on, and with what
     each gave. Whatever fails ends the alignment: `error` says why, and it is logged.
     """
 
     def __init__(
         self,
         recording: Recording,
-        file: RunFile,
+        file: Callable[[], RunFile],
         period_s: float,
         *,
         counting: Callable[[], Counting],
@@ -87,9 +88,11 @@ class Alignment:
     ) -> None:
         self.error: Exception | None = None
         self._recording = recording
-        self._file = replace(file, preview=True, event_file=Path(RUN), keep_raw=False)
+        self._make_file = file
+        self._make_counting = counting
+        self._file, self._counting = self._wanted()
+        self._refused = ""
         self._goal = Goal(0, period_s)
-        self._counting = counting
         self._looked = looked
         self._seen = seen
         self._stopping = threading.Event()
@@ -127,7 +130,27 @@ class Alignment:
         finally:
             self._close()
 
+    def _wanted(self) -> tuple[RunFile, Counting]:
+        file = replace(self._make_file(), preview=True, event_file=Path(RUN), keep_raw=False)
+        return file, self._make_counting()
+
+    def _renew(self) -> None:
+        """Take over settings and gates that have changed."""
+        try:
+            file, self._counting = self._wanted()
+        except ValueError as error:
+            if str(error) != self._refused:
+                self._refused = str(error)
+                logger.warning("aligning goes on with the settings before: %s", error)
+            return
+        self._refused = ""
+        if file != self._file:
+            self._file = file
+            self._recording.close({}, {})
+            self._recording.open(RUN, file)
+
     def _expose(self) -> None:
+        self._renew()
         done = threading.Event()
         outcomes: list[Outcome] = []
 
@@ -138,7 +161,7 @@ class Alignment:
         exposure = Exposure(
             self._recording,
             self._goal,
-            counting=self._counting(),
+            counting=self._counting,
             prepare=lambda: None,
             opened=lambda: None,
             looked=self._look,

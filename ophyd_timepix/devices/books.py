@@ -58,6 +58,7 @@ class Books:
         self._stage: str | None = None
         self._ended: set[str] = set()
         self._tells = False
+        self._after_run: list[Callable[[], object]] = []
         self._told: set[int] = set()
         """Acquisitions of the recorded run that are in an event."""
         self._warned = False
@@ -111,6 +112,18 @@ class Books:
             self._announced.pop(uid, None)
             if self._wanted == uid:
                 self._wanted = None
+            actions = self._after_run if self._recording.run is None else []
+            self._after_run = self._after_run if actions is not self._after_run else []
+        for action in actions:
+            action()
+
+    def after_run(self, action: Callable[[], object]) -> None:
+        """Do this when the recorded run has ended, or now if there is none."""
+        with self._lock:
+            if self._recording.run is not None:
+                self._after_run.append(action)
+                return
+        action()
 
     def begin_stage(self) -> None:
         """A run of its own for what is exposed while staged, if no plan says another."""

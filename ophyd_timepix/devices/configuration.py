@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -77,7 +78,7 @@ def keep_matrix(matrix: PixelMatrix, directory: Path) -> Path:
     path = matrix_file(matrix.digest(), directory)
     if not path.exists():
         make_shared_directory(path.parent)
-        unfinished = path.with_suffix(f".{os.getpid()}.part")
+        unfinished = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
         with open(unfinished, "wb") as file:
             np.savez_compressed(file, mask=matrix.mask, threshold_adjust=matrix.threshold_adjust, test=matrix.test)
         share(unfinished)

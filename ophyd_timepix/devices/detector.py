@@ -184,6 +184,18 @@ class TimepixDetector(ConfiguredDetector):
             raise RuntimeError(f"{self.name} records a run; load a configuration when it has ended")
         return super().load_configuration(path, any_chip=any_chip)
 
+    def may_change(self, name: str) -> None:
+        """Raise RuntimeError while a run is recorded: the setting of this name acts when a run opens."""
+        if self.recording_run is not None:
+            raise RuntimeError(
+                f"{name} acts when a run opens, and {self.name} records one: its documents would tell what was not so. "
+                "Set it between runs; a scan over it is a run for each value"
+            )
+
+    def after_run(self, action: Callable[[], object]) -> None:
+        """Do this when the run that is recorded has ended, or now if there is none."""
+        self._books.after_run(action)
+
     # --- aligning
 
     def start_align(self, period: float = 1.0) -> None:
@@ -202,20 +214,22 @@ class TimepixDetector(ConfiguredDetector):
             raise ValueError(f"a look lasts longer than 0 s, not {period:g} s")
         self.connect()
         self._shape_arrays(self._geometry)
-        file = RunFile(
+        self.gates.counting(self.mass.model)  # what is wrong with gates is told here, not in a thread
+        self._aligner.start(
+            self._align_file,
+            period,
+            counting=lambda: self.gates.counting(self.mass.model),
+            looked=self._has_looked,
+            seen=self._has_seen,
+        )
+
+    def _align_file(self) -> RunFile:
+        return RunFile(
             Path(alignment.RUN),
             self.processing.model,
             self._geometry,
             tof_range_ns=self.tof.range_ns,
             tof_bins=self.tof.bins.get(),
-        )
-        self.gates.counting(self.mass.model)  # what is wrong with gates is told here, not in a thread
-        self._aligner.start(
-            file,
-            period,
-            counting=lambda: self.gates.counting(self.mass.model),
-            looked=self._has_looked,
-            seen=self._has_seen,
         )
 
     def stop_align(self) -> None:
@@ -403,6 +417,7 @@ class TimepixDetector(ConfiguredDetector):
             opened=self._exposures.has_opened,
             looked=self._has_looked,
             finished=lambda ended, outcome: self._has_finished(ended, outcome, run, flying),
+            held_back=self._is_held_back,
         )
 
     def _goal(self) -> Goal:
@@ -436,6 +451,13 @@ class TimepixDetector(ConfiguredDetector):
     def _has_looked(self, look: Look) -> None:
         self._exposures.has_looked(look)
         self._show(look)
+
+    def _is_held_back(self) -> None:
+        """A suspender that tripped on these signals waits for them."""
+        try:
+            self.stats.publish_held(self._recording.triggers())
+        except Exception as error:  # noqa: BLE001 - a board that does not answer now says so when the exposure begins
+            logger.debug("the triggers could not be counted in a pause: %s", error)
 
     def _show(self, look: Look) -> None:
         if time.monotonic() - self._shown_at >= LIVE_S:

@@ -74,14 +74,15 @@ class DetectorSignals(Device):
         self.n_hits.publish(hits)
         self.n_shots.publish(shots)
         self.n_triggers.publish(now.triggers - before.triggers)
-        self.hit_rate.publish(hits / look.open_seconds if look.open_seconds > 0 else 0.0)
         self.open_time.publish(look.open_seconds)
         if sums is not None:
             self.n_valid_shots.publish(sums.valid_shots)
             self.gates.publish_live(sums)
             self.tof.publish(sums)
             self._publish_arrays(sums, everybody=False)
-        self.stats.publish_live(now, shots, hits, look.open_seconds, sums)
+        hit_rate = self.stats.publish_live(now, shots, hits, look.open_seconds, sums)
+        if hit_rate is not None:
+            self.hit_rate.publish(hit_rate)
         self.n_centroids.publish(now.centroids - before.centroids)
 
     def _publish_point(self, acquired: Acquired, open_seconds: float, live: PointArrays | None) -> None:

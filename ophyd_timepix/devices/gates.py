@@ -1,4 +1,4 @@
-"""Gates as signals: eight slots, each a window in time of flight or m/q, region, ToT and size, with what it counted.
+"""Gates as signals: eight slots, each windows of time of flight or m/q, ToT and size and a region, with their counts.
 
 A slot that is on is in the documents and in the plots; one that is off leaves no trace in them. Which slots are on is
 fixed while a run is recorded, because the keys of a run are; their windows may change from point to point, and may be
@@ -7,11 +7,13 @@ scanned. Knows the model of a gate, not how it is counted.
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 from ophyd import Component as Cpt
 from ophyd import Device, Kind
+from pydantic import ValidationError
 
 from ..config import Gate, MassCalibration
 from ..config.gates import Window, check_gates
@@ -19,6 +21,7 @@ from ..events.sums import N_GATES, PointArrays
 from ..pipeline.messages import Counting, GateResult
 from .signals import OFF, ON, ArrayQuantity, Setting, array, result, setting
 
+_LABEL: Final = re.compile("[A-Za-z][A-Za-z0-9_]{0,39}")
 NONE: Final = 0.0
 """A bound of 0 bounds nothing: documents have no other word for "none"."""
 
@@ -38,13 +41,25 @@ class _Switch(Setting):
         self.parent.show()
 
 
+class _Label(Setting):
+    """Part of the names of columns, when the run is asked again with `regate`."""
+
+    def put(self, value: Any, **kwargs: Any) -> None:
+        """Raises ValueError for what no gate can be called."""
+        if value and not _LABEL.fullmatch(str(value)):
+            raise ValueError(
+                f"{self.name} is no name for a gate: {value!r}; give at most 40 letters, digits and _, a letter first"
+            )
+        super().put(value, **kwargs)
+
+
 class GateSlot(Device):
     """One gate. `adopt` takes it from a model; `model` gives it."""
 
     enabled = Cpt(
         _Switch, value=OFF, choices=(OFF, ON), kind=Kind.config, meaning="whether it counts; set between runs"
     )
-    label = setting("", meaning="name of the gate; empty: that of the slot")
+    label = Cpt(_Label, value="", kind=Kind.config, meaning="name of the gate; empty: that of the slot")
     tof_min = _bound("ns", 1e9, "earliest time of flight")
     tof_max = _bound("ns", 1e9, "time of flight after the latest")
     mq_min = _bound("u/e", 1e6, "least mass over charge, instead of times of flight")
@@ -53,6 +68,10 @@ class GateSlot(Device):
     x_max = _bound("pixel", 1e5, "region: column after the last")
     y_min = _bound("pixel", 1e5, "region: first row")
     y_max = _bound("pixel", 1e5, "region: row after the last")
+    ring_x = setting(0.0, units="pixel", limits=(-1e5, 1e5), meaning="round region instead: column of its centre")
+    ring_y = setting(0.0, units="pixel", limits=(-1e5, 1e5), meaning="row of its centre")
+    ring_min = _bound("pixel", 1e5, "least distance from the centre")
+    ring_max = _bound("pixel", 1e5, "distance from the centre above the largest")
     tot_min = _bound("25 ns", 1e9, "least sum of ToT")
     tot_max = _bound("25 ns", 1e9, "sum of ToT above the largest")
     size_min = _bound("hits", 1e6, "least size of a cluster")
@@ -87,7 +106,7 @@ class GateSlot(Device):
         self.parent.show()
 
     def bounds(self, quantity: str) -> Window | None:
-        """The window of tof, mq, x, y, tot or size; None where both bounds are 0."""
+        """The window of tof, mq, x, y, ring, tot or size; None where both bounds are 0."""
         low, high = (getattr(self, f"{quantity}_{end}").get() for end in ("min", "max"))
         return None if low == high == NONE else (low or None, high or None)
 
@@ -98,19 +117,24 @@ class GateSlot(Device):
         if x is not None or y is not None:
             (x0, x1), (y0, y1) = x or (None, None), y or (None, None)
             roi = (x0 or 0.0, x1 or width_px, y0 or 0.0, y1 or height_px)
+        ring = None
+        if (radii := self.bounds("ring")) is not None:
+            farthest = abs(self.ring_x.get()) + abs(self.ring_y.get()) + width_px + height_px
+            ring = (self.ring_x.get(), self.ring_y.get(), radii[0] or 0.0, radii[1] or farthest)
         windows = {name: self.bounds(name) for name in ("tof", "mq", "tot", "size")}
-        return Gate(name=self.title, roi=roi, **windows)
+        try:
+            return Gate(name=self.title, roi=roi, ring=ring, **windows)
+        except ValidationError as error:
+            raise ValueError(f"{self.name}: {'; '.join(one['msg'] for one in error.errors())}") from None
 
     def adopt(self, gate: Gate) -> None:
         """Take name and windows of a gate. Raises ValueError for what a slot has no signals for."""
-        for name in ("circle", "polygon"):
-            if getattr(gate, name) is not None:
-                raise ValueError(
-                    f"the gate {gate.name!r} has a {name}, a slot takes a region of columns and rows (roi); "
-                    f"count in a {name} afterwards, with `regate`"
-                )
+        check_slot(gate)
         x, y = (gate.roi[:2], gate.roi[2:]) if gate.roi is not None else (None, None)
-        windows = {"tof": gate.tof, "mq": gate.mq, "tot": gate.tot, "size": gate.size, "x": x, "y": y}
+        centre, radii = (gate.round[:2], gate.round[2:]) if gate.round is not None else ((0.0, 0.0), None)
+        windows = {"tof": gate.tof, "mq": gate.mq, "tot": gate.tot, "size": gate.size, "x": x, "y": y, "ring": radii}
+        self.ring_x.put(centre[0])
+        self.ring_y.put(centre[1])
         for name, window in windows.items():
             for end, value in zip(("min", "max"), window or (None, None), strict=True):
                 getattr(self, f"{name}_{end}").put(max(value or NONE, NONE))
@@ -125,7 +149,7 @@ class GateSlot(Device):
     def __repr__(self) -> str:
         windows = [
             f"{name} {window[0] or 'any'} to {window[1] or 'any'}"
-            for name in ("tof", "mq", "x", "y", "tot", "size")
+            for name in ("tof", "mq", "x", "y", "ring", "tot", "size")
             if (window := self.bounds(name))
         ]
         return f"<{self.name} {self.title!r}: {', '.join(windows) or 'all'}, {self.enabled.get()}>"
@@ -170,6 +194,11 @@ class Gates(Device):
         if len(gates) > N_GATES:
             raise ValueError(f"{len(gates)} gates were given, there are {N_GATES} slots")
         check_names(gates)
+        for gate in gates:
+            check_slot(gate)
+        for place, slot in enumerate(self.slots):
+            if slot.is_on is not (place < len(gates)):
+                slot.may_switch()
         for place, slot in enumerate(self.slots):
             if place < len(gates):
                 slot.adopt(gates[place])
@@ -266,6 +295,15 @@ class MassSettings(Device):
         """The whole as JSON in the configuration, where the catalog looks for it; empty: none."""
         model = self.model
         self.parent.mass_calibration.publish("" if model is None else json.dumps(model.model_dump(mode="json")))
+
+
+def check_slot(gate: Gate) -> None:
+    """Raise ValueError for a gate that a slot has no signals for."""
+    if gate.polygon is not None:
+        raise ValueError(
+            f"the gate {gate.name!r} has a polygon, a slot takes a region of columns and rows (roi), a circle or a "
+            "ring; count in a polygon afterwards, with `regate`"
+        )
 
 
 def check_names(gates: Sequence[Gate]) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Final
 from ophyd import Device
 
 from ..config import Edge, Metric, Processing
-from .signals import Scalar, setting
+from .signals import Scalar, run_setting
 from .text import table
 
 OFF: Final = 0.0
@@ -16,11 +16,11 @@ _NONE_IS_0: Final = ("trigger_period_ns", "tof_min_ns", "tof_max_ns")
 def _parameter(name: str, value: Scalar, **kwargs: Any) -> Any:
     """Declare a parameter; what it means says the model."""
     meaning = (Processing.model_fields[name].description or "").replace(" (pixels)", "").replace(" (ns)", "")
-    return setting(value, meaning=f"{meaning}; 0: none" if name in _NONE_IS_0 else meaning, **kwargs)
+    return run_setting(value, meaning=f"{meaning}; 0: none" if name in _NONE_IS_0 else meaning, **kwargs)
 
 
 class ProcessingSettings(Device):
-    """From words to centroids. Takes effect when the next run opens."""
+    """From words to centroids. Set between runs: a run is processed in one way."""
 
     radius_px = _parameter("radius_px", 2.0, units="pixel", limits=(0.1, 8.0))
     window_ns = _parameter("window_ns", 100.0, units="ns", limits=(0.1, 100_000.0))

@@ -257,6 +257,26 @@ class Setting(_Bounded):
         return self._key(f"TPX3:setting:{self.attr_name}")
 
 
+class RunSetting(Setting):
+    """A setting that acts when a run opens, and is refused while one is recorded: documents would tell what was not.
+
+    The root device says whether it may change (`may_change`).
+    """
+
+    def put(self, value: Any, **kwargs: Any) -> None:
+        """Raises RuntimeError for another value while a run is recorded."""
+        wanted = self.normal(value)
+        may_change = getattr(self.root, "may_change", None)
+        if may_change is not None and wanted != self.get():
+            may_change(self.name)
+        super().put(wanted, **kwargs)
+
+
+def run_setting(value: Scalar, **kwargs: Any) -> Any:
+    """Declare a RunSetting of kind config."""
+    return Cpt(RunSetting, value=value, kind=Kind.config, **kwargs)
+
+
 def setting(value: Scalar, **kwargs: Any) -> Any:
     """Declare a Setting of kind config."""
     return Cpt(Setting, value=value, kind=Kind.config, **kwargs)

@@ -6,6 +6,8 @@ is exposed, for those who watch.
 
 import math
 import threading
+import time
+from collections import deque
 from typing import Any, Final
 
 from ophyd import Device, Kind
@@ -13,18 +15,50 @@ from ophyd import Device, Kind
 from ..events.peaks import highest_peak, median_of
 from ..events.sums import PointArrays, Spectrum
 from ..pipeline.messages import Acquired, Progress
-from .signals import array, result, setting
+from .signals import array, result, run_setting, setting
 
 HEALS_S: Final = 2.0
 """After a loss `healthy` is 0 for so long after the point, then 1 again: a suspended plan must be able to go on."""
 
 
-class SpectrumSettings(Device):
-    """The spectrum of time of flight that a point adds up, and its highest peak."""
+WINDOW_S: Final = 2.0
+"""Live rates are means of so long."""
+SETTLES_S: Final = 0.5
+"""What comes first is known some tenths of a second late: before, there is no live rate."""
 
-    start = setting(0.0, units="ns", limits=(-1e9, 1e9), meaning="where it begins")
-    stop_at = setting(100_000.0, units="ns", limits=(-1e9, 1e9), meaning="where it ends")
-    bins = setting(2000, units="bins", limits=(1, 1_000_000), meaning="number of bins")
+
+class Rates:
+    """Shots and hits per second while an exposure goes on: of the last seconds, from what is known, which is late."""
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[float, int, int]] = deque()
+
+    def begin(self) -> None:
+        """Another exposure."""
+        self._looks.clear()
+
+    def seen(self, at_s: float, shots: int, hits: int) -> tuple[float, float] | None:
+        """So many are known of an exposure that is open since `at_s` seconds. The rates; None before there are any."""
+        looks = self._looks
+        if looks and at_s < looks[-1][0]:
+            looks.clear()
+        if not looks and not shots and not hits and at_s < SETTLES_S:
+            return None
+        looks.append((at_s, shots, hits))
+        while at_s - looks[1][0] >= WINDOW_S if len(looks) > 1 else False:
+            looks.popleft()
+        since, shots_then, hits_then = looks[0]
+        if at_s - since < SETTLES_S:
+            return None
+        return (shots - shots_then) / (at_s - since), (hits - hits_then) / (at_s - since)
+
+
+class SpectrumSettings(Device):
+    """The spectrum of time of flight that a point adds up, and its highest peak. Its bins are set between runs."""
+
+    start = run_setting(0.0, units="ns", limits=(-1e9, 1e9), meaning="where it begins")
+    stop_at = run_setting(100_000.0, units="ns", limits=(-1e9, 1e9), meaning="where it ends")
+    bins = run_setting(2000, units="bins", limits=(1, 1_000_000), meaning="number of bins")
     peak = result(math.nan, "ns", meaning="position of the highest peak; NaN without centroids")
     width = result(math.nan, "ns", meaning="its full width at half maximum")
     histogram = array("counts", "centroids of valid shots per bin", shape=(2000,))
@@ -69,12 +103,17 @@ class Statistics(Device):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._healing: threading.Timer | None = None
+        self._rates = Rates()
+        self._triggers: tuple[float, int] | None = None
+        """When the board was asked for its triggers in a pause, and what it said."""
         super().__init__(*args, **kwargs)
 
     def publish(self, acquired: Acquired, open_seconds: float, sums: PointArrays | None) -> None:
         """The numbers of a whole point."""
         shots = acquired.shot_stop - acquired.shot_start
-        self._publish_rates(shots, acquired.hits, open_seconds)
+        self._rates.begin()
+        self.trigger_rate.publish(shots / open_seconds if open_seconds > 0 else 0.0)
+        self.hits_per_shot.publish(acquired.hits / shots if shots else math.nan)
         lost = int(acquired.ledger.get("lost_datagrams", 0) or 0)
         self.lost_datagrams.publish(lost)
         self.lag_seconds.publish(0.0)  # a point ends when all of it is written
@@ -84,18 +123,29 @@ class Statistics(Device):
 
     def publish_live(
         self, progress: Progress, shots: int, hits: int, open_seconds: float, sums: PointArrays | None
-    ) -> None:
-        """The numbers until now of a point that is exposed."""
-        self._publish_rates(shots, hits, open_seconds)
+    ) -> float | None:
+        """The numbers until now of a point that is exposed. Returns hits per second, None where it is too early."""
+        self._triggers = None
+        rates = self._rates.seen(open_seconds, shots, hits)
+        if rates is not None:
+            self.trigger_rate.publish(rates[0])
+        if shots:
+            self.hits_per_shot.publish(hits / shots)
         self.lag_seconds.publish(progress.lag_seconds)
         if progress.lag_seconds > self.lag_limit.get() or progress.kernel_dropped:
             self.note_health(False)
         if sums is not None:
             self._publish_sums(sums)
+        return None if rates is None else rates[1]
 
-    def _publish_rates(self, shots: int, hits: int, open_seconds: float) -> None:
-        self.trigger_rate.publish(shots / open_seconds if open_seconds > 0 else 0.0)
-        self.hits_per_shot.publish(hits / shots if shots else math.nan)
+    def publish_held(self, triggers: int) -> None:
+        """An exposure is held back by a pause: what may end it. triggers: those that the board has counted."""
+        self.lag_seconds.publish(0.0)  # a cancelled attempt ends when all of it is written
+        now = time.monotonic()
+        if self._triggers is not None:
+            then, before = self._triggers
+            self.trigger_rate.publish(max(triggers - before, 0) / (now - then))
+        self._triggers = now, triggers
 
     def _publish_sums(self, sums: PointArrays) -> None:
         n, shots = sums.centroids, sums.valid_shots

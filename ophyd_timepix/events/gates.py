@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Gate, MassCalibration
-from ..config.gates import Circle, Polygon, Window
+from ..config.gates import Polygon, Ring, Window
 from ..jit import kernel
 from .sums import TALLY_FIELDS
 
@@ -52,13 +52,14 @@ def select_all_within(rows: Rows, values: Array, low: float, high: float, into: 
 
 
 @kernel
-def select_in_circle(rows: Rows, x: Array, y: Array, x0: float, y0: float, radius: float, into: Rows) -> int:
-    """Rows nearer to (x0, y0) than `radius`. Returns how many."""
+def select_in_ring(rows: Rows, x: Array, y: Array, x0: float, y0: float, inner: float, outer: float, into: Rows) -> int:
+    """Rows with inner^2 <= (x - x0)^2 + (y - y0)^2 < outer^2 (px). A circle has inner = 0. Returns how many."""
     n = 0
     for row in rows:
         dx, dy = x[row] - x0, y[row] - y0
+        squared = dx * dx + dy * dy
         into[n] = row
-        n += dx * dx + dy * dy < radius * radius
+        n += (squared >= inner * inner) & (squared < outer * outer)
     return n
 
 
@@ -128,13 +129,13 @@ class Condition:
     """A gate as the kernels want it."""
 
     windows: tuple[tuple[str, float, float], ...] = ()
-    circle: Circle | None = None
+    ring: Ring | None = None
     polygon: Polygon | None = None
 
     @classmethod
     def of(cls, gate: Gate, calibration: MassCalibration | None = None) -> Self:
         """A gate with its windows in the order in which few rows stay soonest."""
-        return cls._from(gate.windows(calibration), gate.circle, gate.polygon)
+        return cls._from(gate.windows(calibration), gate.round, gate.polygon)
 
     @classmethod
     def of_windows(cls, windows: dict[str, Window]) -> Self:
@@ -142,17 +143,17 @@ class Condition:
         return cls._from(windows, None, None)
 
     @classmethod
-    def _from(cls, windows: dict[str, Window], circle: Circle | None, polygon: Polygon | None) -> Self:
+    def _from(cls, windows: dict[str, Window], ring: Ring | None, polygon: Polygon | None) -> Self:
         bounds = tuple(
             (column, -math.inf if low is None else float(low), math.inf if high is None else float(high))
             for column, (low, high) in windows.items()
         )
-        return cls(bounds, circle, polygon)
+        return cls(bounds, ring, polygon)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that it looks at."""
-        region = ("x", "y") if self.circle or self.polygon else ()
+        region = ("x", "y") if self.ring or self.polygon else ()
         return tuple(dict.fromkeys((*(column for column, _, _ in self.windows), *region)))
 
     def select(self, rows: Rows, read: Read) -> Rows:
@@ -163,8 +164,8 @@ class Condition:
             values = read(column)
             kernel_ = select_within if len(rows) < len(values) else select_all_within
             rows = _select(kernel_, rows, values, low, high)
-        if self.circle is not None and len(rows):
-            rows = _select(select_in_circle, rows, read("x"), read("y"), *map(float, self.circle))
+        if self.ring is not None and len(rows):
+            rows = _select(select_in_ring, rows, read("x"), read("y"), *map(float, self.ring))
         if self.polygon is not None and len(rows):
             corners = np.asarray(self.polygon, dtype=np.float64)
             rows = _select(select_in_polygon, rows, read("x"), read("y"), corners)

@@ -78,6 +78,15 @@ def _flight(tpx: TimepixDetector) -> Plan:
 
     def landed() -> Plan:
         yield from collect()
-        yield from bps.collect(tpx, return_payload=False)
+        if tpx.frames_wait:
+            yield from _told(tpx)
 
     yield from bpp.finalize_wrapper(flying(), landed)
+
+
+def _told(tpx: TimepixDetector) -> Plan:
+    """The event of the flight. bluesky makes a page of what it collects, which its tables and plots do not look at."""
+    yield from bps.create(name=tpx.flights)
+    yield from bps.read(tpx)
+    yield from bps.save()
+    list(tpx.collect())  # it is told

@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Generator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
-import bluesky.preprocessors as bpp
 from bluesky.utils import Msg
 
 from ..devices import TimepixDetector
@@ -73,24 +73,17 @@ def with_settings(settings: Mapping[Any, Any], plan: Plan) -> Plan:
     """The plan with these settings, which are as before when it has ended in whatever way, `halt` included."""
     before = {signal: signal.get() for signal in settings}
 
-    def set_to(values: Mapping[Any, Any]) -> Plan:
-        for signal, value in values.items():
-            yield from bps.abs_set(signal, value, wait=True)
-
-    def prepared() -> Plan:
-        yield from set_to(settings)
-        return (yield from plan)
-
     try:
-        return (yield from bpp.finalize_wrapper(prepared(), lambda: set_to(before)))
-    except GeneratorExit:  # a halted plan says nothing more; its settings must not last all the same
+        for signal, value in settings.items():
+            yield from bps.abs_set(signal, value, wait=True)
+        return (yield from plan)
+    finally:  # without messages: a halted plan says nothing more, and a stop may come at any of them
         for signal, value in before.items():
-            _put_back(signal, value)
-        raise
+            signal.root.after_run(partial(_put_back, signal, value))
 
 
 def _put_back(signal: Any, value: Any) -> None:
     try:
         signal.put(value)
     except (RuntimeError, ValueError) as error:
-        logger.warning("%s could not be put back to %r after the plan was halted: %s", signal.name, value, error)
+        logger.warning("%s could not be put back to %r after the plan: %s", signal.name, value, error)

@@ -20,10 +20,18 @@ class NotReady(RuntimeError):
 
 
 def check_names(detectors: Sequence[TimepixDetector]) -> None:
-    """Two detectors of one name would overwrite each other's columns."""
+    """Two detectors of one name would overwrite each other's columns, two on one board each other's destination."""
     twice = [name for name, count in Counter(d.name for d in detectors).items() if count > 1]
     if twice:
         raise NotReady(f"two detectors are named {twice[0]!r}; give each a name of its own")
+    owners: dict[int, str] = {}
+    for detector in detectors:
+        other = owners.setdefault(id(detector.board), detector.name)
+        if other != detector.name:
+            raise NotReady(
+                f"{other} and {detector.name} share the board {detector.board.name}, which sends to one of them only; "
+                "make one detector for a board"
+            )
 
 
 def check_directory(directory: Path, min_free_bytes: int = MIN_FREE_BYTES) -> None:

@@ -100,3 +100,26 @@ def test_closing_the_detector_ends_it(tpx, pipe, fake_board):
     tpx.close()
     assert not tpx.aligning
     assert not fake_board.shutter_open.is_set()
+
+
+def test_a_gate_is_moved_while_aligning_bound_by_bound(tpx, pipe, caplog):
+    """Between the two the window is empty; what was counted before is counted on."""
+    tpx.gates.define(Gate(name="ion", tof=(1000, 2000)))
+    with tpx.align(period=0.02):
+        tpx.gates.gate0.tof_min.put(5000)
+        assert looks(tpx.gates.gate0.counts, 3).wait(10)
+        assert tpx.aligning
+        tpx.gates.gate0.tof_max.put(6000)
+        assert looks(tpx.gates.gate0.counts, 3).wait(10)
+    assert "aligning goes on with the settings before: tpx_gates_gate0: " in caplog.text
+    assert pipe.countings[-1].gates[0].tof == (5000, 6000)
+
+
+def test_spectrum_and_processing_are_changed_while_aligning(tpx, pipe):
+    with tpx.align(period=0.02):
+        assert looks(tpx.n_centroids, 1).wait(10)
+        tpx.tof.bins.put(100)
+        tpx.processing.min_size.put(3)
+        assert looks(tpx.n_centroids, 3).wait(10)
+    assert (pipe.requests[-1].tof_bins, pipe.requests[-1].processing.min_size) == (100, 3)
+    assert tpx.tof.histogram.get().shape == (100,)

@@ -12,6 +12,7 @@ from ophyd import Kind
 
 from ophyd_timepix.config import Gate, MassCalibration
 from ophyd_timepix.plans import calibrate_mass, count_until, until, with_settings
+from tests.bluesky_fixtures import run_and_interrupt
 from tests.fakes import SHOTS_PER_LOOK
 
 IODINE = Gate(name="iodine", tof=(13_800, 14_050), roi=(10, 200, 20, 220), tot=(5, None), size=(None, 9))
@@ -122,8 +123,8 @@ def test_two_gates_of_one_name_and_gates_without_a_slot_are_refused(tpx):
         tpx.gates.define(IODINE, IODINE)
     with pytest.raises(ValueError, match="9 gates were given, there are 8 slots"):
         tpx.gates.define(*[Gate(name=f"g{k}") for k in range(9)])
-    with pytest.raises(ValueError, match=r"has a circle, a slot takes a region .* with `regate`"):
-        tpx.gates.define(Gate(name="round", circle=(1, 2, 3)))
+    with pytest.raises(ValueError, match=r"has a polygon, a slot takes a region .* with `regate`"):
+        tpx.gates.define(Gate(name="corners", polygon=((1, 2), (3, 4), (1, 4))))
 
 
 def test_a_calibration_is_kept_with_its_peaks_until_it_is_changed_by_hand(tpx):
@@ -278,3 +279,61 @@ def test_a_plan_is_suspended_by_a_loss_and_takes_the_point_again(RE, checker, tp
     assert checker.run.stop["exit_status"] == "success"
     assert len(checker.run.stream("primary")) == 3
     assert checker.run.stream("primary")[-1]["tpx_stats_healthy"] == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (Gate(name="ring", ring=(120, 130, 20, 60)), Gate(name="ring", ring=(120, 130, 20, 60))),
+        (Gate(name="disc", circle=(120, 130, 60)), Gate(name="disc", ring=(120, 130, 0, 60))),
+    ],
+)
+def test_a_slot_keeps_a_round_region(tpx, given, kept):
+    tpx.gates.define(given)
+    assert tpx.gates.gate0.model() == kept
+    assert tpx.gates.counting(None).gates == (kept,)
+    tpx.gates.define(Gate(name="all"))
+    assert tpx.gates.gate0.model() == Gate(name="all")
+
+
+def test_a_ring_without_an_outer_radius_reaches_beyond_the_picture(tpx):
+    slot = tpx.gates.gate0
+    slot.ring_x.put(128)
+    slot.ring_y.put(128)
+    slot.ring_min.put(50)
+    assert slot.model(256, 256).ring[2:] == (50, 768)
+
+
+def test_a_slot_says_in_a_sentence_what_is_wrong(tpx):
+    slot = tpx.gates.gate0
+    slot.tof_min.put(5000)
+    slot.tof_max.put(2000)
+    with pytest.raises(ValueError, match=r"^tpx_gates_gate0: .*the window of tof is empty"):
+        slot.model()
+    with pytest.raises(ValueError, match=r"tpx_gates_gate0_label is no name for a gate: 'I\+ peak'"):
+        slot.label.put("I+ peak")
+
+
+def test_gates_that_cannot_be_defined_in_a_run_change_nothing(RE, tpx, installed):
+    tpx.gates.define(Gate(name="a", tof=(1, 2)))
+
+    @bpp.stage_decorator([tpx])
+    @bpp.run_decorator()
+    def plan():
+        yield from bps.trigger_and_read([tpx])
+        with pytest.raises(RuntimeError, match="cannot be switched"):
+            tpx.gates.define(Gate(name="b", tof=(5, 6)), Gate(name="c"))
+
+    RE(plan())
+    assert [slot.model() for slot in tpx.gates.on] == [Gate(name="a", tof=(1, 2))]
+
+
+@pytest.mark.parametrize("verb", ["stop", "abort", "halt"])
+def test_a_calibration_that_is_interrupted_leaves_gates_and_spectrum_as_they_were(RE, tpx, pipe, verb):
+    tpx.gates.define(Gate(name="ion"))
+    pipe.flow.clear()
+    run_and_interrupt(RE, calibrate_mass(tpx, {"a": (15, 5000), "b": (127, 14000)}), pipe.looked)
+    assert not tpx.gates.on
+    getattr(RE, verb)()
+    assert [slot.title for slot in tpx.gates.on] == ["ion"]
+    assert (tpx.tof.start.get(), tpx.tof.bins.get(), tpx.until.gate.get()) == (0.0, 2000, "")

@@ -2,11 +2,14 @@
 
 import math
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from ophyd_timepix.devices.configuration import keep_matrix
 from ophyd_timepix.devices.words import General, OutputBlock, Pll
 from ophyd_timepix.protocol import PixelMatrix
 from ophyd_timepix.protocol.chip_config import Mode, Polarity
@@ -222,3 +225,20 @@ def test_settings_without_hardware_look_the_same_at_a_prompt(tpx):
     lines = repr(tpx.processing).splitlines()
     assert len(lines) == 1 + len(tpx.processing.component_names)
     assert lines[1].split()[:6] == ["radius_px", "2.0", "pixel", "0.1", "to", "8"]
+
+
+def test_two_threads_keep_one_matrix(tmp_path, monkeypatch):
+    """Two detectors of one directory begin their run at the same time."""
+    both = threading.Barrier(2, timeout=10)
+    save = np.savez_compressed
+
+    def slowly(file, **arrays):
+        both.wait()
+        save(file, **arrays)
+        both.wait()
+
+    monkeypatch.setattr(np, "savez_compressed", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: keep_matrix(PixelMatrix(), tmp_path), range(2)))
+    assert paths[0] == paths[1]
+    assert [path.name for path in paths[0].parent.iterdir()] == [paths[0].name]

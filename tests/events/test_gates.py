@@ -48,6 +48,8 @@ def naive_keep(gate, columns, row, calibration=None):
     x, y = float(columns["x"][row]), float(columns["y"][row])
     if gate.circle is not None:
         return math.hypot(x - gate.circle[0], y - gate.circle[1]) < gate.circle[2]
+    if gate.ring is not None:
+        return gate.ring[2] <= math.hypot(x - gate.ring[0], y - gate.ring[1]) < gate.ring[3]
     return gate.polygon is None or naive_inside(gate.polygon, x, y)
 
 
@@ -60,6 +62,7 @@ def naive_keep(gate, columns, row, calibration=None):
         Gate(name="mass", mq=(2, 20)),
         Gate(name="roi", roi=(10, 90.5, 100, 200)),
         Gate(name="circle", circle=(100, 120, 40.5)),
+        Gate(name="ring", ring=(100, 120, 20.5, 60)),
         Gate(name="star", polygon=((20, 20), (240, 60), (120, 100), (200, 240), (30, 200))),
         Gate(name="many", tof=(100, 900), tot=(50, None), size=(2, 5), roi=(5, 250, 5, 250)),
     ],

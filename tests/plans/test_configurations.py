@@ -8,7 +8,7 @@ import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import numpy as np
 import pytest
-from bluesky.utils import RunEngineInterrupted
+from bluesky.utils import FailedStatus, RunEngineInterrupted
 from cycler import cycler
 from ophyd.sim import SynAxis, det, motor
 
@@ -71,10 +71,21 @@ def test_a_matrix_that_changes_is_recorded_by_digest_and_file(RE, checker, spidr
         assert kept["mask"].sum() == 1
 
 
-def test_a_processing_parameter_or_an_exposure_that_is_scanned_is_in_every_event(RE, checker, tpx):
-    RE(bp.scan([tpx], tpx.processing.min_samples, 1, 3, 3))
-    assert [point["tpx_processing_min_samples"] for point in checker.run.stream("primary")] == [1, 2, 3]
+def test_a_setting_of_points_that_is_scanned_is_in_every_event(RE, checker, tpx):
+    RE(bp.scan([tpx], tpx.shot_timeout, 1, 3, 3))
+    assert [point["tpx_shot_timeout"] for point in checker.run.stream("primary")] == [1, 2, 3]
     assert len(checker.run.described("primary")) == 1
+
+
+def test_a_setting_that_acts_when_a_run_opens_is_refused_within_one(RE, checker, tpx):
+    """A run is processed in one way: documents must not say that its second point was processed in another."""
+    for signal, values in ((tpx.processing.min_samples, [1, 2]), (tpx.tof.bins, [2000, 100])):
+        with pytest.raises(FailedStatus, match="acts when a run opens, and tpx records one"):
+            RE(bp.list_scan([tpx], signal, values))
+        assert (signal.get(), checker.runs[-1].stop["exit_status"]) == (values[0], "fail")
+    tpx.processing.min_samples.put(3)
+    RE(bp.count([tpx]))
+    assert configurations(checker.runs[-1], "tpx_processing_min_samples") == [3]
 
 
 def test_a_setting_that_is_moved_between_points_is_in_the_configuration(RE, checker, tpx):
@@ -82,12 +93,12 @@ def test_a_setting_that_is_moved_between_points_is_in_the_configuration(RE, chec
     @bpp.run_decorator()
     def plan():
         for value in (1, 2, 3):
-            yield from bps.mv(tpx.processing.min_samples, value)
+            yield from bps.mv(tpx.stats.lag_limit, value)
             yield from bps.checkpoint()
             yield from bps.trigger_and_read([tpx])
 
     RE(plan())
-    assert configurations(checker.run, "tpx_processing_min_samples") == [1, 2, 3]
+    assert configurations(checker.run, "tpx_stats_lag_limit") == [1, 2, 3]
 
 
 def test_a_change_while_a_motor_is_read_and_centroids_are_collected_in_between(RE, checker, spidr, tpx, installed):

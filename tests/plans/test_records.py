@@ -5,8 +5,10 @@ import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import numpy as np
 import pytest
+from bluesky.callbacks.best_effort import BestEffortCallback
 from ophyd.sim import SynAxis, det
 
+from ophyd_timepix.config import Gate
 from ophyd_timepix.plans import tpx_fly
 from tests.doc_checker import check_points
 from tests.fakes import ROWS
@@ -100,6 +102,19 @@ def test_tpx_fly(RE, checker, tpx, length):
     assert run.stream_names == {"tpx_frames", "tpx_shots", "tpx_centroids", "tpx_ledger"}
     check_points(run.stream("tpx_frames"), "tpx", run.rows)
     assert (tpx.shots.get(), tpx.exposure.get()) == before
+
+
+def test_a_flight_is_a_row_of_the_live_table_and_one_event(RE, checker, tpx, capsys):
+    tpx.gates.define(Gate(name="ion"))
+    best_effort = BestEffortCallback()
+    best_effort.disable_plots()
+    RE.subscribe(best_effort)
+    RE(tpx_fly(tpx, shots=200))
+    (frame,) = checker.run.stream("tpx_frames")
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|         1 |")]
+    assert f" {frame['tpx_gates_gate0_counts']} |" in row
+    assert "event_page" not in checker.names()
+    assert not tpx.frames_wait
 
 
 @pytest.mark.parametrize("length", [{"shots": 1, "seconds": 1.0}, {"shots": 0}, {"seconds": 0.0}])

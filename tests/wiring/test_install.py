@@ -77,6 +77,12 @@ def test_two_detectors_of_one_name_are_refused(RE, tpx, spidr, tmp_path):
         install(RE, [tpx, twin])
 
 
+def test_two_detectors_on_one_board_are_refused(RE, tpx, spidr, tmp_path):
+    second = TimepixDetector(spidr, name="tpy", data_dir=tmp_path, pipeline=FakePipeline)
+    with pytest.raises(NotReady, match="tpx and tpy share the board spidr, which sends to one of them only"):
+        install(RE, [tpx, second])
+
+
 def test_a_directory_that_cannot_be_made_is_refused_and_nothing_is_wired(RE, spidr, tmp_path):
     (tmp_path / "file").write_text("")
     detector = TimepixDetector(spidr, name="tpx", data_dir=tmp_path / "file" / "data", pipeline=FakePipeline)
