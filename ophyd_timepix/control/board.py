@@ -250,15 +250,17 @@ class Board(BiasSupply):
         return self.poller.every(lambda: period_s, self.sent_counters)
 
     def reset_counters(self) -> None:
-        """All counters to 0, the board's and ours."""
+        """All counters to 0, the board's and ours; ours also where a board's stay as they are."""
+        counters = {Register.UDP_DATAGRAMS.address: self._datagrams, Register.TDC_TRIGGERS.address: self._tdc_triggers}
         with self.client.exclusive():
             self._request(Command.RESET_COUNTERS)
-            for address in (Register.UDP_DATAGRAMS.address, Register.TDC_TRIGGERS.address):
-                self.write_register(address, 0)
-            for index in self.info.present:
-                self.write_register(Register.PIXEL_WORDS.at(index), 0)
-            for counter in (self._datagrams, self._tdc_triggers, *self._pixel_words):
+            for index, counter in enumerate(self._pixel_words):
                 counter.reset()
+                if index in self.info.present:
+                    counters[Register.PIXEL_WORDS.at(index)] = counter
+            for address, counter in counters.items():
+                self.write_register(address, 0)
+                counter.reset(self.read_register(address), self.client.connections)
 
     # --- clocks, inputs, power ----------------------------------------------------------------------------------------
     def external_clock(self) -> bool:

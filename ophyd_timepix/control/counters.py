@@ -26,10 +26,11 @@ class UnwrappedCounter:
         self._last = reading
         return self.total
 
-    def reset(self) -> None:
-        """The board's counter was set to 0."""
+    def reset(self, reading: int = 0, connection: int = 0) -> None:
+        """Begin at 0, where the board's counter shows `reading`."""
         self.total = 0
-        self._last = 0
+        self._last = reading
+        self._connection = connection
 
     def rebase(self) -> None:
         """The board's counter began at 0 again, by a reset or a power cycle; the total goes on."""

@@ -35,6 +35,7 @@ from ophyd_timepix.protocol import (
     TriggerMode,
 )
 from spidr_sim.board import Board as SimulatedBoard
+from spidr_sim.faults import Faults
 from spidr_sim.settings import Readout
 from spidr_sim.streams import StreamCounters
 from spidr_sim.tcp import TcpServer
@@ -184,6 +185,17 @@ def test_reset_counters_begins_at_0(board: Board, streams: RecordingStreams):
     board.reset_counters()
     sent = board.sent_counters()
     assert (sent.datagrams, sent.pixel_words, sent.tdc_triggers) == (0, (0, 0, 0, 0), 0)
+
+
+def test_counters_count_from_what_a_board_shows_after_their_reset(
+    board: Board, faults: Faults, streams: RecordingStreams
+):
+    faults.arm("counter-roll=5")
+    board.reset_counters()
+    for total in (3, 7):
+        streams.totals = StreamCounters(total, (total + 1, total + 2), total + 3)
+        sent = board.sent_counters()
+        assert (sent.datagrams, sent.pixel_words, sent.tdc_triggers) == (total, (total + 1, total + 2, 0, 0), total + 3)
 
 
 def test_unwrapped_counter_counts_each_wrap_once():
