@@ -1,6 +1,7 @@
 """Each fault of the data by its name: exactly what was asked for happens, the board counts what it sent, and the truth
 tells of each strike."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ophyd_timepix.control import Board, SpidrClient
 from ophyd_timepix.protocol import column_phase
 from spidr_sim.data_faults import DataFaults, LateWords, Strike, TriggerFaults
 from spidr_sim.datagrams import DatagramSender
-from spidr_sim.faults import DataFault
+from spidr_sim.faults import DataFault, parse_fault
 from spidr_sim.scenes import SceneSettings
 from spidr_sim.settings import ChipSettings, Readout
 from spidr_sim.source import SceneSource, scene_source
@@ -443,3 +445,35 @@ def test_settings_of_a_chip_tell_the_truth_its_phases() -> None:
         r.streams.chip(0, ChipSettings())
         r.streams.counters()
         np.testing.assert_array_equal(r.streams._faults.line.survey.phase_bins[0], column_phase(0x11E))
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+def test_the_page_on_faults_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/how-to/simulate-faults.md: its commands name faults that exist, its Python block says what was lost."""
+    page = (Path(__file__).parents[2] / "docs/how-to/simulate-faults.md").read_text()
+    commands = "".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL))
+    specs = re.findall(r"--fault (\S+)", commands)
+    assert len(specs) >= 6
+    for spec in specs:
+        parse_fault(spec)
+
+    def measure(address: str) -> None:
+        with SpidrClient(address.split(":")[0], int(address.split(":")[1])) as client, Listener().socket as listener:
+            board = Board(client)
+            board.chip(0).set_destination(None, listener.getsockname()[1])
+            board.prepare_readout()
+            board.open_shutter()
+            while board.sent_counters().datagrams < 100:
+                pass
+            board.close_shutter()
+            assert board.sent_counters().datagrams >= 100
+
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(block, "simulate-faults.md", "exec"), {"measure": measure})
+    lost, sent = (
+        int(number) for number in re.findall(r"(\d+) of (\d+) datagrams were lost", capsys.readouterr().out)[0]
+    )
+    assert lost == sent // 20 >= 5
