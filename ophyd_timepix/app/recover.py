@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what is wrong and would be done")
     parser.add_argument("--catalog", metavar="NAME", help="register there what it does not have of these runs")
     parser.add_argument("--all", action="store_true", help="list the runs that are well, too")
+    parser.add_argument(
+        "--keep-events", action="store_true", help="keep the rows of an event file where its recording gives others"
+    )
     parser.add_argument("--workers", type=int, default=1, help="centroid processes (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a run instead of a table")
 
@@ -33,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Recover; exit code 1 when a run could not be finished, or (--dry-run) needs it."""
     runs = find_runs(options.paths)
-    rows = [_row(found) for found in runs] if options.dry_run else _recover(runs, options.workers)
+    keep = options.keep_events
+    rows = [_row(found) for found in runs] if options.dry_run else _recover(runs, options.workers, keep_events=keep)
     if options.catalog is not None and not options.dry_run:
         rows = [row | _registered(row, found, options.catalog) for row, found in zip(rows, runs, strict=True)]
     shown = [row for row in rows if options.all or _is_news(row)]
@@ -71,18 +75,18 @@ def _registered(row: dict[str, Any], found: Found, catalog: str) -> dict[str, An
         return {"catalog": "not registered", "failed": True}
 
 
-def _recover(runs: Sequence[Found], workers: int) -> list[dict[str, Any]]:
+def _recover(runs: Sequence[Found], workers: int, *, keep_events: bool) -> list[dict[str, Any]]:
     with ExitStack() as stack:
         needed = any(found.needs_processing for found in runs)
         pipeline = stack.enter_context(Pipeline(workers=workers)) if needed else None
-        return [_recovered(found, pipeline) for found in runs]
+        return [_recovered(found, pipeline, keep_events=keep_events) for found in runs]
 
 
-def _recovered(found: Found, pipeline: Pipeline | None) -> dict[str, Any]:
+def _recovered(found: Found, pipeline: Pipeline | None, *, keep_events: bool) -> dict[str, Any]:
     if found.is_well:
         return _row(found)
     try:
-        return _row(found, recover_run(found, pipeline))
+        return _row(found, recover_run(found, pipeline, keep_events=keep_events))
     except (RecoveryError, OSError, ValueError, PipelineError) as error:
         print(f"ophyd-timepix: {found.event_file}: {error}", file=sys.stderr)
         return _row(found) | {"done": "failed, nothing was changed", "failed": True}

@@ -27,6 +27,7 @@ from ..pipeline.messages import RecordedFile, RunRequest, RunSummary
 from ..spool.index import Index, index_path, read_index, spans
 from ..spool.recording import claim
 from ..spool.sources import open_recording
+from .recovery_agreement import difference_before_the_cut, is_beginning
 
 KEPT: Final = ".unfinished"
 """What the name of an unfinished event file gets when a new one takes its place."""
@@ -197,20 +198,21 @@ def is_product(found: Found) -> bool:
 # --- finishing --------------------------------------------------------------------------------------------------------
 
 
-def recover_run(found: Found, pipeline: Processes | None) -> Recovered:
-    """Finish a run that is not well. pipeline: a running one, for runs that need processing.
+def recover_run(found: Found, pipeline: Processes | None, *, keep_events: bool = False) -> Recovered:
+    """Finish a run that is not well. pipeline: a running one, for runs that need processing. keep_events: where the
+    recording gives other rows than the event file has, take those of the event file.
 
     Raises RecoveryError or OSError; what was there is then still there.
     """
     if found.recording is None:
-        return _finish(found, pipeline)
+        return _finish(found, pipeline, keep_events=keep_events)
     with _claimed(found.recording) as free:
         if not free:
             raise RecoveryError(f"{found.recording} is being recorded or recovered by another process now")
-        return _finish(found, pipeline)
+        return _finish(found, pipeline, keep_events=keep_events)
 
 
-def _finish(found: Found, pipeline: Processes | None) -> Recovered:
+def _finish(found: Found, pipeline: Processes | None, *, keep_events: bool) -> Recovered:
     if found.state is State.NO_MASTER:
         return _write_missing_master(found)
     before = _Before.of(found)
@@ -224,7 +226,10 @@ def _finish(found: Found, pipeline: Processes | None) -> Recovered:
         else:
             _process(found.recording, made, before, pipeline)
             if not before.is_beginning_of(made):
-                _copy_longer(found, made, before)
+                if not keep_events:
+                    _check_agreement(found, made)
+                made.unlink()
+                _copy_rows(found, made)
         return _put_in_place(found, made, before)
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -260,23 +265,7 @@ class _Before:
 
     def is_beginning_of(self, made: Path) -> bool:
         """Whether a new file begins with all rows of this one."""
-        return self.rows == 0 or all(
-            _begins_with(self.path, made, table, self.rows if table == "centroids" else None)
-            for table in ("centroids", "shots", "triggers")
-        )
-
-
-def _begins_with(old: Path, new: Path, table: str, rows: int | None) -> bool:
-    with open_event_file(old) as left, open_event_file(new) as right:
-        one, other = left["entry"][table], right["entry"][table]
-        n = min(one[name].shape[0] for name in one) if rows is None else rows
-        if n > min(other[name].shape[0] for name in other):
-            return False
-        return all(
-            one[name][a : min(a + STEP_ROWS, n)].tobytes() == other[name][a : min(a + STEP_ROWS, n)].tobytes()
-            for name in one
-            for a in range(0, n, STEP_ROWS)
-        )
+        return self.rows == 0 or is_beginning(self.path, made)
 
 
 def _index_of(recording: Path) -> tuple[Index, RunRequest]:
@@ -306,15 +295,18 @@ def _process(recording: Path, made: Path, before: _Before, pipeline: Processes) 
     pipeline.process(request, [file], cancelled=cancelled, master=False)
 
 
-def _copy_longer(found: Found, made: Path, before: _Before) -> None:
-    """The recording lost its end (a power loss) and the event file has more: then its rows are taken."""
-    if not _Before(made, count_rows(made)).is_beginning_of(before.path):
+def _check_agreement(found: Found, made: Path) -> None:
+    """The recording may lack its end, and the event file have more: up to there they must tell the same."""
+    if found.recording is None:
+        return
+    _, run = _index_of(found.recording)
+    difference = difference_before_the_cut(found.event_file, made, run.processing)
+    if difference is not None:
         raise RecoveryError(
-            f"the recording gives other rows than {found.event_file} holds; nothing was changed. "
-            f"To have both: ophyd-timepix process {found.recording} -o OTHER.h5"
+            f"the recording gives other rows than {found.event_file} holds, from {difference} on; nothing was changed. "
+            "To finish the run with the rows of the event file: ophyd-timepix recover --keep-events; "
+            f"to have both: ophyd-timepix process {found.recording} -o OTHER.h5"
         )
-    made.unlink()
-    _copy_rows(found, made)
 
 
 def _copy_rows(found: Found, made: Path) -> None:
@@ -332,7 +324,8 @@ def _copy_rows(found: Found, made: Path) -> None:
         )
         try:
             for table in TABLES:
-                _copy_table(entry[table], file, table)
+                if table in entry:  # an earlier version may not have known it
+                    _copy_table(entry[table], file, table)
             file.image[...] = preview["image"]
             file.tof[...] = preview["tof"]
             counts = {"centroids": file.rows("centroids"), "shots": file.rows("shots"), "hits": None}
