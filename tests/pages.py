@@ -29,6 +29,7 @@ NOT_RUN: Final[Mapping[tuple[str, str], str]] = {
     ("docs/how-to/contribute.md", "make "): "the automatic checks call it",
     ("docs/tutorials/first-run.md", "git clone"): "it fetches this repository, which is here",
     ("docs/tutorials/first-run.md", "make demo"): "the automatic checks call it; tests/app/test_demo.py too",
+    ("docs/tutorials/first-run.md", ".venv/bin/pip"): "it installs what the tests are run with",
     ("docs/tutorials/first-run.md", "TIMEPIX_"): "tests/system/test_user_sessions.py does it, at a pseudo-terminal",
     ("docs/how-to/set-up-a-site.md", "ipython"): "tests/system/test_user_sessions.py does it, at a pseudo-terminal",
     ("docs/how-to/set-up-a-site.md", "start-re-manager"): "tests/system/test_queueserver.py does it, with redis",

@@ -52,7 +52,7 @@ def session(profiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def test_the_tutorial(session: dict[str, Any]) -> None:
-    shorter = {"10_000": "500", "put(500)": "put(100)", "1.8, 6": "1.8, 3", "320, 5": "320, 2"}
+    shorter = {"10_000": "500", "put(500)": "put(100)", "1.8, 6": "1.8, 3", "320, 5": "320, 2", "put(1) ": "put(0.1) "}
     with Guide("docs/tutorials/first-run.md", "python") as guide:
         guide.run(session, changes=shorter)
     session["installation"].writer.wait(60)
@@ -154,27 +154,6 @@ def test_reprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert names["strict"]["tof"].min() >= 4000
 
 
-def test_connecting_a_camera(
-    session: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What the page calls good is what a good camera gives."""
-    monkeypatch.chdir(tmp_path)
-    session["spidr"].disconnect()
-    address = session["simulator"].address
-    changes = {"192.168.100.10:50000": address, "--seconds 1": "--seconds 0.3"}
-    with Guide("docs/how-to/connect-a-camera.md", "sh") as shell:
-        show, record = shell.commands(changes)
-    assert call(show) == 0
-    assert "  chips:\n" in capsys.readouterr().out
-    assert call(f"{record} --json") == 0
-    ledger = json.loads(capsys.readouterr().out)["ledger"]
-    assert ledger["sent_datagrams"] == ledger["received_datagrams"] > 0
-    assert ledger["hits"] > 0 < ledger["shots"]
-    assert ledger["lost_datagrams"] == ledger["unaccounted"] == 0
-    with Guide("docs/how-to/connect-a-camera.md", "python") as guide:
-        guide.run({}, changes=changes)
-
-
 def test_the_readme(session: dict[str, Any]) -> None:
     """Its session, with a board and a detector of its own, and shorter points."""
     data = session["site"].data
@@ -196,27 +175,38 @@ def test_the_readme(session: dict[str, Any]) -> None:
     assert plans == ["count", "scan", "tpx_fly"]
 
 
-def test_the_two_commands_without_bluesky(
+def test_connecting_a_camera_and_the_two_commands_without_bluesky(
     session: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """README and docs/how-to/run-without-bluesky.md. All lines of their ledgers are explained."""
+    """README, connect-a-camera and run-without-bluesky: one recording for all, good as the page says what is good."""
     monkeypatch.chdir(tmp_path)
-    session["spidr"].disconnect()
-    shorter = {"192.168.100.10:50000": session["simulator"].address, "--seconds 10": "--seconds 0.3"}
-    shorter |= {"/data/today": "today", "events.h5": "one.h5"}
-    with Guide("README.md", "sh") as readme:
-        record, process = readme.commands(shorter)
-        assert call(record) == 0, capsys.readouterr().err
-        (recording,) = Path("today").glob("*.tpx3")
-        for path in (recording, recording.with_suffix(".tpx3.idx")):
-            path.rename(path.name.replace(recording.name, "recording.tpx3"))
-        assert call(process) == 0, capsys.readouterr().err
-    with Guide("docs/how-to/run-without-bluesky.md", "sh") as page:
-        same, other = page.commands(shorter | {"events.h5": "two.h5"})
-        assert same == record
-        assert call(other) == 0, capsys.readouterr().err
+    session["spidr"].disconnect()  # a board serves one client at a time
+    changes = {"192.168.100.10:50000": session["simulator"].address, "-o /data/today": "-o first"}
+    changes |= {"--seconds 10": "--seconds 0.3", "--seconds 1 ": "--seconds 0.3 "}
+    with (
+        Guide("docs/how-to/connect-a-camera.md", "sh") as connect,
+        Guide("README.md", "sh") as readme,
+        Guide("docs/how-to/run-without-bluesky.md", "sh") as without,
+    ):
+        show, record = connect.commands(changes)
+        same, process = readme.commands(changes | {"events.h5": "one.h5"})
+        once_more, other = without.commands(changes | {"events.h5": "two.h5"})
+        assert record == same == once_more
+    assert call(show) == 0
+    assert "  chips:\n" in capsys.readouterr().out
+    assert call(f"{record} --json") == 0
+    ledger = json.loads(capsys.readouterr().out)["ledger"]
+    assert ledger["sent_datagrams"] == ledger["received_datagrams"] > 0
+    assert ledger["hits"] > 0 < ledger["shots"]
+    assert ledger["lost_datagrams"] == ledger["unaccounted"] == 0
+    (recording,) = Path("first").glob("*.tpx3")
+    for path in (recording, recording.with_suffix(".tpx3.idx")):
+        path.rename(path.name.replace(recording.name, "recording.tpx3"))
+    for line in (process, other):
+        assert call(line) == 0, capsys.readouterr().err
+    with Guide("docs/how-to/connect-a-camera.md", "python") as guide:
+        guide.run({}, changes=changes)
     explained = (ROOT / "docs/explanations/loss-ledger.md").read_text()
-    for path in (*Path("today").glob("*.h5"), Path("one.h5")):
-        with h5py.File(path) as file:
-            ledger = json.loads(file["/entry/ledger"][()])
-        assert not [entry for entry in ledger if f"`{entry}`" not in explained]
+    with h5py.File("one.h5") as file:
+        of_a_recording = json.loads(file["/entry/ledger"][()])
+    assert not [entry for entry in ledger | of_a_recording if f"`{entry}`" not in explained]
