@@ -6,7 +6,6 @@ One session and one call of `recover` for all damages: what comes out is what th
 import contextlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +15,11 @@ import h5py
 import pytest
 
 from ophyd_timepix.app.cli import main
-from ophyd_timepix.app.recovery import State, find_runs
+from ophyd_timepix.app.recovery import State, find_runs, is_product
 from ophyd_timepix.files.reader import count_rows, read_about, read_ledger, read_table
 from ophyd_timepix.spool.index import index_path
 from ophyd_timepix.spool.recording import claim
+from tests.pages import Guide
 from tests.user_process import UserWorld
 
 START = {"uid": "6a1f6c1e-0000-4000-8000-000000000001", "plan_name": "count", "time": 1_795_244_400.0}
@@ -136,6 +136,12 @@ def recovered(left_behind: Path, truth: Path, before: int, tmp_path_factory: pyt
     with contextlib.redirect_stdout(None):
         assert call("recover", data) == 0
     return data
+
+
+def test_a_file_that_process_made_says_that_it_is_not_the_runs_own(truth, recovered):
+    (made,), (own,) = find_runs([truth]), find_runs([recovered / KILLED])
+    assert is_product(made)
+    assert not is_product(own)
 
 
 def test_a_dry_run_tells_what_is_wrong_and_touches_nothing(left_behind, capsys):
@@ -263,10 +269,9 @@ def test_a_folder_without_runs_has_nothing_to_recover(tmp_path, capsys):
 
 
 def test_the_commands_of_the_how_to_do_what_it_says(left_behind, tmp_path, capsys):
-    page = (Path(__file__).parents[2] / "docs/how-to/recover.md").read_text()
     run = shutil.copytree(left_behind / "no-recording", tmp_path / "run")
-    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
-    codes = [call(*line.replace("/data/2026-11", str(run)).split()[1:]) for line in lines if "--catalog" not in line]
+    with Guide("docs/how-to/recover.md", "sh") as guide:
+        codes = [call(*line.split()[1:]) for line in guide.commands({"/data/2026-11": str(run)})]
     assert codes == [1, 0]
     said = capsys.readouterr().out
     assert "finish from its rows" in said
