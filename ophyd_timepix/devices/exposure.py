@@ -78,7 +78,7 @@ class Until:
 @dataclass(frozen=True)
 class Goal:
     """When an exposure is whole: with `until` reached, but after `seconds` at the latest; else after `shots` shots; or
-    after `seconds` when `shots` is 0.
+    after `seconds` when `shots` is 0; or, with both 0, when somebody says that it is enough.
     """
 
     shots: int
@@ -97,6 +97,11 @@ class Goal:
         if self.until is not None:
             return "%"
         return "shots" if self.shots else "s"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has no end of its own."""
+        return self.until is None and not self.shots and not self.seconds
 
     @property
     def by_shots(self) -> bool:
@@ -179,6 +184,7 @@ class Exposure:
         self._finished = finished
         self._held_back = held_back
         self._wish = _Wish.EXPOSE
+        self._enough = False
         self._changed = threading.Condition()
         self._shut = threading.Event()
         self._shut.set()
@@ -208,6 +214,12 @@ class Exposure:
             if self._wish is _Wish.HOLD:
                 self._want(_Wish.EXPOSE)
 
+    def finish(self) -> None:
+        """What the attempt that runs has is enough: it ends as a whole one."""
+        with self._changed:
+            self._enough = True
+            self._changed.notify_all()
+
     def start_over(self) -> None:
         """Cancel the running attempt, begin a new one."""
         self._want(_Wish.START_OVER)
@@ -227,6 +239,7 @@ class Exposure:
         with self._changed:
             if self._wish is not _Wish.GIVE_UP:
                 self._wish = wish
+                self._enough = False  # that was said of the attempt before
             self._changed.notify_all()
 
     # --- the thread
@@ -317,12 +330,14 @@ class Exposure:
                 self._recording.tend()
                 tended = time.monotonic()
             elapsed = time.monotonic() - began
-            left = POLL_S if goal.by_shots else goal.seconds - elapsed
-            if left <= 0:
+            left = POLL_S if goal.by_shots or goal.is_open else goal.seconds - elapsed
+            if left <= 0 or self._enough:
                 return True
             if self._interrupted(min(left, POLL_S)):
                 return False
             progress = self._recording.progress()
+            if progress.stopped_by is not None:
+                raise AcquisitionError(f"nothing more is recorded: {progress.stopped_by}")
             shots = progress.shots - before.shots
             if goal.by_shots:
                 watch.shots(shots)
@@ -334,7 +349,8 @@ class Exposure:
 
     def _interrupted(self, within_s: float) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: self._wish is not _Wish.EXPOSE, within_s)
+            self._changed.wait_for(lambda: self._wish is not _Wish.EXPOSE or self._enough, within_s)
+            return self._wish is not _Wish.EXPOSE
 
 
 class _ShotWatch:

@@ -1,6 +1,8 @@
 """The capture process: obeys the supervisor in its main thread while the threads of `capture` receive and write."""
 
+import contextlib
 import logging
+import os
 import time
 from multiprocessing.connection import Connection
 from typing import Any, Final, NamedTuple
@@ -17,6 +19,8 @@ from .stage import Stage
 log = logging.getLogger(__name__)
 
 DRAIN_POLL_S: Final = 0.002
+FIRST: Final = -10
+"""Niceness of the capture, for those who may ask for it (root, CAP_SYS_NICE)."""
 SILENCE_NS: Final = 200_000_000
 """An acquisition whose sent count is not reached ends after this silence."""
 
@@ -47,6 +51,8 @@ class CaptureStage(Stage):
 
     def __init__(self, control: Connection, shared: Shared) -> None:
         super().__init__(control)
+        with contextlib.suppress(PermissionError):  # where the system lets us: what waits here may be lost
+            os.setpriority(os.PRIO_PROCESS, 0, FIRST)
         self._failure: BaseException | None = None
         self._shared = shared
         self._capture = Capture(shared.ring, shared.index, self._fail)

@@ -474,7 +474,7 @@ class Supervisor:
             received_bytes=int(marks[Mark.PAYLOAD_BYTES]),
             kernel_dropped=int(marks[Mark.KERNEL_DROPPED]),
             unrecorded_datagrams=int(marks[Mark.UNRECORDED]),
-            stopped_by=stopped_by(marks),
+            stopped_by=self._stopped_by(),
             disk_free_bytes=int(marks[Mark.DISK_FREE]) if marks[Mark.DISK_FREE] >= 0 else None,
             disk_seconds_left=disk_seconds_left(marks),
             disk_low=bool(marks[Mark.DISK_LOW]),
@@ -490,6 +490,12 @@ class Supervisor:
             lag_seconds=self._lag_seconds(),
             host_ns=time.monotonic_ns(),
         )
+
+    def _stopped_by(self) -> str | None:
+        """Why nothing more is recorded, with the file that it is about."""
+        reason = stopped_by(self._shared.ring.marks)
+        spool = self._run.request.spool if self._run else None
+        return reason if reason is None or spool is None else f"{spool}: {reason}"
 
     def _lag_seconds(self) -> float:
         """Age of the oldest received word that is not decoded."""

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from ophyd_timepix.capture.capture import Capture
+from ophyd_timepix.pipeline.live_source import LiveSource
 from ophyd_timepix.pipeline.ring_only import RingOnly
 from ophyd_timepix.spool.index import RECORD, Kind, read_index
 from ophyd_timepix.spool.recording import RecordingWriter, salvage
@@ -320,3 +321,47 @@ def _resident(memory: np.ndarray) -> int:
         if line.startswith(address):
             return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("Rss:"))
     raise LookupError(address)
+
+
+def test_without_a_file_what_is_decoded_in_time_is_all_decoded(failures):
+    """Several times round the ring of words and the ring of index records, with losses on the way."""
+    ring = Ring(np.frombuffer(mmap.mmap(-1, RING), np.uint8), np.zeros(N_MARKS, np.int64))
+    capture = Capture(ring, np.zeros(64, RECORD), failures.append)
+    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    sources: list[LiveSource] = []
+    capture.open(RingOnly(ring, lambda: sources[-1].position if sources else 0))
+    random, record = np.random.default_rng(1), 0
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for number in (1, 2):
+                start, _ = capture.begin(number)
+                sources.append(LiveSource(ring, capture._index, None, start, record, number))
+                sent, read, lost = [], [], 0
+                for k in range(400):
+                    arrived = capture.totals().arrived
+                    sent.append(random.bytes(16_000))
+                    for payload in (sent[-1], b"123") if k % 3 == 0 else (sent[-1],):
+                        sender.sendto(payload, (HOST, endpoint.port))
+                    wait_for(lambda n=arrived + 1 + (k % 3 == 0): capture.totals().arrived == n)
+                    lost += _read(sources[-1], read)
+                sources[-1].stop, _ = capture.end()
+                lost += _read(sources[-1], read)
+                assert read == sent
+                assert lost == 134
+                record = sources[-1].record
+    finally:
+        capture.close()
+        capture.unbind()
+    assert ring.marks[Mark.INDEX_RECORDS] > 4 * 64
+    assert stopped_by(ring.marks) is None
+    assert not failures
+
+
+def _read(source: LiveSource, read: list[bytes]) -> int:
+    """Append the payloads of what is there to `read`; datagrams that are told as lost."""
+    out, lost = np.empty(MIB, np.uint8), 0
+    while (piece := source.next_slice(out)) is not None:
+        data = piece.words.tobytes()
+        read += [data[k + 8 : k + 16_008] for k in range(0, len(data), 16_008)]
+        lost += sum(loss.datagrams for loss in piece.losses)
+    return lost

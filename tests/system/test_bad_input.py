@@ -250,9 +250,11 @@ def test_a_full_disk_fails_the_run_and_keeps_what_was_written(RE, spidr, tmp_pat
     installation = install(RE, [detector], min_free_bytes=0)
     with small_disk(tmp_path / "small", "8M") as disk:
         detector.paths = lambda name, uid: disk / "full.h5"
-        with pytest.raises(FailedStatus, match=r"cannot write the (recording|event file)") as failure:
+        with pytest.raises(
+            FailedStatus, match=r"cannot write the (recording|event file)|disk is nearly full"
+        ) as failure:
             RE(tpx_fly(detector, seconds=60))
-        for part in ("No space left on device", "free space on that file system", str(disk)):
+        for part in ("free space on that file system", str(disk)):
             assert part in str(failure.value)
         assert checker.run.stop["exit_status"] == "fail"
         assert_rows_are_good(disk / "full.h5", at_least=checker.run.rows)
