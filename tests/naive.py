@@ -58,6 +58,7 @@ class NaiveDecoder:
         self.offset = 0
         self.ceiling: float = inf
         self.worst = 0
+        self.late: list[int] = []
 
     # chunks
 
@@ -234,6 +235,7 @@ class NaiveDecoder:
             too_old = too_old or time < self.newest - self.skew
         if too_old:
             self.counts[Count.LATE_HITS if self._is_hit(word) else Count.LATE_EDGES] += 1
+            self.late.append(time * 96)
         elif self.newest is None or time > self.newest + self.jump:
             if self.known == 0:
                 self.reference, self.known, self.offset = time, bits, 0

@@ -50,6 +50,8 @@ class Batch:
     edge_falling: npt.NDArray[np.uint8]
     edge_counter: npt.NDArray[np.uint16]
     edge_chip: npt.NDArray[np.uint8]
+    late_ticks: npt.NDArray[np.int64]
+    """Times of hits and edges that came too late to be returned, in the order of the stream."""
     newest_ticks: npt.NDArray[np.int64]
     """Newest accepted time of each chip; very negative before its first."""
     horizon_ticks: int
@@ -146,12 +148,14 @@ class Decoder:
             self._phase,
             self.counts,
             self.unknown,
+            self._late,
             *self._outputs,
         )
         return self._batch()
 
     def flush(self) -> Batch:
         """The end of an acquisition: words that were held come out."""
+        self._state[k.S_LATE] = 0
         k.release_held(self._state, self._chips, self._phase, self.counts, *self._outputs)
         return self._batch()
 
@@ -171,6 +175,7 @@ class Decoder:
         """Arrays that are touched as far as they are used, and used again by the next call."""
         self._capacity = n_words
         room = n_words + MAX_CHIPS  # words that were held may come out too
+        self._late = np.empty(n_words, np.int64)
         self._outputs: tuple[npt.NDArray[Any], ...] = (
             np.empty(room, np.int64),
             np.empty(room, np.uint32),
@@ -192,6 +197,7 @@ class Decoder:
             edge_falling=edge_falling[:n_edges],
             edge_counter=edge_counter[:n_edges],
             edge_chip=edge_chip[:n_edges],
+            late_ticks=self._late[: int(self._state[k.S_LATE])],
             newest_ticks=self.newest_ticks,
             horizon_ticks=self._horizon(),
             counts=self.counts,

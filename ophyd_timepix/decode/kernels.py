@@ -69,7 +69,9 @@ S_WORST: Final = 15
 """Largest lateness of an accepted hit; set it to 0 to begin anew."""
 S_CEILING: Final = 16
 """No timer word is believed beyond this."""
-N_STATE: Final = 17
+S_LATE: Final = 17
+"""Late words in the output."""
+N_STATE: Final = 18
 
 # --- indices into a row of `chips` ------------------------------------------------------------------------------------
 C_NEWEST: Final = 0
@@ -337,6 +339,7 @@ def _timed(
     chips: Ints,
     phase: Ints,
     counts: Ints,
+    late: Ints,
     ticks: Ints,
     pixels: npt.NDArray[np.uint32],
     edge_ticks: Ints,
@@ -373,6 +376,8 @@ def _timed(
         floor = max(floor, newest - state[S_SKEW])
     if time < floor:
         counts[_N_LATE_HITS if is_hit else _N_LATE_EDGES] += 1
+        late[state[S_LATE]] = time * TICKS_PER_COUNT
+        state[S_LATE] += 1
     elif newest == NEVER or time > newest + state[S_JUMP]:
         if state[S_KNOWN] == 0:
             state[S_REFERENCE] = time
@@ -439,6 +444,7 @@ def _rare(
     phase: Ints,
     counts: Ints,
     unknown: Ints,
+    late: Ints,
     ticks: Ints,
     pixels: npt.NDArray[np.uint32],
     edge_ticks: Ints,
@@ -476,7 +482,7 @@ def _rare(
                     counts[_N_END + chip] += 1
     if timed:
         _timed(
-            word, chip, state, chips, phase, counts, ticks, pixels,
+            word, chip, state, chips, phase, counts, late, ticks, pixels,
             edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
         )  # fmt: skip
 
@@ -585,6 +591,7 @@ def decode_words(
     phase: Ints,
     counts: Ints,
     unknown: Ints,
+    late: Ints,
     ticks: Ints,
     pixels: npt.NDArray[np.uint32],
     edge_ticks: Ints,
@@ -596,6 +603,7 @@ def decode_words(
     """Decode `words`; hits and edges go to the outputs from index 0 on (`state[S_HITS]`, `state[S_EDGES]` of them)."""
     state[S_HITS] = 0
     state[S_EDGES] = 0
+    state[S_LATE] = 0
     n_words = words.shape[0]
     counts[_N_WORDS] += n_words
     lateness = state[S_LATENESS]
@@ -656,7 +664,7 @@ def decode_words(
                 state[S_NEWEST] = max(state[S_NEWEST], newest)
                 state[S_REFERENCE] = max(state[S_REFERENCE], newest)
                 _rare(
-                    word, chip, state, chips, phase, counts, unknown, ticks, pixels,
+                    word, chip, state, chips, phase, counts, unknown, late, ticks, pixels,
                     edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
                 )  # fmt: skip
                 n = state[S_HITS]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..clock import NS_PER_COUNT, TICKS_PER_COUNT, ns_to_ticks
 from ..decode.chunks import first_chunk
 from ..decode.counts import Count
-from ..decode.decoder import Decoder, Framing
+from ..decode.decoder import Batch, Decoder, Framing
 from ..events.builder import BlockBuilder
 from ..spool.index import Span, timer_estimate
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Slice
@@ -301,10 +301,15 @@ class _Stream:
             n = first_chunk(words)
             batch = decoder.decode(words[:n], anchor)
             self._losses.after(batch.newest_ticks)
-            self.builder.add(batch)
+            self._build(batch)
             words = words[n:]
-        self.builder.add(decoder.decode(words, anchor))
+        self._build(decoder.decode(words, anchor))
         self._losses.gaps(self.builder.take_gaps())
+
+    def _build(self, batch: Batch) -> None:
+        if len(batch.late_ticks):
+            self._losses.late(batch.late_ticks)
+        self.builder.add(batch)
 
     def flush_decoder(self) -> None:
         """No more words: what the decoder holds back comes out."""

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..clock import TICKS_PER_SECOND
 from ..events.validity import Gap
 from ..spool.index import Loss, Poll
 from ..spool.sources import Slice
@@ -24,6 +25,7 @@ ALWAYS: Final = 1 << 62
 READINGS_MAX: Final = 4096
 """Readings that are kept: of more, every second is forgotten."""
 CHUNKS_WAITED: Final = 64
+NEAR_TICKS: Final = TICKS_PER_SECOND // 1000
 SPANS_MAX: Final = 10_000
 """Spans that are told one by one; further ones are joined to the last."""
 
@@ -34,7 +36,7 @@ class LossSpan(NamedTuple):
     """A time of which something may be missing."""
 
     cause: str
-    """'kernel', 'malformed', 'unrecorded' (datagrams), 'way' (datagrams at most), 'tdc' (edges)."""
+    """'kernel', 'malformed', 'unrecorded' (datagrams), 'way' (datagrams at most), 'tdc' (edges), 'late' (words)."""
     chip: int
     """-1: any."""
     amount: int
@@ -83,6 +85,7 @@ class Losses:
         self._unanswered: _Mark | None = None
         self._marks: list[_Mark] = []
         self._spans: list[LossSpan] = []
+        self._late: LossSpan | None = None
 
     @property
     def waiting(self) -> bool:
@@ -144,6 +147,21 @@ class Losses:
             max(last.high_ticks, span.high_ticks),
         )
 
+    def late(self, ticks: Ints) -> None:
+        """Words that came too late for their shots: those that lie near each other make one span."""
+        for tick in ticks.tolist():
+            group = self._late
+            if group is not None and group.low_ticks - NEAR_TICKS <= tick <= group.high_ticks + NEAR_TICKS:
+                self._late = group._replace(
+                    amount=group.amount + 1,
+                    low_ticks=min(group.low_ticks, tick),
+                    high_ticks=max(group.high_ticks, tick),
+                )
+                continue
+            if group is not None:
+                self._add(group)
+            self._late = LossSpan("late", -1, 1, tick, tick)
+
     def gaps(self, found: list[Gap]) -> None:
         """Edges are missing; the builder knows it already."""
         for gap in found:
@@ -157,6 +175,9 @@ class Losses:
 
     def spans(self, way: Way | None, stop: int) -> list[LossSpan]:
         """All of them in the order of time, with what was lost on the way if that is known. stop: the last address."""
+        if self._late is not None:
+            self._add(self._late)
+            self._late = None
         if way is not None:
             self._place(way, stop)
         return sorted(self._spans, key=lambda span: (span.low_ticks, span.high_ticks, span.cause, span.chip))

@@ -28,13 +28,15 @@ def edges_of(batch):
 
 def decode(words, places, *, n_chips=1, framing=Framing.TPX3, anchors=None, phase=None):
     decoder = Decoder(framing, n_chips, phase, LATENESS * 96, batch_words=16)
-    hits, edges = [], []
+    hits, edges, late = [], [], []
     for start, stop in pairwise(places):
         batch = decoder.decode(as_words(words[start:stop]), None if anchors is None else anchors.get(start))
         assert total(decoder.counts, CLASSES) + decoder.held == decoder.counts[Count.WORDS] == stop
         hits += hits_of(batch)
         edges += edges_of(batch)
+        late += batch.late_ticks.tolist()
     batch = decoder.flush()
+    decoder.late = late
     return hits + hits_of(batch), edges + edges_of(batch), decoder
 
 
@@ -53,6 +55,7 @@ def test_decoder_equals_its_slow_twin_however_the_words_are_cut(data, bad, frame
     assert sorted(hits) == sorted(twin.hits)
     assert sorted(edges) == sorted(twin.edges)
     assert {count: int(decoder.counts[count]) for count in Count} == twin.counts
+    assert decoder.late == twin.late
     assert decoder.take_lateness() == twin.worst
     assert decoder.take_lateness() == 0
 

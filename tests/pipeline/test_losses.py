@@ -3,7 +3,7 @@
 import numpy as np
 
 from ophyd_timepix.events.validity import Gap
-from ophyd_timepix.pipeline.losses import ALWAYS, SPANS_MAX, Losses, LossSpan, Way
+from ophyd_timepix.pipeline.losses import ALWAYS, CHUNKS_WAITED, SPANS_MAX, Losses, LossSpan, Way
 from ophyd_timepix.spool.index import Loss, Poll
 from ophyd_timepix.spool.sources import Slice
 
@@ -83,3 +83,22 @@ def test_the_list_of_spans_does_not_grow_for_ever_and_joins_what_comes_later():
     assert len(spans) == SPANS_MAX
     assert sum(span.amount for span in spans) == 2 * (SPANS_MAX + 5)
     assert spans[-1].high_ticks == SPANS_MAX + 5
+
+
+def test_late_words_that_lie_near_each_other_make_one_span():
+    told = Told()
+    told.losses.late(times(10_000_000, 9_000_000))
+    told.losses.late(times(8_000_000, 100_000_000))
+    assert told.losses.spans(None, 0) == [
+        LossSpan("late", -1, 3, 8_000_000, 10_000_000),
+        LossSpan("late", -1, 1, 100_000_000, 100_000_000),
+    ]
+
+
+def test_a_chip_that_stays_silent_is_not_waited_for_beyond_some_chunks_of_the_others():
+    told = Told()
+    told.losses.before(piece(losses=[Loss(1, "kernel", 1)]), times(9000, 5000), 4000)
+    for k in range(CHUNKS_WAITED):
+        assert told.losses.waiting
+        told.losses.after(times(9000 + k, 5000))
+    assert told.spans == [(4900, 9000 + CHUNKS_WAITED - 1)]

@@ -1,0 +1,193 @@
+"""Every fault of the data by name: the ledger says so many of it, nothing is unaccounted, the shots are marked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from ophyd_timepix.app.process import recorded_file, request_for
+from ophyd_timepix.config import Geometry, Processing
+from ophyd_timepix.control import Board, SpidrClient
+from ophyd_timepix.devices.recording import Recording, RunFile
+from ophyd_timepix.files.reader import read_table
+from ophyd_timepix.pipeline.client import Pipeline
+from ophyd_timepix.spool.sources import open_recording
+from tests.sim_process import SimProcess, running_sim
+
+TICK_NS = 25 / 96
+PROCESSING = Processing(trigger_period_ns=1e6)
+SCENE = {"scene": "vmi", "rate": 100_000, "shot_rate": 1000, "datagram_bytes": 1400}
+SHOTS = 150
+
+
+@dataclass
+class Bench:
+    """A camera with a truth file, and a pipeline."""
+
+    sim: SimProcess
+    board: Board
+    truth: Path
+    pipeline: Pipeline
+
+    def strikes(self, n_before: int) -> dict[str, np.ndarray]:
+        """What the simulator did to the data after the first `n_before` times."""
+        with h5py.File(self.truth, libver="latest", swmr=True) as file:
+            return {name: column[n_before:] for name, column in file["faults"].items()}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    truth = tmp_path_factory.mktemp("truth") / "truth.h5"
+    with (
+        Pipeline(workers=1, ring_bytes=1 << 24) as pipeline,
+        running_sim(**SCENE, seed=11, truth=truth) as sim,
+        SpidrClient.at(sim.address) as client,
+    ):
+        board = Board(client)
+        board.sent_counters()  # connects
+        yield Bench(sim, board, truth, pipeline)
+
+
+@dataclass
+class Taken:
+    """A run of one point, and what the simulator says of it."""
+
+    ledger: dict[str, Any]
+    event_file: Path
+    faults: dict[str, np.ndarray]
+
+    @property
+    def shots(self) -> dict[str, np.ndarray]:
+        return read_table(self.event_file, "shots")
+
+    @property
+    def losses(self) -> dict[str, np.ndarray]:
+        return read_table(self.event_file, "losses")
+
+    def assert_touched_shots_are_invalid(self) -> None:
+        """Each shot that overlaps what a struck datagram held is not valid."""
+        shots = self.shots
+        ends = np.append(shots["time"][1:], np.inf)
+        for first, last in zip(self.faults["first_tick"], self.faults["last_tick"], strict=True):
+            if first >= 0:
+                touched = (shots["time"] <= last * TICK_NS) & (ends > first * TICK_NS)
+                assert not shots["valid"][touched].any()
+
+
+def take(bench: Bench, folder: Path, *faults: str, processing: Processing = PROCESSING) -> Taken:
+    """A run of one point with faults that begin when its files are open."""
+    before = len(bench.strikes(0)["name"])
+    recording = Recording(lambda: bench.board, 1, lambda: bench.pipeline)
+    recording.open("run", RunFile(folder / "run.h5", processing, Geometry.for_chips(1)))
+    for fault in faults:
+        bench.sim.fault(fault)
+    recording.begin()
+    recording.open_shutter()
+    while recording.progress().shots < SHOTS:
+        recording.compare_counts()
+    counts = recording.timer_counts()
+    recording.close_shutter()
+    acquired = recording.end(end_counts=counts, cancelled=False)
+    bench.sim.clear_faults()
+    recording.close({}, {})
+    assert acquired.ledger["unaccounted"] == 0, acquired.ledger
+    return Taken(acquired.ledger, folder / "run.h5", bench.strikes(before))
+
+
+LOSSES = {
+    "drop=40": "lost_on_the_way",
+    "drop-at=30:3": "lost_on_the_way",
+    "drop-random=0.03": "lost_on_the_way",
+    "truncate=40": "malformed_datagrams",
+}
+
+
+@pytest.mark.parametrize("fault", LOSSES)
+def test_datagrams_that_are_lost_are_counted_by_name_and_their_shots_are_invalid(bench, tmp_path, fault):
+    taken = take(bench, tmp_path, fault)
+    n = len(taken.faults["name"])
+    assert n >= 1
+    assert taken.ledger[LOSSES[fault]] == taken.ledger["lost_datagrams"] == n
+    assert taken.ledger["hits"] + taken.faults["hits"].sum() == taken.ledger["sent_pixel_words"]
+    taken.assert_touched_shots_are_invalid()
+    assert taken.ledger["valid_shots"] == taken.shots["valid"].sum() < taken.ledger["shots"]
+
+
+def test_a_malformed_datagram_invalidates_the_shots_around_it_alone(bench, tmp_path):
+    taken = take(bench, tmp_path, "truncate=50:2")
+    losses = taken.losses
+    assert losses["amount"][losses["cause"] == b"malformed"].tolist() == [1, 1]
+    assert 2 <= taken.ledger["shots"] - taken.ledger["valid_shots"] <= 2 * 6 + 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "entry"),
+    [
+        ("duplicate=40", "surplus_datagrams"),
+        ("foreign=40", "wrong_sender_datagrams"),
+        ("miss-trigger=40", "missing_triggers"),
+        ("double-trigger=40", "double_triggers"),
+    ],
+)
+def test_what_is_too_much_or_missing_is_counted_by_name(bench, tmp_path, fault, entry):
+    taken = take(bench, tmp_path, fault)
+    n = len(taken.faults["name"])
+    assert taken.ledger[entry] == n >= 2
+    assert taken.ledger["lost_datagrams"] == 0
+
+
+def test_missing_and_double_triggers_invalidate_their_shots(bench, tmp_path):
+    taken = take(bench, tmp_path, "miss-trigger=30", "double-trigger=47")
+    spacing = np.diff(taken.shots["time"])
+    wrong = (spacing < 0.75e6) | (spacing > 1.25e6)
+    assert wrong.any()
+    assert not taken.shots["valid"][:-1][wrong].any()
+
+
+def test_random_words_in_a_datagram_are_counted_each_and_never_fatal(bench, tmp_path):
+    taken = take(bench, tmp_path, "corrupt=40:5")
+    assert len(taken.faults["name"]) == 5
+    assert taken.ledger["unknown_words"] > 0
+    assert taken.ledger["lost_datagrams"] == 0
+    assert taken.ledger["altered_words"] != 0
+
+
+@pytest.mark.parametrize("fault", ["reorder=10:5", "burst=0.02", "pause=0.05", "lost-timer"])
+def test_what_only_delays_loses_nothing(bench, tmp_path, fault):
+    taken = take(bench, tmp_path, fault)
+    assert taken.ledger["lost_datagrams"] == 0
+    assert taken.ledger["hits"] + taken.ledger["rejected_late_hits"] == taken.ledger["sent_pixel_words"]
+    late = taken.losses["amount"][taken.losses["cause"] == b"late"].sum()
+    assert late == taken.ledger["rejected_late_hits"] + taken.ledger["rejected_late_edges"]
+    if not late:
+        assert taken.ledger["valid_shots"] >= taken.ledger["shots"] - 1
+
+
+def test_the_boards_counters_may_roll_over(bench, tmp_path):
+    bench.sim.fault("counter-roll=100")
+    taken = take(bench, tmp_path)
+    assert taken.ledger["sent_datagrams"] > 100
+    assert taken.ledger["lost_datagrams"] == 0
+
+
+def test_words_too_late_for_their_stamp_are_suspected(bench, tmp_path):
+    taken = take(bench, tmp_path, "late=500:50", processing=Processing(lateness_ns=1_000_000))
+    assert taken.ledger["toa_wrap_suspects"] > 0
+    assert taken.ledger["max_lateness_ns"] > 384_000
+
+
+@pytest.mark.parametrize("fault", ["drop=40", "truncate=40", "miss-trigger=40"])
+def test_the_recording_tells_the_same_losses_again(bench, tmp_path, fault):
+    taken = take(bench, tmp_path, fault)
+    recording = open_recording(tmp_path / "run.tpx3")
+    request = request_for([recording], tmp_path / "again.h5", PROCESSING)
+    again = bench.pipeline.process(request, [recorded_file(recording, request.n_chips)])
+    for table in ("losses", "shots", "centroids"):
+        first, second = read_table(taken.event_file, table), read_table(tmp_path / "again.h5", table)
+        for column in first:
+            np.testing.assert_array_equal(first[column], second[column], err_msg=f"{table}/{column}")
+    for name in ("valid_shots", "loss_intervals", "tdc_gaps", "missing_triggers", "unaccounted"):
+        assert again.ledger[name] == taken.ledger[name], name
