@@ -11,13 +11,14 @@ import fcntl
 import logging
 import mmap
 import os
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from .index import HEADER_BYTES, RECORD, Kind, Records, header, index_path
+from .index import HEADER_BYTES, RECORD, Kind, Records, Row, header, index_path
 from .ring import ALIGNMENT, Bytes, Mark, Ring
 from .segments import segment_path, segment_starts
 from .space import Limits, SpaceWatch
@@ -263,8 +264,25 @@ def salvage(path: Path, ring: Ring, records: Records) -> int:
     not all of it fits; what does is good.
     """
     start = ring.on_disk
+    _seal(ring, records)
     RecordingWriter.resume(path, ring).finish(ring, records)
     return ring.on_disk - start
+
+
+def _seal(ring: Ring, records: Records) -> None:
+    """The last bytes that the dead process received get a checksum, too."""
+    n = int(ring.marks[Mark.INDEX_RECORDS])
+    last = records[(n - 1) % records.size]
+    if n and last["offset"] < ring.received and n - ring.marks[Mark.INDEX_ON_DISK] < records.size:
+        records[n % records.size] = Row(
+            ring.received,
+            time.monotonic_ns(),
+            int(ring.marks[Mark.DATAGRAMS]),
+            int(last["kernel_dropped"]),
+            int(last["acquisition"]),
+            malformed=int(ring.marks[Mark.MALFORMED_DATAGRAMS]),
+        )
+        ring.marks[Mark.INDEX_RECORDS] += 1
 
 
 def _open_new(path: Path) -> tuple[bool, int]:

@@ -88,7 +88,7 @@ def test_the_ring_of_a_killed_writer_completes_its_recording(tmp_path):
     ring = make_ring()
     writer = RecordingWriter(tmp_path / "a.tpx3", {"n_chips": 1})
     data = fill(ring, (1 << 20) + 5000, 1)
-    index = records((0, 5, 0, 0, 1, -1), (4096, 6, 2, 0, 1, -1), (8192, 7, 3, 0, 1, -1))
+    index = records((0, 5, 0, 0, 1, -1), (4096, 6, 2, 0, 1, -1), (8192, 7, 3, 0, 1, -1), (0, 0))
     ring.marks[Mark.INDEX_RECORDS] = 2
     writer.write(ring, index)
     ring.marks[Mark.INDEX_RECORDS] = 3
@@ -99,6 +99,8 @@ def test_the_ring_of_a_killed_writer_completes_its_recording(tmp_path):
     assert found is not None
     assert found.run == {"n_chips": 1}
     assert found.records.tolist() == index.tolist()
+    assert index["offset"].tolist() == [0, 4096, 8192, data.size]
+    assert index["acquisition"].tolist() == [1, 1, 1, 1]
 
 
 def test_an_index_cut_anywhere_is_readable_to_its_last_whole_record(tmp_path):
