@@ -97,10 +97,29 @@ class Armed:
                 return bool(uniform(self.key, self.seen) < self.fault.value)
         return self.seen % int(self.fault.value) == 0
 
+    def run(self, most: int) -> int:
+        """How many of the next `most` it lets pass before its turn comes."""
+        match self.fault.name:
+            case DataFaultName.DROP_AT:
+                return min(most, max(0, int(self.fault.value) - 1 - self.seen))
+            case DataFaultName.DROP_RANDOM:
+                return int(spared(self.key, self.seen, most, self.fault.value))
+        every = int(self.fault.value)
+        return min(most, every - 1 - self.seen % every)
+
     @property
     def spent(self) -> bool:
         """Whether it has struck as often as it should."""
         return 0 < self.fault.times <= self.struck
+
+
+@kernel
+def spared(key: np.uint64, seen: int, most: int, probability: float) -> int:
+    """How many of `most` draws after the first `seen` are not below `probability`, before the first that is."""
+    n = 0
+    while n < most and uniform(key, seen + n + 1) >= probability:
+        n += 1
+    return n
 
 
 def striking(armed: list[Armed], without: DataFaultName | None = None) -> Armed | None:
@@ -416,9 +435,25 @@ class Line:
             self.sent += n
             return n
         payloads = sender.cut(words)
-        for payload in payloads:
-            self._queue(chip, payload.tobytes())
+        size, done = payloads[0].size, 0
+        while done < len(payloads):
+            run = self._run(len(payloads) - done)
+            if run:
+                sender.send(words[done * size : (done + run) * size])
+            else:
+                self._queue(chip, payloads[done].tobytes())
+            done += max(run, 1)
         return len(payloads)
+
+    def _run(self, most: int) -> int:
+        """How many of the next `most` datagrams nothing happens to; they count as sent from now on."""
+        if self._pause or self._burst or self._behind:
+            return 0
+        run = min((one.run(most) for one in self._armed), default=most)
+        for one in self._armed:
+            one.seen += run
+        self.sent += run
+        return run
 
     @property
     def due_s(self) -> float | None:
@@ -570,9 +605,8 @@ class DataFaults:
         self._no_timer = None
         for late in self._late:
             late.left = 0
-        n = self.flush(present_counts)
         self.line.clear()
-        return n
+        return self.flush(present_counts)
 
     def send(self, chip: int, words: WordArray, present_counts: int) -> int:
         """Words of a chip are to leave; the number of datagrams they take."""

@@ -126,6 +126,7 @@ class Truth:
         self._hits = hits
         self._opened_at = 0
         self._openings = 0
+        self._is_open = False
         self._before = (0, 0)
         self._shots = _ShotNumbers()
         self._file = _TruthFile(path, n_chips, attributes)
@@ -138,6 +139,7 @@ class Truth:
         """The gate opened."""
         self._opened_at = at_counts
         self._openings += 1
+        self._is_open = True
         self._shots.restart(epoch)
         self._before = (self._totals.hits, self._totals.triggers)
 
@@ -166,7 +168,7 @@ class Truth:
         self._totals.datagrams += datagrams
 
     def struck(self, epoch: int, strikes: Sequence[Strike]) -> None:
-        """Faults of the data have struck. They are on disk soon, whatever else happens."""
+        """Faults of the data have struck. They are on disk with the end of the acquisition, after it soon."""
         held = [strike.held for strike in strikes]
         columns: dict[str, Any] = {
             "name": np.array([strike.name.encode() for strike in strikes], "S16"),
@@ -179,10 +181,11 @@ class Truth:
         for name in ("first", "last"):
             columns[f"{name}_shot"] = self._shots.at(columns[f"{name}_tick"])
         self._totals.faults += len(strikes)
-        self._put(_Rows({"faults": columns}, summary=asdict(self._totals)))
+        self._put(_Rows({"faults": columns}, summary=None if self._is_open else asdict(self._totals)))
 
     def closed(self, epoch: int, at_counts: int) -> None:
         """The gate closed and all words left. Returns when all is on disk."""
+        self._is_open = False
         totals = self._totals
         totals.acquisitions += 1
         hits, triggers = self._before

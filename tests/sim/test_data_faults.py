@@ -243,6 +243,30 @@ def test_the_fault_that_was_armed_first_strikes_and_the_other_has_lost_its_turn(
     assert r.struck() == [("drop", 0, 2), ("duplicate", 0, 4), ("duplicate", 0, 6)]
 
 
+@pytest.mark.parametrize(
+    "specs",
+    [
+        ["drop=7"],
+        ["drop-at=30:4"],
+        ["drop-random=0.05"],
+        ["drop-random=0.05:3", "drop=11:2"],
+        ["truncate=9", "reorder=5", "duplicate=6"],
+    ],
+)
+def test_it_is_the_same_however_many_datagrams_are_sent_at_once(specs: list[str]) -> None:
+    numbers = list(range(1, 201))
+    came = []
+    for step in (1, 13, 200):
+        r = Rig(*specs)
+        for first in range(0, 200, step):
+            r.send(numbers[first : first + step])
+        r.faults.clear(0)
+        came.append((r.senders[0].sent, r.faults.strikes))
+        assert r.faults.line.sent == 200
+    assert came[0] == came[1] == came[2]
+    assert len(came[0][1]) >= 4
+
+
 # --- what was struck --------------------------------------------------------------------------------------------------
 def test_a_strike_says_what_the_datagram_held() -> None:
     made = synthesize("vmi", duration_s=0.02, rate_hz=1e6, shot_rate_hz=1000, pll_word=0x11E)
