@@ -1,6 +1,7 @@
 """The scene `load`: exactly as many words as asked for, at the times that they state, and counted as they leave."""
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +12,12 @@ from spidr_sim.data_faults import DataFaults
 from spidr_sim.faults import DataFault
 from spidr_sim.load import LoadSource
 from spidr_sim.scenes import SceneSettings
-from spidr_sim.settings import ONE_PHASE_PLL, ChipSettings
+from spidr_sim.settings import ONE_PHASE_PLL, ChipSettings, Readout
 from spidr_sim.source import Departures
 from spidr_sim.synth import joined
 from tests.sim import slow_decoder as slow
 from tests.sim.test_source import collected, pieces
+from tests.sim.test_udp import columns, rig, summary
 
 MS = 40_000
 NO_PHASE = np.zeros(128, np.int64)
@@ -154,3 +156,21 @@ def test_triggers_can_be_missed_here_too() -> None:
     assert len(mine) == 30
     np.testing.assert_array_equal(mine[:, 2], np.arange(30))
     assert len(faults.strikes) == 5
+
+
+@pytest.mark.parametrize("datagram_bytes", [8960, 1400])
+def test_registers_and_truth_count_what_arrives(tmp_path: Path, datagram_bytes: int) -> None:
+    path = tmp_path / "truth.h5"
+    with rig(scene="load", rate_hz=2e6, truth=path, datagram_bytes=datagram_bytes) as r:
+        r.streams.readout(Readout.DATA_DRIVEN)
+        r.expose()
+        sent = r.streams.counters()
+        totals, acquisitions, triggers = summary(path), columns(path, "acquisitions"), columns(path, "triggers")
+        datagrams, words = r.listeners[0].datagrams, r.listeners[0].words()
+    n_pixels = int(np.count_nonzero(slow.is_pixel(words)))
+    assert sent.datagrams == len(datagrams) == totals["datagrams"]
+    assert sent.pixel_words == (n_pixels,)
+    assert totals["hits"] == acquisitions["hits"].sum() == n_pixels
+    assert totals["words"] == words.size
+    assert sent.tdc_triggers == len(slow.edges(words)) == triggers["tick"].size == totals["triggers"]
+    assert n_pixels + sent.tdc_triggers + 1 == words.size

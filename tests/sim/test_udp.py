@@ -18,6 +18,7 @@ from ophyd_timepix.protocol import column_phase
 from spidr_sim import datagrams
 from spidr_sim.clock import VirtualClock
 from spidr_sim.datagrams import DatagramSender, words_per_datagram
+from spidr_sim.load import source_of
 from spidr_sim.scenes import SceneSettings
 from spidr_sim.settings import BiasRamp, ChipSettings, Readout
 from spidr_sim.source import scene_source
@@ -96,14 +97,16 @@ class Rig:
 
 
 @contextmanager
-def rig(n_chips: int = 1, truth: Path | None = None, datagram_bytes: int = 8960, **chosen: object) -> Iterator[Rig]:
-    settings = SceneSettings.chosen("vmi", n_chips=n_chips, **chosen)  # type: ignore[arg-type]
+def rig(
+    n_chips: int = 1, truth: Path | None = None, datagram_bytes: int = 8960, scene: str = "vmi", **chosen: object
+) -> Iterator[Rig]:
+    settings = SceneSettings.chosen(scene, n_chips=n_chips, **chosen)  # type: ignore[arg-type]
     clock = VirtualClock()
     with ExitStack() as stack:
         keeper = Truth(truth, n_chips, {}) if truth else None
         if keeper:
             stack.callback(keeper.close)
-        source = scene_source(settings, keep_truth=truth is not None)
+        source = source_of(settings, keep_truth=truth is not None)
         ids = CHIP_IDS[:n_chips]
         streams = UdpStreams(source, clock, chip_ids=ids, datagram_bytes=datagram_bytes, truth=keeper)
         stack.callback(streams.close)
