@@ -298,13 +298,12 @@ class TimepixDetector(ConfiguredDetector):
         try:
             if self._exposing_run == uid:
                 self._exposures.give_up(None)
+                self._exposures.forget_frames()  # nobody makes events of them any more
             if self._recording.run == uid:
                 logger.warning("run %s ended without closing the books of %s; doing so now", uid[:8], self.name)
                 self.close_run()
         finally:
             self._books.forget(uid)
-            if self._recording.run is None:
-                self._exposures.forget_frames()
 
     def note_event(self, uid: str, data: Mapping[str, Any]) -> None:
         """An event of run `uid` has these data: the acquisition or ledger row that it names is in the documents."""
@@ -328,8 +327,13 @@ class TimepixDetector(ConfiguredDetector):
         return status
 
     def close_run(self) -> None:
-        """Cancel what runs, close event file and master, enter the ledger row. Does nothing when no run is open."""
+        """Cancel what runs, close event file and master, enter the ledger row. Does nothing when no run is open.
+
+        Flights that are whole and not collected yet count as told: whoever closes a run collects them after that.
+        """
         self._exposures.give_up(None)
+        for acquisition in self._exposures.untold_flights:
+            self._books.note_told(acquisition)
         self._books.close()
 
     # --- exposures

@@ -79,6 +79,12 @@ class Exposures:
         """Whether there are flights to be told."""
         return bool(self._frames)
 
+    @property
+    def untold_flights(self) -> list[int]:
+        """The acquisitions of flights that nobody has collected."""
+        with self._lock:
+            return [acquisition for acquisition, _ in self._frames]
+
     def take_frames(self) -> list[Reading]:
         """What the flights gave that have finished since the last call."""
         with self._lock:

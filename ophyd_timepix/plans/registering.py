@@ -96,6 +96,7 @@ def close(run: OpenRun, *, failed: bool) -> Plan:
     for detector in [one for one in run.entered if one not in run.closed]:
         if run.bundling:  # the plan failed amid an event
             yield from run.keyed(bps.drop())
+        yield from collect_frames(detector, run)
         if detector not in run.books and detector.recording_run in (run.uid, None):
             errors += yield from run.keyed(_books(detector))
             run.books.add(detector)

@@ -238,3 +238,19 @@ def test_a_run_that_is_ended_at_its_first_trigger_has_its_ledger_row(RE, checker
         RE(bp.count([tpx]))
     getattr(RE, verb)()
     assert len(checker.run.stream("tpx_ledger")) == 1
+
+
+def test_a_whole_flight_that_the_plan_did_not_collect_is_an_event(RE, checker, tpx, pipe):
+    @bpp.stage_decorator([tpx])
+    @bpp.run_decorator()
+    def plan():
+        yield from bps.kickoff(tpx, wait=True)
+        yield from bps.complete(tpx, wait=True)
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        RE(plan())
+    (frame,) = checker.run.stream("tpx_frames")
+    assert frame["tpx_n_centroids"] == ROWS
+    assert pipe.superseded == ()
+    assert checker.run.stream("tpx_ledger")[0]["tpx_ledger_cancelled_rows"] == 0

@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import bluesky.plans as bp
 import pytest
@@ -164,3 +165,35 @@ class TestWithACatalog:
         assert installation.db is broker
         assert self.writers[0].catalog is broker
         RE(bp.count([tpx]))
+
+
+def test_centroids_as_resource_and_datum_are_one_setting(RE, tpx, pipe):
+    names = []
+    installation = install(RE, [tpx], lambda name, _: names.append(name), assets="datum", min_free_bytes=0)
+    RE(bp.count([tpx]))
+    installation.uninstall()
+    assert {"resource", "datum"} < set(names)
+    assert not {"stream_resource", "stream_datum"} & set(names)
+
+
+@pytest.mark.parametrize(
+    ("assets", "catalog", "sentence"),
+    [
+        ("datum", "timepix", "for a callback .* not for the catalog 'timepix'"),
+        ("datum", None, "for a callback"),
+        ("blobs", None, "'stream' or as 'datum', not as 'blobs'"),
+    ],
+)
+def test_a_form_that_the_catalog_does_not_take_is_refused(RE, tpx, assets, catalog, sentence):
+    with pytest.raises(NotReady, match=sentence):
+        install(RE, [tpx], catalog, assets=assets, min_free_bytes=0)
+    assert RE.preprocessors == []
+
+
+def test_the_lag_is_that_of_the_writer(RE, tpx):
+    installation = install(RE, [tpx], min_free_bytes=0)
+    assert installation.lag == 0.0
+    installation.writer = SimpleNamespace(lag=SimpleNamespace(seconds=3.5), close=lambda: None)
+    assert installation.lag == 3.5
+    installation.uninstall()
+    assert installation.lag == 0.0
