@@ -178,6 +178,10 @@ class FakeBoard:
     """A board with `present` chips. `calls` lists what it was told; `failing` names calls that raise."""
 
     local_address = "127.0.0.1"
+
+    def data_senders(self, index: int) -> tuple[str, ...]:
+        return ("127.0.0.1", "192.168.100.10")
+
     losses = 0
 
     def __init__(self, present: int = 1) -> None:

@@ -135,13 +135,13 @@ class Capture:
 
     # --- sockets ----------------------------------------------------------------------------------------------------
 
-    def bind(self, receivers: Sequence[tuple[int, str, int, str | None]]) -> list[Endpoint]:
-        """Bind a socket for each (chip, host, port, sender) and start to drain it. Replaces earlier ones."""
+    def bind(self, receivers: Sequence[tuple[int, str, int, Sequence[str]]]) -> list[Endpoint]:
+        """Bind a socket for each (chip, host, port, senders) and start to drain it. Replaces earlier ones."""
         self.unbind()
         endpoints: list[Endpoint] = []
         try:
-            for chip, host, port, sender in receivers:
-                channel = Channel(chip, host, port, sender)
+            for chip, host, port, senders in receivers:
+                channel = Channel(chip, host, port, senders)
                 self._channels.append(channel)
                 channel.sock.setsockopt(
                     socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, round(WAKE_S * 1e6))
@@ -333,7 +333,7 @@ class Capture:
     def _take(self, channel: Channel, n: int) -> None:
         now = time.monotonic_ns()
         batch = channel.batch
-        own = None if channel.sender is None else batch.sent_by(channel.sender, n)
+        own = channel.own(n)
         with self._lock:
             self.last_datagram_ns = now
             dropped = channel.newly_dropped(n)
@@ -341,7 +341,7 @@ class Capture:
                 self.ring.marks[Mark.IDLE_DATAGRAMS] += n
                 return
             received = self._mark_stretch(now)
-            plain = dropped is None and (own is None or own.all()) and received < self._segment_full
+            plain = dropped is None and own is None and received < self._segment_full
             if plain and _is_good(int(batch.lengths[0])) and batch.is_uniform(n):
                 self._append(channel, 0, n, now)
             else:

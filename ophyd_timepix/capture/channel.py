@@ -1,5 +1,6 @@
 """One chip's socket while it is drained: where its kernel dropped datagrams, and whether its queue has been empty."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -14,11 +15,16 @@ _WRAP: Final = 1 << 32
 
 
 class Channel:
-    """A bound socket. All but `receive` is called with the capture's lock held."""
+    """A bound socket. All but `receive` is called with the capture's lock held.
 
-    def __init__(self, chip: int, host: str, port: int, sender: str | None) -> None:
+    senders: addresses that the board's datagrams may come from; () takes any. What the board says of its addresses may
+    be wrong, so others are turned away only after a datagram from one of these has come.
+    """
+
+    def __init__(self, chip: int, host: str, port: int, senders: Sequence[str] = ()) -> None:
         self.chip = chip
-        self.sender = sender
+        self._senders = tuple(dict.fromkeys(senders))
+        self._knows_sender = False
         self.sock = open_socket(host, port)
         self.buffer: Buffer = enlarge_buffer(self.sock)
         self.batch = BatchReceiver(self.sock)
@@ -40,6 +46,19 @@ class Channel:
 
     def close(self) -> None:
         self.sock.close()
+
+    def own(self, n: int) -> npt.NDArray[np.bool_] | None:
+        """Which of the last `n` datagrams are the board's; None: all, as far as one can tell."""
+        if not self._senders:
+            return None
+        own = self.batch.sent_by(self._senders[0], n)
+        for sender in self._senders[1:]:
+            own |= self.batch.sent_by(sender, n)
+        if own.all():
+            self._knows_sender = True
+            return None
+        self._knows_sender = self._knows_sender or bool(own.any())
+        return own if self._knows_sender else None
 
     def missing(self) -> int:
         """Datagrams that the kernel dropped behind the last one that was taken: no later one told of them yet."""

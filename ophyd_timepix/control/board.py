@@ -143,6 +143,10 @@ class Board(BiasSupply):
         """The address of our end of the TCP connection: where the board's datagrams can reach us."""
         return self.client.local_address()
 
+    def data_senders(self, index: int) -> tuple[str, ...]:
+        """Addresses that datagrams of chip `index` may come from: what it says of itself, and the board's own."""
+        return (self.client.board_address(), self.chip(index).source()[0])
+
     # --- start and stop -----------------------------------------------------------------------------------------------
     def prepare_readout(self) -> None:
         """All that comes before the shutter: clock, TDC inputs, decoders, what pixels measure, read-out, filter.

@@ -171,6 +171,12 @@ class SpidrClient:
             sock = self._socket or self._open()
             return str(sock.getsockname()[0])
 
+    def board_address(self) -> str:
+        """The address of the board's end of the connection. Connects if needed."""
+        with self._lock:
+            sock = self._socket or self._open()
+            return str(sock.getpeername()[0])
+
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Several requests as one step: other threads wait. Not around what takes its time (`Chip.sensed_mv`)."""

@@ -115,8 +115,12 @@ class Recording:
         """Start the pipeline and bind its sockets. Once: later calls do nothing."""
         with self._lock:
             if self._pipeline is None:
-                address = self._board().local_address
-                receivers = [Receiver(chip=index, host=address, port=0) for index in range(self._n_chips)]
+                board = self._board()
+                address = board.local_address
+                receivers = [
+                    Receiver(chip=index, host=address, port=0, senders=board.data_senders(index))
+                    for index in range(self._n_chips)
+                ]
                 pipeline = self._make_pipeline()
                 try:
                     pipeline.start()

@@ -98,7 +98,7 @@ class CaptureStage(Stage):
 
     def _bind(self, receivers: list[Receiver]) -> list[tuple[int, str | None]]:
         """(port, warning) of each socket."""
-        endpoints = self._capture.bind([(r.chip, r.host, r.port, r.sender) for r in receivers])
+        endpoints = self._capture.bind([(r.chip, r.host, r.port, r.senders) for r in receivers])
         return [(e.port, e.buffer.warning) for e in endpoints]
 
     def _open(self, argument: tuple[RunRequest, dict[str, Any]]) -> None:

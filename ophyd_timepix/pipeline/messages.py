@@ -32,7 +32,7 @@ class Receiver(Message):
     chip: int = Field(ge=0, le=3)
     host: str = "0.0.0.0"
     port: int = Field(0, ge=0, le=65_535, description="0: the kernel chooses")
-    sender: str | None = Field(None, description="address that datagrams must come from; None: any")
+    senders: tuple[str, ...] = Field((), description="addresses that datagrams may come from; none: any")
 
 
 class RunRequest(Message):
@@ -114,6 +114,7 @@ class RecordedFile(Message):
     path: Path
     phase: Phase | None = None
     timer_zero_ns: int | None = None
+    good_bytes: int | None = Field(None, ge=0, description="what lies behind is not read; None: all that is there")
 
 
 class RunPaths(Message):

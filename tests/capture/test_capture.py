@@ -37,10 +37,11 @@ def wait_for(condition, timeout_s: float = 5.0) -> None:
         event.wait(0.001)
 
 
-def send(port: int, *payloads: bytes) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+def send(port: int, *payloads: bytes, sender: str = HOST) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((sender, 0))
         for payload in payloads:
-            sender.sendto(payload, (HOST, port))
+            sock.sendto(payload, (HOST, port))
 
 
 def parse(raw: bytes) -> list[tuple[int, bytes]]:
@@ -62,7 +63,7 @@ def payloads_of(sizes) -> list[bytes]:
     "sizes", [[8], [8960] * 300, [8, 65_504, 16, 8960], [1400, 1408, 24] * 100], ids=["one", "equal", "any", "mixed"]
 )
 def test_every_datagram_is_one_chunk_of_the_recording(capture, tmp_path, sizes):
-    (endpoint,) = capture.bind([(3, HOST, 0, None)])
+    (endpoint,) = capture.bind([(3, HOST, 0, ())])
     capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
     sent = [p[: len(p) // 8 * 8] for p in payloads_of(sizes)]
     for k, payload in enumerate(sent):  # one after the other: nothing may be dropped here
@@ -75,7 +76,7 @@ def test_every_datagram_is_one_chunk_of_the_recording(capture, tmp_path, sizes):
 
 
 def test_chips_share_one_recording_and_keep_their_order(capture, tmp_path):
-    endpoints = capture.bind([(chip, HOST, 0, None) for chip in range(4)])
+    endpoints = capture.bind([(chip, HOST, 0, ()) for chip in range(4)])
     capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
     for k in range(50):
         for e in endpoints:
@@ -88,21 +89,33 @@ def test_chips_share_one_recording_and_keep_their_order(capture, tmp_path):
 
 
 def test_broken_lengths_and_foreign_senders_are_counted_and_set_aside(capture, tmp_path):
-    good, foreign = capture.bind([(0, HOST, 0, None), (1, HOST, 0, "127.0.0.99")])
+    good, other = capture.bind([(0, HOST, 0, ()), (1, HOST, 0, ("192.0.2.1", HOST))])
     capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
     send(good.port, b"12345678", b"123", b"abcdefgh")
-    send(foreign.port, b"ijklmnop")
-    wait_for(lambda: capture.totals().datagrams == 2 and capture.totals().wrong_sender == 1)
+    send(other.port, b"01234567")
+    wait_for(lambda: capture.totals().datagrams == 3)
+    send(other.port, b"ijklmnop", sender="127.0.0.99")
+    wait_for(lambda: capture.totals().wrong_sender == 1)
     totals = capture.close()
     assert (totals.malformed_datagrams, totals.malformed_bytes) == (1, 11)
-    assert [p for _, p in parse((tmp_path / "a.tpx3").read_bytes())] == [b"12345678", b"abcdefgh"]
+    found = parse((tmp_path / "a.tpx3").read_bytes())
+    assert sorted(found) == [(0, b"12345678"), (0, b"abcdefgh"), (1, b"01234567")]
     aside = (tmp_path / "a.tpx3.aside").read_bytes()
     assert b"123" in aside
     assert b"ijklmnop" in aside
 
 
+def test_nothing_is_turned_away_before_a_known_sender_has_spoken(capture, tmp_path):
+    """The board may be wrong about its own address; its data are worth more than what it says."""
+    (endpoint,) = capture.bind([(0, HOST, 0, ("192.0.2.1",))])
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
+    send(endpoint.port, b"12345678")
+    wait_for(lambda: capture.totals().datagrams == 1)
+    assert capture.close().wrong_sender == 0
+
+
 def test_what_came_before_the_recording_is_not_in_it(capture, tmp_path):
-    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    (endpoint,) = capture.bind([(0, HOST, 0, ())])
     send(endpoint.port, b"too soon")
     wait_for(lambda: capture.ring.marks[Mark.IDLE_DATAGRAMS] == 1)
     capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
@@ -113,7 +126,7 @@ def test_what_came_before_the_recording_is_not_in_it(capture, tmp_path):
 
 
 def test_the_index_tells_when_each_stretch_came(capture, tmp_path):
-    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    (endpoint,) = capture.bind([(0, HOST, 0, ())])
     capture.open(RecordingWriter(tmp_path / "a.tpx3", {"n_chips": 1}))
     before = time.monotonic_ns()
     assert capture.begin(7)[0] == 0
@@ -148,14 +161,14 @@ def test_a_drop_of_the_kernel_is_counted_exactly_the_last_ones_too():
 
 
 def test_a_port_in_use_is_told_with_the_remedy(capture):
-    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    (endpoint,) = capture.bind([(0, HOST, 0, ())])
     with pytest.raises(OSError, match=rf"{HOST}:{endpoint.port}: Address already in use.*choose port 0"):
         open_socket(HOST, endpoint.port)
 
 
 def test_an_address_of_another_machine_is_told(capture):
     with pytest.raises(OSError, match=r"192\.0\.2\.1.*no such address"):
-        capture.bind([(0, "192.0.2.1", 0, None)])
+        capture.bind([(0, "192.0.2.1", 0, ())])
 
 
 def test_a_small_buffer_comes_with_the_sysctl_line(monkeypatch):
@@ -202,7 +215,7 @@ def test_a_writer_that_fails_while_the_ring_is_full_ends_the_wait_of_the_receive
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("ophyd_timepix.spool.recording.RecordingWriter.write", failing_later)
-    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    (endpoint,) = capture.bind([(0, HOST, 0, ())])
     capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
     while not capture.ring.marks[Mark.RING_FULL_WAITS]:
         send(endpoint.port, *[bytes(65_504)] * 8)

@@ -84,7 +84,7 @@ def ring_bytes(ring: Ring, start: int, stop: int) -> bytes:
 
 @pytest.mark.parametrize("lengths", [[1400] * 2000, [8960, 1400, 24] * 200, [2040, 8, 16] * 300])
 def test_a_recording_goes_on_in_the_next_file_where_a_chunk_ends(capture, send, tmp_path, lengths):
-    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    (endpoint,) = capture.bind([(0, HOST, 0, ())])
     capture.open(RecordingWriter(tmp_path / "a.tpx3", {}), segment_bytes=1 << 16)
     capture.begin(1)
     send(endpoint.port, *lengths)
@@ -120,7 +120,7 @@ def disk(monkeypatch):
 def test_little_room_warns_and_less_ends_the_acquisition_with_everything_kept(
     capture, send, disk, tmp_path, caplog, failures
 ):
-    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    (endpoint,) = capture.bind([(0, HOST, 0, ())])
     capture.open(RecordingWriter(tmp_path / "a.tpx3", {}, limits=Limits(low_bytes=10**9, stop_bytes=10**8)))
     capture.begin(1)
     marks = capture.ring.marks
@@ -197,7 +197,7 @@ def test_a_write_that_fails_loses_nothing_of_what_was_received(
 ):
     full_after.limit, full_after.code = limit, code
     path = tmp_path / "a.tpx3"
-    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    (endpoint,) = capture.bind([(0, HOST, 0, ())])
     capture.open(RecordingWriter(path, {}))
     capture.begin(1)
     for _ in range(1000):
@@ -254,7 +254,7 @@ def small_disk(tmp_path):
 def test_a_small_disk_holds_what_fits_and_all_of_it_is_good(capture, send, failures, small_disk, limits, monkeypatch):
     monkeypatch.setattr("ophyd_timepix.spool.space.LOOK_NS", 0)
     path: Path = small_disk / "a.tpx3"
-    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    (endpoint,) = capture.bind([(0, HOST, 0, ())])
     capture.open(RecordingWriter(path, {}, limits=limits))
     capture.begin(1)
     while stopped_by(capture.ring.marks) is None:
@@ -283,7 +283,7 @@ def test_a_small_disk_holds_what_fits_and_all_of_it_is_good(capture, send, failu
 
 def test_without_a_file_a_full_ring_ends_the_acquisition_and_the_next_begins_empty(capture, send, failures):
     decoded = 0
-    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    (endpoint,) = capture.bind([(0, HOST, 0, ())])
     capture.open(RingOnly(capture.ring, lambda: decoded))
     send(endpoint.port, *[8184] * (RING // 8192 + 10))  # outside any acquisition: nobody needs it
     start, before = capture.begin(1)
@@ -327,7 +327,7 @@ def test_without_a_file_what_is_decoded_in_time_is_all_decoded(failures):
     """Several times round the ring of words and the ring of index records, with losses on the way."""
     ring = Ring(np.frombuffer(mmap.mmap(-1, RING), np.uint8), np.zeros(N_MARKS, np.int64))
     capture = Capture(ring, np.zeros(64, RECORD), failures.append)
-    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    (endpoint,) = capture.bind([(0, HOST, 0, ())])
     sources: list[LiveSource] = []
     capture.open(RingOnly(ring, lambda: sources[-1].position if sources else 0))
     random, record = np.random.default_rng(1), 0

@@ -86,7 +86,7 @@ def numbers_in(path) -> list[int]:
 
 
 def test_a_drop_of_the_kernel_stands_exactly_before_the_first_datagram_after_it(capture, make_sender, tmp_path):
-    (endpoint,) = capture.bind([(2, HOST, 0, None)])
+    (endpoint,) = capture.bind([(2, HOST, 0, ())])
     capture._channels[0].sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
     capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
     capture.begin(1)
@@ -111,7 +111,7 @@ def test_a_drop_of_the_kernel_stands_exactly_before_the_first_datagram_after_it(
 
 
 def test_what_was_dropped_before_the_recording_is_none_of_its_losses(capture, make_sender, tmp_path):
-    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    (endpoint,) = capture.bind([(0, HOST, 0, ())])
     capture._channels[0].sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
     sender = make_sender(endpoint.port)
     with capture._lock:
@@ -130,7 +130,7 @@ def test_what_was_dropped_before_the_recording_is_none_of_its_losses(capture, ma
 
 
 def test_a_malformed_datagram_stands_where_it_came(capture, make_sender, tmp_path):
-    (endpoint,) = capture.bind([(1, HOST, 0, None)])
+    (endpoint,) = capture.bind([(1, HOST, 0, ())])
     capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
     capture.begin(1)
     sender = make_sender(endpoint.port)
@@ -157,7 +157,7 @@ def test_a_malformed_datagram_stands_where_it_came(capture, make_sender, tmp_pat
 
 
 def test_a_reading_of_the_boards_counter_follows_when_what_was_under_way_is_taken(capture, make_sender, tmp_path):
-    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    (endpoint,) = capture.bind([(0, HOST, 0, ())])
     capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
     capture.begin(1)
     sender = make_sender(endpoint.port)
@@ -181,7 +181,7 @@ def test_a_reading_of_the_boards_counter_follows_when_what_was_under_way_is_take
 
 
 def test_the_counter_of_drops_may_wrap(monkeypatch):
-    channel = Channel(0, HOST, 0, None)
+    channel = Channel(0, HOST, 0, ())
     try:
         channel._located = (1 << 32) - 3
         counters = np.array([(1 << 32) - 5, (1 << 32) - 3, (1 << 32) - 1, 4, 4], np.uint32)
@@ -195,7 +195,7 @@ def test_the_counter_of_drops_may_wrap(monkeypatch):
 
 def test_many_losses_wait_for_room_in_the_index(capture, make_sender, tmp_path):
     """64 records fit; thousands come."""
-    (endpoint,) = capture.bind([(0, HOST, 0, None)])
+    (endpoint,) = capture.bind([(0, HOST, 0, ())])
     capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
     capture.begin(1)
     sender = make_sender(endpoint.port)
