@@ -50,7 +50,9 @@ def image(
                 _scaled(y.take(rows), bins_per_px, shift),
             )
     axes = {"y": _centres(height, bins_per_px), "x": _centres(width, bins_per_px)}
-    return _labelled(pictures, axes, {"y": "px", "x": "px"}, question, per_point=per_point)
+    result = _labelled(pictures, axes, {"y": "px", "x": "px"}, question, per_point=per_point)
+    result.attrs["bins_per_px"] = int(bins_per_px)
+    return result
 
 
 def tof_spectrum(

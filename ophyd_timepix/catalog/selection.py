@@ -45,6 +45,7 @@ class Which(TypedDict, total=False):
     size: Window | None
     calibration: MassCalibration | None
     valid_only: bool
+    cancelled: bool
     detector: str | None
     catalog: str
     direct: bool
@@ -224,17 +225,8 @@ class Question:
             return self
         if self.ranges != ((0, self.recorded.known_rows),):
             raise ValueError("per_point=True goes with point=, not with rows=")
-        complete = tuple(int(p) for p in self.recorded.points.index if self._is_whole(p))
+        complete = _known_points(self.recorded, self.filter.shots)
         return replace(self, ranges=_ranges_of(self.recorded, complete), points=complete)
-
-    def _is_whole(self, point: int) -> bool:
-        """Whether all rows and shots of a point are known."""
-        recorded = self.recorded
-        if recorded.is_finished:
-            return True
-        shots, shot_stops = self.filter.shots, recorded.of_points("shot_stop")
-        has_shots = shots is None or shot_stops is None or shot_stops[point] <= shots.count()
-        return bool(has_shots and recorded.of_points("row_stop")[point] <= recorded.known_rows)
 
 
 def _block(part: Part) -> int:
@@ -260,11 +252,14 @@ def ask(run: Any, which: Which, gate: Gate | None = None) -> Question:
         gate.check(recorded.geometry, recorded.processing, calibration)
         conditions.append(Condition.of(gate, calibration))
     valid_only = which.get("valid_only", True)
+    shots_to_check = _shots_to_check(recorded) if valid_only else None
     points = _points(recorded, which.get("point"))
+    if points is None and which.get("rows") is None and not which.get("cancelled", False):
+        points = _whole_points(recorded, shots_to_check)
     return Question(
         recorded,
         _ranges(recorded, points, which.get("rows")),
-        Filter(tuple(conditions), _shots_to_check(recorded) if valid_only else None),
+        Filter(tuple(conditions), shots_to_check),
         calibration,
         valid_only,
         _shot_window(which.get("shots")),
@@ -314,6 +309,31 @@ def _points(recorded: Recorded, point: int | Sequence[int] | str | None) -> tupl
     if isinstance(point, str) and point == _ALL_POINTS:
         return tuple(int(number) for number in recorded.points.index)
     return tuple(recorded.check_points(asked.points(point)))
+
+
+def _whole_points(recorded: Recorded, shots: Shots | None) -> tuple[int, ...] | None:
+    """The points of a run; what else it has belongs to acquisitions that were cancelled, or go on. None: no points."""
+    try:
+        told = [recorded.of_points(name) for name in ("row_start", "row_stop", "shot_start", "shot_stop")]
+    except CatalogError:  # a flight that goes on, or was stopped
+        return None
+    if any(column is None for column in told) or not len(recorded.points):
+        return None
+    return _known_points(recorded, shots)
+
+
+def _known_points(recorded: Recorded, shots: Shots | None) -> tuple[int, ...]:
+    """Points whose rows and shots the catalog knows all."""
+    points = [int(number) for number in recorded.points.index]
+    if recorded.is_finished:
+        return tuple(points)
+    row_stops, shot_stops = recorded.of_points("row_stop"), recorded.of_points("shot_stop")
+    n_shots = shots.count() if shots is not None and shot_stops is not None else None
+    return tuple(
+        point
+        for point in points
+        if row_stops[point] <= recorded.known_rows and (n_shots is None or shot_stops[point] <= n_shots)
+    )
 
 
 def _ranges(recorded: Recorded, points: tuple[int, ...] | None, rows: Rows | None) -> tuple[Rows, ...]:

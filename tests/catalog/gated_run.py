@@ -31,8 +31,13 @@ class GatedRun:
     uid: str
     path: Path
     rows: pd.DataFrame
+    """Those of points."""
     valid: np.ndarray[Any, np.dtype[np.uint8]]
+    """Of each shot, whether it is valid and belongs to a point."""
     points: pd.DataFrame
+    all_rows: pd.DataFrame
+    """Those of the cancelled acquisition, too."""
+    all_valid: np.ndarray[Any, np.dtype[np.uint8]]
 
     @property
     def is_valid(self) -> "pd.Series[bool]":
@@ -96,7 +101,12 @@ def record(
     table = pd.DataFrame(points, index=pd.Index(range(1, len(points) + 1), name="seq_num"))
     n_shots = len(valid) if shots else None
     uid = send_documents(send, path, table, len(rows), geometry=geometry, sample=sample or path.stem, n_shots=n_shots)
-    return GatedRun(uid, path, rows, valid, table)
+    of_points = np.zeros(len(rows), np.bool_)
+    shots_of_points = np.zeros(len(valid), np.uint8)
+    for point in points:
+        of_points[point["row_start"] : point["row_stop"]] = True
+        shots_of_points[point["shot_start"] : point["shot_stop"]] = 1
+    return GatedRun(uid, path, rows[of_points], valid * shots_of_points, table, rows, valid)
 
 
 def send_documents(

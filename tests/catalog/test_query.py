@@ -142,7 +142,19 @@ def test_points_are_given_in_the_order_asked_for_and_all_of_them_leave_out_what_
     assert list(centroids(run, "x", point=[3, 1], valid_only=False).index) == rows(3) + rows(1)
     every = centroids(run, "x", point="all", valid_only=False)
     assert list(every.index) == rows(1) + rows(2) + rows(3)
-    assert len(every) < len(scan.rows)
+    assert len(every) < len(scan.all_rows)
+
+
+def test_what_was_cancelled_is_in_no_answer_unless_it_is_asked_for(scan: GatedRun, run: Any, block_rows: int) -> None:
+    points = regate(run, IODINE)
+    assert counts(run, IODINE).counts == points["iodine_counts"].sum()
+    assert counts(run).shots == points["tpx_n_valid_shots"].sum()
+    for kept, cancelled, valid in ((scan.rows, False, scan.valid), (scan.all_rows, True, scan.all_valid)):
+        assert list(centroids(run, "x", valid_only=False, cancelled=cancelled).index) == list(kept.index)
+        assert counts(run, cancelled=cancelled).shots == valid.sum()
+        assert counts(run, valid_only=False, cancelled=cancelled).counts == len(kept)
+        assert int(image(run, valid_only=False, cancelled=cancelled).sum()) == len(kept)
+        assert int(tof_spectrum(run, valid_only=False, cancelled=cancelled).sum()) == kept["tof"].notna().sum()
 
 
 def test_a_dask_table_has_the_rows_of_the_pandas_table_in_partitions_of_a_block(
@@ -150,7 +162,7 @@ def test_a_dask_table_has_the_rows_of_the_pandas_table_in_partitions_of_a_block(
 ) -> None:
     which: dict[str, Any] = {"gate": METHYL, "calibration": CALIBRATION, "columns": ["x", "tof"]}
     lazy = centroids(run, form="dask", **which)
-    assert lazy.npartitions == math.ceil(len(scan.rows) / block_rows)
+    assert lazy.npartitions == math.ceil(len(scan.all_rows) / block_rows)
     assert lazy.known_divisions
     table = centroids(run, **which)
     pd.testing.assert_frame_equal(lazy.compute(scheduler="threads"), table)
@@ -411,10 +423,12 @@ def test_of_a_running_run_shots_are_counted_whose_rows_are_known(
         send(name, doc)
     send.wait(timeout_s=60)
     run = db.v3[scan.uid]
-    last = int(scan.rows["shot"].iloc[-1])
-    assert counts(run).shots == scan.valid[:last].sum()
-    assert counts(run).counts == (scan.is_valid & (scan.rows["shot"] < last)).sum()
+    last = int(scan.all_rows["shot"].iloc[-1])
+    found = counts(run, cancelled=True)
+    assert found.shots == scan.all_valid[:last].sum()
+    assert found.counts == (scan.all_rows["shot"].between(0, last - 1) & scan.all_valid[scan.all_rows["shot"]]).sum()
     assert len(regate(run, IODINE)) == 3
+    assert counts(run, IODINE).counts == regate(run, IODINE)["iodine_counts"].sum()
     send(*documents[-1])
     send.wait(timeout_s=60)
 
@@ -431,13 +445,11 @@ def test_of_a_running_run_shots_are_counted_that_the_catalog_knows(
         send(name, doc)
     send.wait(timeout_s=60)
     run = db.v3[scan.uid]
-    found = counts(run, direct=False)
-    assert (found.shots, found.counts) == (
-        scan.valid[:known].sum(),
-        (scan.is_valid & (scan.rows["shot"] < known)).sum(),
-    )
-    every = counts(run, direct=False, valid_only=False)
-    assert (every.shots, every.counts) == (known, (scan.rows["shot"].between(-1, known - 1)).sum())
+    found = counts(run, direct=False, cancelled=True)
+    assert found.shots == scan.all_valid[:known].sum()
+    every = counts(run, direct=False, valid_only=False, cancelled=True)
+    assert (every.shots, every.counts) == (known, (scan.all_rows["shot"].between(-1, known - 1)).sum())
+    assert counts(run, direct=False).counts == counts(run, point=1).counts
     assert list(regate(run, IODINE, direct=False).index) == [1]  # the second point ends with shot 87
     send(*documents[-1])
     send.wait(timeout_s=60)

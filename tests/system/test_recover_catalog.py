@@ -70,7 +70,7 @@ for header in (db[-3], db[-2], db[-1]):
     file = str(table["tpx_file"].iloc[0])
     answers["runs"].append({{
         "file": file, "exit_status": header.stop["exit_status"], "points": len(table),
-        "rows": len(centroids(header, ["toa"], valid_only=False)), "in_file": count_rows(file),
+        "rows": len(centroids(header, ["toa"], valid_only=False, cancelled=True)), "in_file": count_rows(file),
         "of_first_point": len(centroids(header, ["toa"], point=1, valid_only=False)),
         "told": int(table["tpx_n_centroids"].iloc[0]),
         "shots": len(db.v3[header.start["uid"]]["tpx_shots"]["tpx_shots_valid"].read()),
