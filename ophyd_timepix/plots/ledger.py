@@ -37,16 +37,19 @@ def ledger_picture(ledger: Mapping[str, Any], *, title: str = "Ledger", axes: An
     """A bar for each step, and below them one for each way in which something did not get through.
 
     Steps without a count (a recording knows nothing of the board) are left out, and so are losses of 0 but for
-    `unaccounted`.
+    `unaccounted`. A run that was finished without its recording does not know that.
     """
     figure, axes = (axes.figure, axes) if axes is not None else new_figure((7.4, 4.4))
     rows = [(words, int(ledger[key]), _PASSED) for key, words in STEPS.items() if ledger.get(key) is not None]
     rows += [
         (words, int(ledger[key]), _LEFT if key in _BY_CHOICE else _LOST)
         for key, words in LOSSES.items()
-        if ledger.get(key) or key == "unaccounted"
+        if ledger.get(key)
     ]
-    top = max(*(count for _, count, _ in rows), 10)
+    unaccounted = ledger.get("unaccounted")
+    if unaccounted == 0:
+        rows.append((LOSSES["unaccounted"], 0, _LOST))
+    top = max([10, *(count for _, count, _ in rows)])
     places = range(len(rows))
     axes.barh(places, [max(count, 0) for _, count, _ in rows], color=[colour for *_, colour in rows], height=0.7)
     for place, (_, count, colour) in zip(places, rows, strict=True):
@@ -57,7 +60,6 @@ def ledger_picture(ledger: Mapping[str, Any], *, title: str = "Ledger", axes: An
     axes.set_yticks(places, [words for words, *_ in rows], fontsize=8)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    lost = ledger.get("unaccounted", 0)
-    said, colour = (f"{lost:,} unaccounted", _LOST) if lost else ("closed", "black")
-    axes.set_title(f"{title}: {said}", color=colour)
+    said = "not known" if unaccounted is None else f"{unaccounted:,} unaccounted" if unaccounted else "closed"
+    axes.set_title(f"{title}: {said}", color=_LOST if unaccounted else "black")
     return figure

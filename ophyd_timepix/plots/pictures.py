@@ -6,7 +6,7 @@ imported when a picture is made.
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..config.gates import Gate, MassCalibration
 
 Scale = Literal["linear", "log"]
+_DIMENSIONS: Final = 2
 
 GATE_COLOURS = ("#e08214", "#35978f", "#8073ac", "#c51b7d", "#4d9221", "#b2182b", "#2166ac", "#878787")
 
@@ -50,7 +51,7 @@ def vmi_picture(
 def image_picture(
     image: npt.ArrayLike,
     *,
-    bins_per_px: int = 1,
+    bins_per_px: int | None = None,
     scale: Scale = "linear",
     title: str = "Velocity-map image",
     pitch_um: float | None = 55.0,
@@ -58,9 +59,16 @@ def image_picture(
 ) -> Any:
     """Centroids that were counted per pixel already, as `catalog.image` gives them or the signal `tpx.image`, [y, x].
 
-    The other words are those of `vmi_picture`.
+    bins_per_px: default: what the image says of itself, else 1.  The other words are those of `vmi_picture`.
     """
+    check_scale(scale)
     counts = np.asarray(image, dtype=np.float64)
+    if counts.ndim != _DIMENSIONS:
+        raise ValueError(
+            f"a picture has 2 dimensions (y, x), not {counts.ndim}; of pictures per point choose one, "
+            "as image.sel(seq_num=1)"
+        )
+    bins_per_px = bins_per_px or int(getattr(image, "attrs", {}).get("bins_per_px", 1))
     figure, axes = (axes.figure, axes) if axes is not None else new_figure((6.6, 5.6))
     height, width = (size / bins_per_px for size in counts.shape)
     norm, extend = _brightness(counts, scale)
@@ -68,7 +76,7 @@ def image_picture(
         counts, origin="lower", cmap=_colours(), norm=norm, interpolation="nearest", aspect="equal",
         extent=(-0.5, width - 0.5, -0.5, height - 0.5),
     )  # fmt: skip
-    unit = "pixel" if bins_per_px == 1 else f"1/{bins_per_px} pixel"
+    unit = "pixel" if bins_per_px == 1 else f"(1/{bins_per_px} pixel)²"
     figure.colorbar(shown, ax=axes, extend=extend, label=f"centroids per {unit}", fraction=0.046, pad=0.03)
     pitch = f", 1 pixel = {pitch_um:g} µm" if pitch_um else ""
     axes.set_xlabel(f"x (pixel{pitch})")
@@ -99,12 +107,14 @@ def tof_picture(
     flights = np.asarray(tof, dtype=np.float64)
     flights = flights[np.isfinite(flights)]
     low, high = range_ns or _span(flights)
+    if not low < high:
+        raise ValueError(f"range_ns is empty: {low:g} ns is not below {high:g} ns; give (first, last) time to show")
     width = bin_ns or _round_width((high - low) / 1000)
     edges = low + width * np.arange(max(2, int(np.ceil((high - low) / width)) + 1))
     counts, _ = np.histogram(flights, edges)
     return spectrum_picture(
         counts, edges, scale=scale, peaks=peaks, gates=gates, calibration=calibration, mass_axis=mass_axis,
-        title=title, n_centroids=flights.size, axes=axes,
+        title=title, axes=axes,
     )  # fmt: skip
 
 
@@ -118,19 +128,18 @@ def spectrum_picture(
     calibration: MassCalibration | None = None,
     mass_axis: bool = False,
     title: str = "Time of flight",
-    n_centroids: int | None = None,
     axes: Any = None,
 ) -> Any:
     """A spectrum that was counted already, with its gates marked.
 
     counts, edges_ns: centroids per bin of time of flight, and the borders of the bins (ns), one more.  peaks: names and
     times (ns).  gates: bands with their names; those of m/q need the calibration, and so does the mass axis: m/q (u/e)
-    instead of time, without what came before t0.  n_centroids: for the title; default: those in the bins.
+    instead of time, without what came before t0.  The title counts what is shown.
     """
+    check_scale(scale)
     if mass_axis and calibration is None:
         raise ValueError("an axis of m/q needs a calibration; give calibration=MassCalibration.from_peaks([...])")
     values, edges = np.asarray(counts, dtype=np.int64), np.asarray(edges_ns, dtype=np.float64)
-    total = int(values.sum()) if n_centroids is None else n_centroids
     figure, axes = (axes.figure, axes) if axes is not None else new_figure((8.6, 4.4))
     width = float(np.median(np.diff(edges)))
     place: Callable[[Any], Any] = _microseconds
@@ -152,7 +161,7 @@ def spectrum_picture(
     _annotate(axes, values, edges, peaks or {}, place)
     axes.set_xlabel("m/q (u/e)" if mass_axis else "time of flight (µs)")
     axes.set_ylabel(f"centroids per {width:g} ns")
-    axes.set_title(_title(title, total))
+    axes.set_title(_title(title, int(values.sum())))
     _plain_axes(axes)
     return figure
 
@@ -272,6 +281,8 @@ def _mark_gates(
         high = right if window[1] is None else float(place(window[1]))
         colour = GATE_COLOURS[number % len(GATE_COLOURS)]
         low = left if np.isnan(low) else max(low, left)
+        if not low < min(high, right):  # beside what is shown
+            continue
         axes.axvspan(low, min(high, right), color=colour, alpha=0.3, label=gate.name)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc="upper left", title="gates")
@@ -302,4 +313,11 @@ def _round_width(width: float) -> float:
 
 
 def _title(title: str, count: int) -> str:
-    return f"{title}: {count:,} centroids" if count else f"{title}: no centroids"
+    counted = {0: "no centroids", 1: "1 centroid"}.get(count, f"{count:,} centroids")
+    return f"{title}: {counted}"
+
+
+def check_scale(scale: str) -> None:
+    """Raises ValueError for a scale that there is not: a picture must not be of another one."""
+    if scale not in get_args(Scale):
+        raise ValueError(f"no scale {scale!r}; there are: {', '.join(get_args(Scale))}")

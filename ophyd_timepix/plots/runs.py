@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..catalog import centroids, image, tof_spectrum
+from ..catalog.profile import DEFAULT_NAME
 from ..catalog.selection import Which, ask
 from ..config.gates import Gate, MassCalibration
 from .ledger import ledger_picture
-from .pictures import Scale, distribution_picture, image_picture, new_sheet, spectrum_picture
+from .pictures import Scale, check_scale, distribution_picture, image_picture, new_sheet, spectrum_picture
 
 MAX_GATES: Final = 3
 TOT_BIN: Final = 10
@@ -27,24 +28,27 @@ def run_picture(
     mass_axis: bool = False,
     range_ns: tuple[float, float] | None = None,
     detector: str | None = None,
+    catalog: str = DEFAULT_NAME,
 ) -> Any:
     """A figure of a run, finished or not. `run_picture(db[-1], [iodine]).savefig("run.png")`.
 
-    gates: at most three get a picture of their own.  calibration: of m/q; default: that of the run.  mass_axis: the
-    spectrum over m/q.  range_ns: of the spectrum; default: up to the last peak.  scale: of the picture of all ions and
-    of the spectrum.  The memory is that of one block of centroids.
+    gates: all are marked in the spectrum, the first three get a picture of their own.  calibration: of m/q; default:
+    that of the run.  mass_axis: the spectrum over m/q.  range_ns: of the spectrum; default: up to the last peak.
+    scale: of the picture of all ions and of the spectrum.  catalog: where a uid or a scan id is looked up.  The memory
+    is that of one block of centroids.
     """
-    which: Which = {"detector": detector, "calibration": calibration}
+    check_scale(scale)
+    which: Which = {"detector": detector, "calibration": calibration, "catalog": catalog}
     question = ask(run, which)
-    gates = tuple(gates)[:MAX_GATES]
-    figure, axes = new_sheet((15.0, 13.0 if gates else 8.4), _rows(len(gates)))
+    shown = tuple(gates)[:MAX_GATES]
+    figure, axes = new_sheet((15.0, 13.0 if shown else 8.4), _rows(len(shown)))
     image_picture(image(run, **which), scale=scale, title=_name(question.recorded), axes=axes["image"])
     spectrum = tof_spectrum(run, range_ns=range_ns or _peaks_ns(tof_spectrum(run, **which)), **which)
     spectrum_picture(
         spectrum.values, _edges(spectrum), gates=gates, calibration=question.calibration, mass_axis=mass_axis,
         scale=scale, title="Mass spectrum" if mass_axis else "Time of flight", axes=axes["spectrum"],
     )  # fmt: skip
-    for number, gate in enumerate(gates):
+    for number, gate in enumerate(shown):
         image_picture(image(run, gate=gate, **which), title=gate.name, pitch_um=None, axes=axes[f"gate{number}"])
     sizes, tots = _clusters(run, which)
     distribution_picture(sizes, quantity="cluster size (hits)", first=-0.5, title="Cluster size", axes=axes["size"])
@@ -100,4 +104,5 @@ def _draw_ledger(recorded: Any, axes: Any) -> None:
         ledger_picture(json.loads(str(np.atleast_1d(recorded.streams[stream][column][:])[0])), axes=axes)
         return
     axes.set_axis_off()
-    axes.text(0.5, 0.5, "no ledger yet: the run goes on", ha="center", va="center")
+    why = "the run ended without one" if recorded.is_finished else "the run goes on"
+    axes.text(0.5, 0.5, f"no ledger: {why}", ha="center", va="center")

@@ -137,3 +137,44 @@ def test_the_room_is_imported_without_matplotlib() -> None:
     script = "import sys, ophyd_timepix.plots; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.strip() == "False", done.stderr
+
+
+class Counted(np.ndarray):  # type: ignore[type-arg]
+    """A picture that says how fine it is, as those of the catalog do."""
+
+    attrs = {"bins_per_px": 2}  # noqa: RUF012
+
+
+def test_a_fine_picture_of_the_catalog_keeps_the_size_of_the_sensor() -> None:
+    figure = image_picture(np.zeros((512, 512)).view(Counted))
+    picture, bar = figure.axes
+    assert picture.images[0].get_extent() == [-0.5, 255.5, -0.5, 255.5]
+    assert bar.get_ylabel() == "centroids per (1/2 pixel)²"
+
+
+def test_pictures_per_point_and_unknown_scales_are_refused_with_a_way_out() -> None:
+    with pytest.raises(ValueError, match=r"2 dimensions \(y, x\), not 3; of pictures per point choose one"):
+        image_picture(np.zeros((2, 8, 8)))
+    for picture in (lambda: vmi_picture([1], [1], scale="Log"), lambda: tof_picture([5.0], scale="Log")):  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="no scale 'Log'; there are: linear, log"):
+            picture()
+    with pytest.raises(ValueError, match="range_ns is empty: 5 ns is not below 5 ns"):
+        tof_picture([5000.0], range_ns=(5, 5))
+
+
+def test_titles_count_what_is_shown() -> None:
+    figure = tof_picture([100.0, 900.0, 5000.0], range_ns=(0, 1000), bin_ns=10)
+    assert figure.axes[0].get_title() == "Time of flight: 2 centroids"
+    assert vmi_picture([1], [1]).axes[0].get_title() == "Velocity-map image: 1 centroid"
+
+
+def test_a_gate_beside_what_is_shown_is_not_in_the_legend() -> None:
+    gates = [Gate(name="near", tof=(100, 200)), Gate(name="far", tof=(5_000, 6_000))]
+    (axes,) = tof_picture([100.0, 900.0], range_ns=(0, 1000), bin_ns=10, gates=gates).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["near"]
+
+
+def test_a_ledger_that_knows_nothing_is_drawn_as_that() -> None:
+    assert ledger_picture({}).axes[0].get_title() == "Ledger: not known"
+    assert ledger_picture({"unaccounted": None, "written": 5}).axes[0].get_title() == "Ledger: not known"
+    assert ledger_picture({"unaccounted": 0, "written": 5}).axes[0].get_title() == "Ledger: closed"

@@ -43,3 +43,13 @@ def test_without_gates_there_are_fewer_pictures(run: Any) -> None:
     assert len(run_picture(run).axes) == 6
     with pytest.raises(ValueError, match="an axis of m/q needs a calibration"):
         run_picture(run, mass_axis=True)
+
+
+def test_all_gates_are_marked_in_the_spectrum_and_an_ended_run_without_ledger_says_so(
+    run: Any, catalog: CatalogProfile
+) -> None:
+    gates = [Gate(name=f"gate_{n}", tof=(13_500 + 100 * n, 13_590 + 100 * n)) for n in range(5)]
+    figure = run_picture(run.start["uid"], gates, range_ns=(0, 15_000), catalog=catalog.name)
+    (spectrum,) = (axes for axes in figure.axes if axes.get_title().startswith("Time of flight"))
+    assert [text.get_text() for text in spectrum.get_legend().get_texts()] == [gate.name for gate in gates]
+    assert "no ledger: the run ended without one" in {text.get_text() for axes in figure.axes for text in axes.texts}
