@@ -14,8 +14,19 @@ PRODUCT_KEY: Final = "processed_from"
 
 
 def open_event_file(path: Path) -> h5py.File:
-    """Open for reading while somebody may still write."""
-    return h5py.File(path, "r", libver="latest", swmr=True)
+    """Open for reading while somebody may still write.
+
+    A file that this process has open in another way (a notebook, by hand) is opened like that: HDF5 refuses two ways.
+    """
+    try:
+        return h5py.File(path, "r", libver="latest", swmr=True)
+    except OSError as refused:
+        if not path.is_file():
+            raise
+        try:
+            return h5py.File(path, "r")
+        except OSError:
+            raise refused from None
 
 
 def read_table(

@@ -96,3 +96,19 @@ def test_an_acquisition_can_be_flagged_after_the_fact(event_file):
     event_file.flag_cancelled([2, 5])
     event_file.flush()
     assert read_table(event_file.path, "acquisitions", ["cancelled"])["cancelled"].tolist() == [0, 1, 1]
+
+
+def test_a_finished_file_that_somebody_holds_open_in_this_process_is_read_all_the_same(event_file):
+    event_file.append("centroids", rows(3))
+    event_file.close()
+    with h5py.File(event_file.path) as held:  # as in a notebook
+        assert read_table(event_file.path, "centroids", ["x"])["x"].tolist() == [0, 1, 2]
+        assert held["entry/centroids/x"].shape == (3,)
+
+
+def test_a_file_that_is_no_hdf5_is_refused_as_before(tmp_path):
+    (tmp_path / "no.h5").write_bytes(b"no")
+    with pytest.raises(OSError, match="signature"):
+        open_event_file(tmp_path / "no.h5")
+    with pytest.raises(FileNotFoundError):
+        open_event_file(tmp_path / "gone.h5")
