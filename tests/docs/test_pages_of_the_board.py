@@ -60,10 +60,8 @@ def test_saving_and_loading_a_configuration(
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------
-def test_simulating_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_faults_of_the_page_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with Guide("docs/how-to/simulate-faults.md", "python") as guide:
-        guide.run({})
     with Guide("docs/how-to/simulate-faults.md", "sh") as shell:
         words = [shlex.split(line, comments=True) for line in shell.commands()]
     assert {program for program, *_ in words} == {"spidr-sim"}

@@ -18,6 +18,7 @@ from spidr_sim.scenes import SceneSettings
 from spidr_sim.settings import ChipSettings, Readout
 from spidr_sim.source import SceneSource, scene_source
 from spidr_sim.synth import joined, synthesize
+from tests.pages import Guide
 from tests.sim import slow_decoder as slow
 from tests.sim.test_source import pieces
 from tests.sim.test_udp import Listener, columns, ends_readout, rig, summary
@@ -495,8 +496,8 @@ def test_the_page_on_faults_runs(
             assert board.sent_counters().datagrams >= 100
 
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(compile(block, "simulate-faults.md", "exec"), {"measure": measure})
+    with Guide("docs/how-to/simulate-faults.md", "python") as guide:
+        guide.run({"measure": measure})
     lost, sent = (
         int(number) for number in re.findall(r"(\d+) of (\d+) datagrams were lost", capsys.readouterr().out)[0]
     )
