@@ -26,6 +26,7 @@ from ..files.reader import PRODUCT_KEY, count_rows, open_event_file, read_about,
 from ..pipeline.messages import RecordedFile, RunRequest, RunSummary
 from ..spool.index import Index, index_path, read_index, spans
 from ..spool.recording import claim
+from ..spool.sound import sound_part
 from ..spool.sources import open_recording
 from .recovery_agreement import difference_before_the_cut, is_beginning
 
@@ -278,7 +279,8 @@ def _index_of(recording: Path) -> tuple[Index, RunRequest]:
 def _process(recording: Path, made: Path, before: _Before, pipeline: Processes) -> None:
     """The words through the same stages, with the parameters of the run."""
     index, run = _index_of(recording)
-    parts = spans(index.records, open_recording(recording).n_bytes)
+    good = sound_part(open_recording(recording)).n_bytes  # a power loss may leave zeros, or holes, behind it
+    parts = spans(index.records, good)
     whole = before.whole_acquisitions
     cancelled = [p.acquisition for p in parts if not p.closed or (whole is not None and p.acquisition not in whole)]
     if not parts:  # words that belong to no acquisition: the pipeline takes them for one, number 1
@@ -291,7 +293,7 @@ def _process(recording: Path, made: Path, before: _Before, pipeline: Processes) 
             "configuration": dict(before.configuration),
         }
     )
-    file = RecordedFile(path=recording, phase=run.phase, timer_zero_ns=run.timer_zero_ns)
+    file = RecordedFile(path=recording, phase=run.phase, timer_zero_ns=run.timer_zero_ns, good_bytes=good)
     pipeline.process(request, [file], cancelled=cancelled, master=False)
 
 

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ValidationError
 from ..spool.index import Span, baseline, read_index, spans
 from ..spool.recording import salvage
 from ..spool.ring import Mark, arrived_datagrams, disk_seconds_left, stopped_by
+from ..spool.sound import cut_recording
 from ..spool.sources import open_recording
 from .capture_stage import CaptureStage
 from .centroid_stage import CentroidStage
@@ -568,6 +569,8 @@ class Supervisor:
 def _recorded_parts(file: RecordedFile) -> list[ReadRequest]:
     """The acquisitions of a recording, where our own index tells of them; else the whole of it as one."""
     recording = open_recording(file.path)
+    if file.good_bytes is not None:
+        recording = cut_recording(recording, file.good_bytes)
     index = read_index(recording.path) if recording.chunked else None
     found = spans(index.records, recording.n_bytes) if index else []
     if not found:

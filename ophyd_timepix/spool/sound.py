@@ -1,7 +1,8 @@
 """What a power cut left of a recording: good up to the last index record whose checksum agrees with its bytes.
 
-Blocks reach the disk in no certain order, a file may end in zeros or lack its end, and the index may know more than the
-recording holds, or less. A segment that another follows was made durable before, so that only the last is read through.
+Blocks reach the disk in no certain order: there may be holes before that, a file may end in zeros or lack its end, and
+the index may know more than the recording holds, or less. A segment that another follows was made durable before, so
+that only the last is read through.
 """
 
 from typing import Final, NamedTuple
@@ -16,7 +17,7 @@ PIECE_BYTES: Final = 4 << 20
 
 
 class Sound(NamedTuple):
-    """The good part of a recording."""
+    """What of a recording is as it was received."""
 
     n_bytes: int
     """From the beginning to the last record whose checksum agrees."""
@@ -25,12 +26,14 @@ class Sound(NamedTuple):
     cut_bytes: int
     """Bytes that the files hold behind it: not to be trusted."""
     missing_bytes: int
-    """Bytes that the index knows of and that are not there or not good."""
+    """Bytes that the index knows of behind it."""
+    damaged: tuple[tuple[int, int], ...] = ()
+    """Addresses [start, stop) of stretches before it that are not as they were received: blocks that the disk lost."""
 
     @property
     def is_whole(self) -> bool:
-        """True when nothing had to be cut and nothing is missing."""
-        return not self.cut_bytes and not self.missing_bytes
+        """True when nothing had to be cut, nothing is missing and nothing is damaged."""
+        return not self.cut_bytes and not self.missing_bytes and not self.damaged
 
 
 def sound_part(recording: Recording, *, everything: bool = False) -> Sound:
@@ -44,39 +47,47 @@ def sound_part(recording: Recording, *, everything: bool = False) -> Sound:
     last_file = recording.segments[-1].start if recording.segments is not None and not everything else 0
     offsets = index.records["offset"]
     first = int(np.searchsorted(offsets, last_file, side="left"))
-    good = _last_good(recording, index.records, first)
+    good, damaged = _compare(recording, index.records, first)
     n_bytes = int(offsets[good])
     return Sound(
         n_bytes,
         good + 1,
         recording.n_bytes + recording.truncated_bytes - n_bytes,
         max(0, int(offsets[-1]) - n_bytes),
+        damaged,
     )
 
 
 def sound(recording: Recording) -> Recording:
     """The same recording without what is not good: what is cut counts as truncated."""
-    part = sound_part(recording)
-    segments = recording.segments
-    if segments is not None:
-        segments = tuple(s._replace(stop=min(s.stop, part.n_bytes)) for s in segments if s.start <= part.n_bytes)
-    return recording.model_copy(
-        update={"n_bytes": part.n_bytes, "truncated_bytes": part.cut_bytes, "segments": segments}
-    )
+    return cut_recording(recording, sound_part(recording).n_bytes)
 
 
-def _last_good(recording: Recording, records: Records, first: int) -> int:
-    """Number of the last record from `first` on up to which every checksum agrees; `first` itself is good."""
+def cut_recording(recording: Recording, n_bytes: int) -> Recording:
+    """A recording without what lies behind its first `n_bytes`: that counts as truncated."""
+    there = recording.n_bytes + recording.truncated_bytes
+    return recording.model_copy(update={"n_bytes": n_bytes, "truncated_bytes": there - n_bytes})
+
+
+def _compare(recording: Recording, records: Records, first: int) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """(number of the last record whose checksum agrees, stretches before it that do not); `first` itself is good."""
     starts = [0] if recording.segments is None else [segment.start for segment in recording.segments]
     file = SegmentReader(recording.path, recording.data_offset, starts)
+    good = first
+    damaged: list[tuple[int, int]] = []
+    between: list[tuple[int, int]] = []
     try:
         for k in range(first + 1, len(records)):
             start, stop = int(records["offset"][k - 1]), int(records["offset"][k])
-            if stop > recording.n_bytes or _checksum(file, start, stop) != int(records["checksum"][k]):
-                return k - 1
+            if stop > recording.n_bytes:
+                break
+            if start < stop and _checksum(file, start, stop) != int(records["checksum"][k]):
+                between.append((start, stop))
+            elif start < stop or good == k - 1:  # nothing between two records says nothing by itself
+                good, damaged, between = k, damaged + between, []
     finally:
         file.close()
-    return len(records) - 1
+    return good, tuple(damaged)
 
 
 def _checksum(file: SegmentReader, start: int, stop: int) -> int:

@@ -176,13 +176,17 @@ def test_a_tail_of_zeros_is_cut_off(recorded):
         assert read_all(reader)[0] == recorded.bytes[: recording.n_bytes]
 
 
-def test_a_block_that_never_reached_the_disk_ends_the_good_part(recorded):
+def test_a_block_that_never_reached_the_disk_is_named(recorded):
     last = recorded.path.with_name("run.0002.tpx3")
     with open(last, "r+b") as file:
         file.seek(400_000)
         file.write(bytes(4096))
     part = sound_part(open_recording(recorded.path))
-    assert part.n_bytes == last_record_before(read_index(recorded.path).records, 2 * MIB + 400_000)
+    offsets = read_index(recorded.path).records["offset"]
+    start = last_record_before(read_index(recorded.path).records, 2 * MIB + 400_000)
+    assert part.damaged == ((start, offsets[offsets > start].min()),)
+    assert (part.n_bytes, part.cut_bytes, part.missing_bytes) == (len(recorded.bytes), 0, 0)
+    assert not part.is_whole
 
 
 def test_a_damaged_file_before_the_last_is_found_when_everything_is_read(recorded):
@@ -191,7 +195,7 @@ def test_a_damaged_file_before_the_last_is_found_when_everything_is_read(recorde
         file.write(bytes(4096))
     recording = open_recording(recorded.path)
     assert sound_part(recording).is_whole
-    assert sound_part(recording, everything=True).n_bytes <= MIB
+    assert sound_part(recording, everything=True).damaged == ((MIB, MIB + (1 << 16)),)
 
 
 def test_a_truncated_index_bounds_the_good_part(recorded):
@@ -200,7 +204,8 @@ def test_a_truncated_index_bounds_the_good_part(recorded):
     kept = len(records) - 5
     os.truncate(index, HEADER_BYTES + kept * RECORD.itemsize + 17)
     part = sound_part(open_recording(recorded.path))
-    assert part == (int(records["offset"][kept - 1]), kept, len(recorded.bytes) - records["offset"][kept - 1], 0)
+    n_bytes = int(records["offset"][kept - 1])
+    assert part == (n_bytes, kept, len(recorded.bytes) - n_bytes, 0, ())
 
 
 def test_a_missing_segment_ends_the_recording_before_it(recorded):
