@@ -349,8 +349,12 @@ class TimepixDetector(ConfiguredDetector):
         return self._exposures.kickoff()
 
     def complete(self) -> ProgressStatus:
-        """A Status that is done when the flight of `kickoff` is."""
+        """A Status that is done when the flight of `kickoff` is: after its shots or seconds; now, if both are 0."""
         return self._exposures.complete()
+
+    def land(self) -> None:
+        """End the flight now. It is a whole one all the same, with the shots and rows that there are."""
+        self._exposures.land()
 
     def describe_collect(self) -> dict[str, dict[str, DataKey]]:
         """Frames have the keys of points, so that tables and plots know them."""
@@ -412,6 +416,11 @@ class TimepixDetector(ConfiguredDetector):
 
     def _make_exposure(self, flying: bool) -> Exposure:
         goal, counting = self._goal(), self.gates.counting(self.mass.model)
+        if goal.is_open and not flying:
+            raise ValueError(
+                f"a point of {self.name} has no length: shots and exposure are both 0; set one of them. Without both "
+                "a flight beside a scan (fly_during_wrapper) lasts as long as the scan"
+            )
         run = self._exposing_run = self._books.choose()
         return Exposure(
             self._recording,

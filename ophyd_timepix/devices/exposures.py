@@ -67,12 +67,20 @@ class Exposures:
             return status
 
     def complete(self) -> ProgressStatus:
-        """A Status that is done when the flight is."""
+        """A Status that is done when the flight is. A flight without an end of its own ends now."""
         self._give_up_held()
         with self._lock:
             if self._flight is None:
                 raise RuntimeError(f"{self._device.name}: complete() without kickoff(): nothing flies")
+            if self._flight.goal.is_open:
+                self._flight.finish()
             return self._promise(self._flight)
+
+    def land(self) -> None:
+        """End the flight now; what it has is enough."""
+        with self._lock:
+            if self._flight is not None:
+                self._flight.finish()
 
     @property
     def frames_wait(self) -> bool:

@@ -37,6 +37,10 @@ def tpx_fly(
         raise ValueError(f"a flight ends after shots or after seconds, not both: shots={shots}, seconds={seconds}")
     if (shots is not None and shots < 1) or (seconds is not None and seconds <= 0):
         raise ValueError(f"a flight has at least 1 shot or lasts longer than 0 s: shots={shots}, seconds={seconds}")
+    if shots is None and seconds is None and not any(s.get() for s in (tpx.shots, tpx.exposure, tpx.until.gate)):
+        raise ValueError(
+            f"a flight needs an end: give shots or seconds, or set {tpx.name}.shots or {tpx.name}.exposure"
+        )
     metadata = {
         "plan_name": "tpx_fly",
         "detectors": [tpx.name],

@@ -12,11 +12,12 @@ stretch that is not rewindable, and in the same way before a run closes. Knows b
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
-from bluesky.utils import Msg
+from bluesky.utils import Msg, ensure_generator
 from event_model import unpack_event_page
 
 from ..devices import TimepixDetector
@@ -87,7 +88,7 @@ class TimepixStreams:
     def __call__(self, plan: Plan) -> Plan:
         """The plan with centroids and ledger recorded in each of its runs."""
         runs: dict[Any, OpenRun] = {}
-        mutated = bpp.plan_mutator(plan, lambda msg: self._around(msg, runs))
+        mutated = bpp.plan_mutator(_watched(plan, runs), lambda msg: self._around(msg, runs))
         return (yield from bpp.finalize_wrapper(mutated, lambda: self._close_all(runs)))
 
     # --- what is put around a message
@@ -105,6 +106,8 @@ class TimepixStreams:
         if msg.command == "declare_stream":
             # A pause in the exposure that follows (a baseline's) would declare the stream once more.
             return _declaring(msg, run), bps.checkpoint() if any(obj in self.detectors for obj in msg.args) else None
+        if msg.command in ("create", "trigger", "kickoff"):
+            run.failing = False  # it goes on
         if msg.command in ("create", "save", "drop"):
             run.bundling = msg.command == "create"
             run.configurations.follow(msg)
@@ -158,6 +161,28 @@ def _declaring(msg: Msg, run: OpenRun) -> Plan:
     return answer
 
 
+def _watched(plan: Plan, runs: Mapping[Any, OpenRun]) -> Plan:
+    """The plan; its runs know when an error is thrown into it."""
+    plan = ensure_generator(plan)
+    proceed: Callable[[], Msg] = partial(next, plan)
+    while True:
+        try:
+            msg = proceed()
+        except StopIteration as end:
+            return end.value
+        try:
+            answer = yield msg
+        except GeneratorExit:
+            plan.close()
+            raise
+        except Exception as error:  # noqa: BLE001 - what it means the plan knows
+            for run in runs.values():
+                run.failing = True
+            proceed = partial(plan.throw, error)
+        else:
+            proceed = partial(plan.send, answer)
+
+
 def _reading(msg: Msg, run: OpenRun) -> Plan:
     answer = yield msg
     run.configurations.has_read(msg.obj, answer or {})
@@ -171,6 +196,8 @@ def _of_detector(msg: Msg, run: OpenRun) -> Plan | None:
         return _kicking_off(msg, run)
     if msg.command == "complete":
         run.configurations.has_flown(msg.obj)
+        if run.failing:  # nobody waits for the end of a flight beside a scan that has failed
+            msg.obj.land()
     return None
 
 

@@ -34,6 +34,8 @@ class OpenRun:
     configurations: Configurations = field(default_factory=Configurations)
     collected_at: float = 0.0
     bundling: bool = False
+    failing: bool = False
+    """Whether an error was thrown into the plan that it has not got over yet."""
     entered: dict[TimepixDetector, None] = field(default_factory=dict)
     """Detectors that were told to record in this run."""
     declared: set[str] = field(default_factory=set)

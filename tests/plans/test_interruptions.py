@@ -7,6 +7,7 @@ import threading
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
+import bluesky.preprocessors as bpp
 import pytest
 from bluesky.utils import FailedStatus, RunEngineInterrupted
 from ophyd.sim import SynAxis
@@ -313,3 +314,17 @@ def test_a_suspended_plan_takes_the_point_again(RE, checker, tpx, pipe):
     other.join()
     assert [p["tpx_n_centroids"] for p in checker.run.stream("primary")] == [ROWS] * 2
     assert_books_agree(checker.run, "count")
+
+
+@pytest.mark.parametrize("verb", ["resume", "stop"])
+def test_a_pause_in_a_flight_without_a_length(RE, checker, tpx, pipe, pipelines, verb):
+    """After the pause it begins anew, and ends with the scan all the same."""
+    tpx.shots.put(0)
+    tpx.exposure.put(0)
+    scan = bp.scan([], SynAxis(name="delay", delay=0.1), -1, 1, 4)
+    run_and_interrupt(RE, bpp.fly_during_wrapper(scan, [tpx]), pipe.looked)
+    getattr(RE, verb)()
+    assert checker.run.rows == checker.run.stream("tpx_ledger")[0]["tpx_ledger_rows"] >= CANCELLED_ROWS
+    assert len(checker.run.stream("tpx_frames")) == (verb == "resume")
+    tpx.shots.put(100)
+    assert_next_run_works(RE, checker, tpx, pipelines)

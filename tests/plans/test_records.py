@@ -247,6 +247,58 @@ def test_fly_during_a_scan_of_another_detector(RE, checker, tpx):
     check_points(checker.run.stream("tpx_frames"), "tpx", checker.run.rows)
 
 
+def test_a_flight_without_a_length_lasts_as_long_as_the_scan(RE, checker, tpx, pipe):
+    tpx.shots.put(0)
+    tpx.exposure.put(0)
+    RE(bpp.fly_during_wrapper(bp.scan([det], SynAxis(name="delay", delay=0.1), -1, 1, 2), [tpx]))
+    (frame,) = checker.run.stream("tpx_frames")
+    assert frame["tpx_open_time"] >= 0.2
+    assert frame["tpx_n_centroids"] == checker.run.rows == ROWS
+    assert [acquired.cancelled for acquired in pipe.acquisitions] == [False]
+    assert checker.run.stop["exit_status"] == "success"
+
+
+class Stuck(SynAxis):
+    def set(self, value):
+        raise RuntimeError("the motor does not move")
+
+
+def test_nobody_waits_for_the_end_of_a_flight_beside_a_scan_that_has_failed(RE, checker, tpx, pipe):
+    tpx.shots.put(0)
+    tpx.exposure.put(30)
+    with pytest.raises(RuntimeError, match="the motor does not move"):
+        RE(bpp.fly_during_wrapper(bp.scan([det], Stuck(name="delay"), -1, 1, 2), [tpx]))
+    (frame,) = checker.run.stream("tpx_frames")
+    assert frame["tpx_open_time"] < 30
+    assert frame["tpx_n_centroids"] == checker.run.rows == ROWS
+    assert checker.run.stop["exit_status"] == "fail"
+
+
+def test_a_plan_that_gets_over_an_error_has_its_whole_flight(RE, checker, tpx, pipe):
+    def tried():
+        yield from bps.abs_set(Stuck(name="delay"), 1)
+
+    @bpp.run_decorator()
+    def plan():
+        yield from bpp.contingency_wrapper(tried(), except_plan=lambda error: bps.null(), auto_raise=False)
+        yield from bps.trigger_and_read([det])
+
+    tpx.shots.put(0)
+    tpx.exposure.put(0.3)
+    RE(bpp.fly_during_wrapper(plan(), [tpx]))
+    assert checker.run.stream("tpx_frames")[0]["tpx_open_time"] >= 0.3
+
+
+def test_points_and_flights_of_their_own_need_a_length(RE, tpx, fake_board):
+    tpx.shots.put(0)
+    tpx.exposure.put(0)
+    with pytest.raises(ValueError, match="a point of tpx has no length: shots and exposure are both 0"):
+        RE(bp.count([tpx]))
+    assert "open_shutter" not in fake_board.calls
+    with pytest.raises(ValueError, match="a flight needs an end: give shots or seconds"):
+        RE(tpx_fly(tpx))
+
+
 def test_rows_are_registered_while_a_run_goes_but_not_at_every_point(RE, checker, tpx, installed):
     """A clock that moves 0.5 s each time it is looked at: every second or so point is due."""
     now = iter(range(1000))
