@@ -6,6 +6,7 @@ loading. The verbs are those of `ophyd_timepix.control`.
 
 import contextlib
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ class SpidrBoard(Device):
         self.n_chips = chips
         self.info: BoardInfo | None = None
         """What the board said at the last `connect`; None before."""
+        self.users: weakref.WeakSet[Any] = weakref.WeakSet()
+        """The detectors that were made for it; it sends to one at a time."""
         self._make_control = control or (lambda: Board(SpidrClient(self.host, self.port, timeout_s=timeout_s)))
         self._control: Board | None = None
         self._settings: tuple[tuple[str, Hardware], ...] = ()

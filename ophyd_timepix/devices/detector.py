@@ -105,6 +105,7 @@ class TimepixDetector(ConfiguredDetector):
         )
         self.exposure.put(exposure)
         self.shots.put(shots)
+        board.users.add(self)
 
     # --- life
 
@@ -212,6 +213,7 @@ class TimepixDetector(ConfiguredDetector):
             )
         if period <= 0:
             raise ValueError(f"a look lasts longer than 0 s, not {period:g} s")
+        self._check_board()
         self.connect()
         self._shape_arrays(self._geometry)
         self.gates.counting(self.mass.model)  # what is wrong with gates is told here, not in a thread
@@ -414,7 +416,23 @@ class TimepixDetector(ConfiguredDetector):
             return []
         return [walk.item for walk in self.walk_signals() if walk.item.name in fields and walk.item.kind is Kind.config]
 
+    @property
+    def _has_board(self) -> bool:
+        """Whether the board sends to this detector now."""
+        return self._recording.run is not None or self._exposures.current is not None
+
+    def _check_board(self) -> None:
+        """Raise RuntimeError while another detector has the board: it would get nothing more."""
+        for other in self.board.users:
+            if other is not self and other._has_board:
+                does = "is aligning" if other.aligning else "records a run"
+                raise RuntimeError(
+                    f"{self.board.name} sends to {other.name}, which {does}; {self.name} can have it after that. "
+                    "One detector for a board is enough: give it other settings"
+                )
+
     def _make_exposure(self, flying: bool) -> Exposure:
+        self._check_board()
         goal, counting = self._goal(), self.gates.counting(self.mass.model)
         if goal.is_open and not flying:
             raise ValueError(

@@ -5,14 +5,16 @@ import threading
 
 import bluesky.plans as bp
 import h5py
+import numpy as np
 import pytest
 
 from ophyd_timepix.config import Edge, Metric, Processing
 from ophyd_timepix.control import TimerReading, TriggerConfig
 from ophyd_timepix.control.timer_service import TimerJumped
-from ophyd_timepix.devices import AcquisitionStopped, TimepixDetector
+from ophyd_timepix.devices import AcquisitionStopped, TimepixDetector, configuration
+from ophyd_timepix.protocol import PixelMatrix
 from tests.bluesky_fixtures import when
-from tests.fakes import CANCELLED_ROWS, ROWS
+from tests.fakes import CANCELLED_ROWS, ROWS, FakePipeline
 
 
 def test_making_a_detector_starts_nothing(tpx, pipelines, fake_board):
@@ -340,3 +342,47 @@ def test_an_exposure_after_one_that_is_held_takes_its_place(tpx, pipe):
     tpx.trigger().wait(5)
     held.wait(5)
     assert tpx.acquisition.get() >= 1
+
+
+def test_a_board_sends_to_one_detector_at_a_time(tpx, pipe, spidr, tmp_path):
+    other = TimepixDetector(spidr, name="tpy", data_dir=tmp_path, shots=100, pipeline=FakePipeline)
+    pipe.flow.clear()
+    status = tpx.trigger()
+    for begin in (other.trigger, other.kickoff, other.start_align):
+        with pytest.raises(RuntimeError, match="spidr sends to tpx, which records a run; tpy can have it after that"):
+            begin()
+    pipe.flow.set()
+    status.wait(5)
+    other.trigger().wait(5)
+    assert other.n_centroids.get() == ROWS
+    other.start_align()
+    with pytest.raises(RuntimeError, match="spidr sends to tpy, which is aligning"):
+        tpx.trigger()
+    other.close()
+
+
+def test_a_matrix_is_kept_by_two_threads_at_once(tmp_path, monkeypatch):
+    both, write = threading.Barrier(2, timeout=10), np.savez_compressed
+
+    def meet(*args, **kwargs):
+        both.wait()
+        write(*args, **kwargs)
+        both.wait()
+
+    monkeypatch.setattr(configuration.np, "savez_compressed", meet)
+    failures = []
+
+    def keep():
+        try:
+            configuration.keep_matrix(PixelMatrix(), tmp_path)
+        except OSError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=keep) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    (kept,) = (tmp_path / "matrices").iterdir()
+    assert not np.load(kept)["mask"].any()
