@@ -71,12 +71,25 @@ def tally(question: Question, gates: Mapping[str, Condition], *, apart: bool) ->
     shots = _shots(question)
     shots = shots if apart else [sum(shots)]
     tallies = {name: [Tally() for _ in shots] for name in gates}
+    early = _before_triggers(question) if apart else frozenset()
     for piece in question.pieces(whatever_shots=True):
         for name, gate in gates.items():
-            kept = question.filter.of_valid_shots(piece, gate.select(piece.kept, piece.column))
-            for number, rows in piece.of_parts(kept):
-                tallies[name][number if apart else 0].add(rows, piece.column("shot"))
+            inside = gate.select(piece.kept, piece.column)
+            for number, rows in piece.of_parts(question.filter.of_valid_shots(piece, inside)):
+                if number not in early:
+                    tallies[name][number if apart else 0].add(rows, piece.column("shot"))
+            for number, rows in piece.of_parts(inside) if early else ():
+                if number in early:
+                    tallies[name][number].add(rows, piece.column("shot"))
     return {name: [one.result(n) for one, n in zip(each, shots, strict=True)] for name, each in tallies.items()}
+
+
+def _before_triggers(question: Question) -> frozenset[int]:
+    """Numbers of the ranges whose points had ended when the run's first shot came: they have counted all their rows."""
+    stops = question.recorded.of_points("shot_stop") if question.points else None
+    if stops is None or question.points is None:
+        return frozenset()
+    return frozenset(number for number, point in enumerate(question.points) if int(stops[point]) == 0)
 
 
 def is_one_run(runs: Any) -> bool:
