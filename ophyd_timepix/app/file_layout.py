@@ -49,6 +49,9 @@ EVENT_FILE_REST: Final = """\
 | `/entry/processing`, `geometry` | JSON: from words to centroids; where the chips lie in the picture |
 | `/entry/run` | JSON: how the pipeline was asked, with column phases and the timer's zero as a date |
 | `/entry/start_document`, `configuration` | JSON: as known when the run was opened; what `recover` needs |
+
+In these texts "not a number" stands as `NaN`, as Python's `json` writes and reads it. `processed_from` in the configuration says that
+`ophyd-timepix process` made the file from that recording: it is not the run's own.
 """
 
 MASTER: Final = """\

@@ -117,11 +117,9 @@ def test_the_catalog_has_every_row_of_all_three(answers):
 def test_every_run_has_the_ledger_row_of_an_undisturbed_one(answers):
     undisturbed, halted, killed = (run["ledger"] for run in answers["runs"])
     assert set(halted) == set(undisturbed)
-    # the board's counters are not in a recording
-    assert {key.removeprefix("tpx_ledger_") for key in set(undisturbed) - set(killed)} == {
-        "sent_datagrams", "sent_pixel_words", "received_datagrams", "received_words", "stray_words",
-        "malformed_datagrams", "wrong_sender_datagrams", "kernel_dropped", "lost_on_the_way", "ring_full_waits",
-    }  # fmt: skip
+    missing = {key.removeprefix("tpx_ledger_") for key in set(undisturbed) - set(killed)}
+    assert missing >= {"sent_datagrams", "received_datagrams", "kernel_dropped"}  # not in a recording
+    assert not missing & {"hits", "pixel_words", "decoded_words", "shots", "valid_shots", "centroids", "lost_datagrams"}
     for run in answers["runs"]:
         row = run["ledger"]
         assert json.loads(row["tpx_ledger_json"]) == run["ledger_in_file"]
