@@ -76,6 +76,7 @@ class Board(BiasSupply):
         self._info: BoardInfo | None = None
         self._datagrams = UnwrappedCounter()
         self._tdc_triggers = UnwrappedCounter()
+        self._paused = UnwrappedCounter()
         self._pixel_words = tuple(UnwrappedCounter() for _ in range(MAX_DEVICES))
 
         self.poller = Poller(client.address, clock=clock)
@@ -243,7 +244,8 @@ class Board(BiasSupply):
                 pixel_words[index] = self._total(self._pixel_words[index], Register.PIXEL_WORDS.at(index))
             datagrams = self._total(self._datagrams, Register.UDP_DATAGRAMS.address)
             tdc_triggers = self._total(self._tdc_triggers, Register.TDC_TRIGGERS.address)
-            return SentCounters(datagrams, tuple(pixel_words), tdc_triggers)
+            paused = self._total(self._paused, Register.UDP_PAUSED_DATAGRAMS.address)
+            return SentCounters(datagrams, tuple(pixel_words), tdc_triggers, paused)
 
     def _total(self, counter: UnwrappedCounter, address: int) -> int:
         reading = self.read_register(address)
@@ -255,7 +257,11 @@ class Board(BiasSupply):
 
     def reset_counters(self) -> None:
         """All counters to 0, the board's and ours; ours also where a board's stay as they are."""
-        counters = {Register.UDP_DATAGRAMS.address: self._datagrams, Register.TDC_TRIGGERS.address: self._tdc_triggers}
+        counters = {
+            Register.UDP_DATAGRAMS.address: self._datagrams,
+            Register.TDC_TRIGGERS.address: self._tdc_triggers,
+            Register.UDP_PAUSED_DATAGRAMS.address: self._paused,
+        }
         with self.client.exclusive():
             self._request(Command.RESET_COUNTERS)
             for index, counter in enumerate(self._pixel_words):
@@ -373,7 +379,7 @@ class Board(BiasSupply):
 
     def _rebase_counters(self) -> None:
         """The board's counters began at 0 again; ours go on from where they are."""
-        for counter in (self._datagrams, self._tdc_triggers, *self._pixel_words):
+        for counter in (self._datagrams, self._tdc_triggers, self._paused, *self._pixel_words):
             counter.rebase()
 
     def _chosen(self, register: Register) -> int:

@@ -58,6 +58,8 @@ class SentCounters:
     pixel_words: tuple[int, ...]
     """Of each chip, 0 for a missing one."""
     tdc_triggers: int = 0
+    paused_datagrams: int = 0
+    """That had to wait because the board's read-out was paused."""
 
 
 @dataclass(frozen=True)

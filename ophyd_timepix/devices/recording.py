@@ -289,6 +289,7 @@ class Recording:
                 after - before
                 for after, before in zip(now.pixel_words[: self._n_chips], self._base.pixel_words, strict=False)
             ),
+            paused=now.paused_datagrams - self._base.paused_datagrams,
         )
 
     def progress(self) -> Progress:

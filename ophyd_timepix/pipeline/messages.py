@@ -130,6 +130,7 @@ class Sent(Message):
 
     datagrams: int
     pixel_words: tuple[int, ...] = ()
+    paused: int = Field(0, description="datagrams that waited on the board because its read-out was paused")
 
 
 class Progress(Message):

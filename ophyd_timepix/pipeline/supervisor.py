@@ -120,6 +120,7 @@ class OpenRun:
         return Sent(
             datagrams=sent.datagrams - before.datagrams,
             pixel_words=tuple(a - b for a, b in zip(sent.pixel_words, earlier, strict=True)),
+            paused=sent.paused - before.paused,
         )
 
 

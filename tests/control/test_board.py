@@ -174,9 +174,10 @@ def test_shutter_modes_are_set_and_read_back(board: Board):
 def test_sent_counters_go_on_where_the_boards_registers_wrap(board: Board, streams: RecordingStreams):
     board.reset_counters()
     for total in (2**31, 2**32 + 5, 3 * 2**31, 2**33 + 1):
-        streams.totals = StreamCounters(total, (total + 1, total + 2), total + 3)
+        streams.totals = StreamCounters(total, (total + 1, total + 2), total + 3, total + 4)
         sent = board.sent_counters()
         assert (sent.datagrams, sent.pixel_words, sent.tdc_triggers) == (total, (total + 1, total + 2, 0, 0), total + 3)
+        assert sent.paused_datagrams == total + 4
 
 
 def test_reset_counters_begins_at_0(board: Board, streams: RecordingStreams):

@@ -162,6 +162,7 @@ def test_random_words_in_a_datagram_are_counted_each_and_never_fatal(bench, tmp_
 def test_what_only_delays_loses_nothing(bench, tmp_path, fault):
     taken = take(bench, tmp_path, fault)
     assert taken.ledger["lost_datagrams"] == 0
+    assert (taken.ledger["board_pauses"] > 0) is fault.startswith("pause")
     assert taken.ledger["hits"] + taken.ledger["rejected_late_hits"] == taken.ledger["sent_pixel_words"]
     late = taken.losses["amount"][taken.losses["cause"] == b"late"].sum()
     assert late == taken.ledger["rejected_late_hits"] + taken.ledger["rejected_late_edges"]
