@@ -16,9 +16,11 @@ from ..config.text import to_text
 from ..control import Board, ControlError, SpidrClient
 from ..control.configuration import read_configuration
 from ..devices.configuration import MATRICES, keep_matrix
+from ..devices.exposure import COMPARE_S
 from ..devices.recording import Recording, RunFile
 from ..pipeline.client import Pipeline
 from ..pipeline.messages import Acquired, RunSummary
+from ..pipeline.verdict import is_complete
 from .process import add_processing_arguments, processing_of
 
 
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory for the files")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--raw-only", action="store_true", help="record the words only, no centroids")
-    what.add_argument("--no-raw", action="store_true", help="keep the centroids only")
+    what.add_argument("--no-raw", action="store_true", help="keep the centroids only: no recording, no recovery")
     parser.add_argument("--name", default=None, help="name of the files (default: the time)")
     parser.add_argument("--workers", type=int, default=1, help="centroid processes (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Record; exit code 1 when something was lost or is unaccounted for."""
+    """Record; exit code 1 when something was lost, is in doubt or unaccounted for."""
     if options.seconds <= 0:
         raise ValueError(f"--seconds is a positive number of seconds, not {options.seconds}")
     with SpidrClient.at(options.address) as client:
@@ -51,10 +53,10 @@ def run(options: argparse.Namespace) -> int:
             summary = recording.close(dict(file.start), dict(file.configuration))
     result = _result(acquired, summary)
     print(json.dumps(result) if options.json else _as_text(result))
-    unaccounted, lost = summary.ledger["unaccounted"], summary.ledger["lost_datagrams"]
-    if unaccounted or lost:
-        print(f"ophyd-timepix: {unaccounted} unaccounted, {lost} datagrams lost", file=sys.stderr)
-    return 1 if unaccounted or lost else 0
+    if is_complete(summary.ledger):
+        return 0
+    print(f"ophyd-timepix: {summary.ledger['verdict']}", file=sys.stderr)
+    return 1
 
 
 def _run_file(options: argparse.Namespace, n_chips: int) -> RunFile:
@@ -117,9 +119,12 @@ def _expose(recording: Recording, seconds: float) -> None:
     before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
     deadline = time.monotonic() + seconds
     try:
-        while (left := deadline - time.monotonic()) > 0 and not interrupted.wait(min(left, 1.0)):
-            recording.progress()
-            recording.tend()
+        tended = time.monotonic()
+        while (left := deadline - time.monotonic()) > 0 and not interrupted.wait(min(left, COMPARE_S)):
+            recording.compare_counts()
+            if time.monotonic() - tended > 1.0:
+                recording.tend()
+                tended = time.monotonic()
     finally:
         signal.signal(signal.SIGINT, before)
 

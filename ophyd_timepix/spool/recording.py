@@ -51,6 +51,8 @@ class RecordingWriter:
         self._number = 1
         self._start = self._synced = 0
         self._space.check()
+        if segment_path(path, 2).exists():  # it would be found when the first is full
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(segment_path(path, 2)))
         head = header(run)
         self._index_fd = os.open(index_path(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o664)
         try:
@@ -231,7 +233,10 @@ class RecordingWriter:
         self._borders.popleft()
         self._number += 1
         path = segment_path(self.path, self._number)
-        direct, fd = _open_new(path) if start % ALIGNMENT == 0 else (False, _open_cached(path))
+        try:
+            direct, fd = _open_new(path) if start % ALIGNMENT == 0 else (False, _open_cached(path))
+        except OSError as error:
+            raise _told(error, "the recording", 0, path) from error
         os.close(self._fd)
         self._direct, self._fd = direct, fd
         self._start = self._synced = start

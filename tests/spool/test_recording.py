@@ -206,6 +206,13 @@ def test_a_recording_that_cannot_be_made_leaves_no_index(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["b.tpx3"]
 
 
+def test_a_recording_is_not_begun_where_its_continuation_could_not_be_made(tmp_path):
+    (tmp_path / "a.0002.tpx3").write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match=r"a\.0002\.tpx3"):
+        RecordingWriter(tmp_path / "a.tpx3", {})
+    assert [p.name for p in tmp_path.iterdir()] == ["a.0002.tpx3"]
+
+
 def test_a_full_disk_is_told_with_place_and_remedy(tmp_path):
     ring = make_ring()
     writer = RecordingWriter(tmp_path / "a.tpx3", {})
