@@ -183,6 +183,7 @@ def print_result(result: dict[str, Any], summary: RunSummary, seconds: float) ->
     for name in ("words", "hits", "triggers", "shots", "clusters", "centroids"):
         print(f"{name:>12} {result[name]:>15,}")
     print(f"{'unaccounted':>12} {result['ledger']['unaccounted']:>15,}")
+    print(result["ledger"]["verdict"])
     print(f"{result['hits_per_second'] / 1e6:.2f} Mhit/s in {result['seconds']:.2f} s ({seconds:.2f} s with start-up)")
     print(f"event file {summary.event_file}")
     if summary.master is not None:

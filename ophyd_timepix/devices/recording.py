@@ -24,6 +24,7 @@ from ..control.timer_service import TimerService
 from ..events.sums import PointArrays
 from ..pipeline.errors import PipelineError, PipelineTimeout, StageDied
 from ..pipeline.messages import Acquired, Counting, Progress, Receiver, RunPaths, RunRequest, RunSummary, Sent
+from ..pipeline.verdict import is_complete, verdict
 from ..protocol.chip_config import column_phase
 
 logger = logging.getLogger(__name__)
@@ -216,6 +217,7 @@ class Recording:
             )
             if self._keeps:
                 self.rows_on_disk = summary.rows
+                _say_how_it_went(summary)
         self._rest()
         return summary
 
@@ -349,6 +351,11 @@ class Recording:
         with self._lock:
             if self._pipeline is failed:
                 self.drop_pipeline()
+
+
+def _say_how_it_went(summary: RunSummary) -> None:
+    level = logging.INFO if is_complete(summary.ledger) else logging.WARNING
+    logger.log(level, "%s: %s", summary.event_file.name, verdict(summary.ledger))
 
 
 def _plain(document: Mapping[str, Any]) -> dict[str, Any]:

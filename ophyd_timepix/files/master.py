@@ -131,7 +131,7 @@ def _write_notes(
         _write_note(entry, name, "application/json", json.dumps(content, default=str))
     if "settings" in configuration:  # in the form that `ophyd-timepix config` reads
         _write_note(entry, "settings", "application/yaml", str(configuration["settings"]))
-    for name in ("unaccounted", "hits", "centroids", "shots"):
+    for name in ("verdict", "unaccounted", "hits", "centroids", "shots"):
         if ledger.get(name) is not None:
             entry["ledger"].attrs[name] = ledger[name]
 

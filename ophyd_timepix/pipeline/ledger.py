@@ -26,6 +26,9 @@ from ..spool.sources import Recording
 from .capture_stage import Drained
 from .losses import LossSpan
 from .messages import Acquired, Sent
+from .verdict import verdict
+
+VERDICT: Final = "verdict"
 
 
 @dataclass
@@ -96,6 +99,7 @@ class Ledger:
         self._entries |= {
             "sent_datagrams": sent.datagrams if sent else None,
             "sent_pixel_words": sum(sent.pixel_words) if sent and sent.pixel_words else None,
+            "board_pauses": sent.paused if sent else None,
             "received_datagrams": totals.datagrams,
             "received_bytes": totals.payload_bytes,
             "received_words": totals.payload_bytes // 8,
@@ -212,10 +216,13 @@ class Ledger:
 
     def as_dict(self) -> dict[str, Any]:
         """The closed ledger."""
-        return self._entries | {
-            "lost_datagrams": self.lost_datagrams,
-            "unaccounted": sum(abs(difference) for difference in self._differences),
-        }
+        return with_verdict(
+            self._entries
+            | {
+                "lost_datagrams": self.lost_datagrams,
+                "unaccounted": sum(abs(difference) for difference in self._differences),
+            }
+        )
 
 
 def _length(rows: tuple[int, int]) -> int:
@@ -225,12 +232,17 @@ def _length(rows: tuple[int, int]) -> int:
 def add_ledgers(ledgers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The ledger of a run: the sum over its acquisitions. An entry unknown in one is unknown in the sum."""
     if not ledgers:
-        return {"lost_datagrams": 0, "unaccounted": 0}
+        return with_verdict({"lost_datagrams": 0, "unaccounted": 0})
     sums: dict[str, Any] = {}
-    for name in dict.fromkeys(key for ledger in ledgers for key in ledger):
+    for name in dict.fromkeys(key for ledger in ledgers for key in ledger if key != VERDICT):
         values = [ledger.get(name) for ledger in ledgers]
         sums[name] = _largest(values) if name.startswith("max_") else _add(values)
-    return sums
+    return with_verdict(sums)
+
+
+def with_verdict(ledger: dict[str, Any]) -> dict[str, Any]:
+    """The ledger and the one line about it."""
+    return ledger | {VERDICT: verdict(ledger)}
 
 
 def _largest(values: Sequence[float | None]) -> float | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ..pipeline.verdict import verdict
 from .pictures import new_figure
 
 STEPS: Final = {
@@ -60,6 +61,6 @@ def ledger_picture(ledger: Mapping[str, Any], *, title: str = "Ledger", axes: An
     axes.set_yticks(places, [words for words, *_ in rows], fontsize=8)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    said = "not known" if unaccounted is None else f"{unaccounted:,} unaccounted" if unaccounted else "closed"
-    axes.set_title(f"{title}: {said}", color=_LOST if unaccounted else "black")
+    said = verdict(ledger)
+    axes.set_title(f"{title}: {said}", color="black" if said.startswith("complete") else _LOST, fontsize=9, wrap=True)
     return figure

@@ -1,0 +1,58 @@
+"""One line about a run: may its numbers be published? Made of the ledger, and stored with it."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+LOST: Final = {
+    "kernel_dropped": "datagrams dropped by the kernel",
+    "lost_on_the_way": "datagrams lost on the way",
+    "malformed_datagrams": "malformed datagrams",
+    "unrecorded_datagrams": "datagrams not recorded",
+    "tdc_missing_edges": "trigger edges missing",
+    "missing_triggers": "triggers missing",
+    "double_triggers": "double triggers",
+    "rejected_late_hits": "hits too late",
+    "rejected_late_edges": "edges too late",
+    "missing_words": "words missing at the end of the recording",
+}
+"""What is not there. Shots that it may touch are marked."""
+DOUBTED: Final = {
+    "surplus_datagrams": "datagrams more than were sent: doubled, or a stranger's",
+    "altered_words": "words altered on the way",
+    "toa_wrap_suspects": "hits so late that their time may be wrong by 409.6 µs",
+    "timer_jumps": "timer words that contradict the stream",
+    "unframed_words": "words outside of any datagram",
+    "cut_chunks": "datagrams cut short",
+    "skipped_bytes": "damaged bytes skipped",
+}
+"""What is there and may be wrong."""
+
+
+def is_complete(ledger: Mapping[str, Any]) -> bool:
+    """Nothing is missing, nothing in doubt."""
+    return verdict(ledger).startswith("complete")
+
+
+def verdict(ledger: Mapping[str, Any]) -> str:
+    """'complete: ...', 'valid shots only: ...', 'doubtful: ...' or 'do not publish: ...', with the reasons."""
+    unaccounted = ledger.get("unaccounted")
+    if unaccounted is None:
+        return "not known: the run was finished without its recording"
+    if unaccounted:
+        return f"do not publish: {unaccounted:,} words, hits or datagrams are unaccounted for"
+    lost, doubted = _told(ledger, LOST), _told(ledger, DOUBTED)
+    shots = _shots(ledger)
+    if doubted:
+        return f"doubtful: {', '.join(doubted + lost)}; {shots}"
+    if lost:
+        return f"{'valid shots only' if ledger.get('shots') else 'incomplete'}: {', '.join(lost)}; {shots}"
+    return f"complete: nothing was lost; {shots}"
+
+
+def _told(ledger: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    return [f"{abs(ledger[name]):,} {words}" for name, words in names.items() if ledger.get(name)]
+
+
+def _shots(ledger: Mapping[str, Any]) -> str:
+    shots = ledger.get("shots")
+    return f"{ledger.get('valid_shots', 0):,} of {shots:,} shots are valid" if shots else "no shots"

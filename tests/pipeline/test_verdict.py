@@ -1,0 +1,34 @@
+"""The one line about a run says what a reader of its numbers must know, and nothing is left out."""
+
+import pytest
+
+from ophyd_timepix.pipeline.verdict import DOUBTED, LOST, verdict
+
+GOOD = {"unaccounted": 0, "shots": 5000, "valid_shots": 4999, "lost_on_the_way": 0, "sent_datagrams": None}
+
+
+def test_a_run_without_a_loss_is_complete():
+    assert verdict(GOOD) == "complete: nothing was lost; 4,999 of 5,000 shots are valid"
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_a_loss_leaves_the_valid_shots(name):
+    line = verdict(GOOD | {name: 3, "valid_shots": 4900})
+    assert line == f"valid shots only: 3 {LOST[name]}; 4,900 of 5,000 shots are valid"
+    assert verdict({"unaccounted": 0, name: 3}) == f"incomplete: 3 {LOST[name]}; no shots"
+
+
+@pytest.mark.parametrize("name", DOUBTED)
+def test_what_may_be_wrong_is_said_before_what_is_missing(name):
+    line = verdict(GOOD | {name: -2, "kernel_dropped": 1})
+    assert line.startswith(f"doubtful: 2 {DOUBTED[name]}, 1 datagrams dropped by the kernel; ")
+
+
+def test_nothing_is_published_before_everything_is_accounted_for():
+    assert verdict(GOOD | {"unaccounted": 1234, "kernel_dropped": 1}) == (
+        "do not publish: 1,234 words, hits or datagrams are unaccounted for"
+    )
+
+
+def test_a_run_finished_without_its_recording_says_that_it_does_not_know():
+    assert verdict(GOOD | {"unaccounted": None}).startswith("not known")
