@@ -117,7 +117,7 @@ def test_the_ledger_shows_what_was_lost_and_leaves_out_what_was_not() -> None:
     said = [label.get_text() for label in axes.get_yticklabels()]
     assert said == ["hits", "centroids", "rows written", "unaccounted"]
     (axes,) = ledger_picture(whole | {"lost_datagrams": 3, "unaccounted": 7}).axes
-    assert axes.get_title() == "Ledger: 7 unaccounted"
+    assert axes.get_title() == "Ledger: do not publish: 7 words, hits or datagrams are unaccounted for"
     assert "datagrams lost" in [label.get_text() for label in axes.get_yticklabels()]
     assert [text.get_text() for text in axes.texts] == ["1,000", "90", "90", "3", "7"]
 
