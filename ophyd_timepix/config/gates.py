@@ -107,8 +107,9 @@ class MassCalibration(_Frozen):
     def from_peaks(cls, peaks: Iterable[Peak | tuple[float, float]]) -> Self:
         """The least-squares line through peaks, or pairs (m/q, ToF in ns), of at least two different m/q.
 
-        If every peak has an error, peaks are weighted with it and the errors of t0 and k follow from them; else all
-        count the same and the errors follow from how far the peaks lie off the line: unknown for two peaks.
+        If every peak has an error, peaks are weighted with it and the errors of t0 and k follow from them; of more than
+        two peaks they are widened where the peaks lie farther off the line than their errors say. Else all peaks count
+        the same and the errors follow from how far they lie off the line: unknown for two peaks.
         """
         given = tuple(peak if isinstance(peak, Peak) else Peak(mq=peak[0], tof_ns=peak[1]) for peak in peaks)
         different = len({peak.mq for peak in given})
@@ -148,6 +149,31 @@ class MassCalibration(_Frozen):
         """How far each of `peaks` lies from the line (ns)."""
         return tuple(peak.tof_ns - float(self.tof_ns(peak.mq)) for peak in self.peaks)
 
+    def off_the_line(self, least_ns: float = 1.0) -> tuple[Peak, ...]:
+        """Peaks that lie farther from the line than 3 of their standard errors and `least_ns` (ns): the shape of peaks
+        and the time-walk of the chip shift them by some tenths of a nanosecond.
+        """
+        return tuple(
+            peak
+            for peak, residual in zip(self.peaks, self.residuals_ns(), strict=True)
+            if abs(residual) > max(3 * (peak.tof_error_ns or 0.0), least_ns)
+        )
+
+    def as_text(self) -> str:
+        """For a person: the line, and a line for each peak."""
+        t0, k = (
+            f"{value:.7g}" + (f" +- {error:.2g}" if error else "")
+            for value, error in ((self.t0_ns, self.t0_error_ns), (self.k_ns, self.k_error_ns))
+        )
+        lines = [f"t = t0 + k sqrt(m/q), t0 = {t0} ns, k = {k} ns/sqrt(u/e)"]
+        for peak, residual in zip(self.peaks, self.residuals_ns(), strict=True):
+            error = f" +- {peak.tof_error_ns:.2f}" if peak.tof_error_ns else ""
+            lines.append(
+                f"  {peak.name or 'peak':<10} m/q {peak.mq:9.4f} u/e at {peak.tof_ns:11.2f}{error} ns, "
+                f"{residual:+.2f} ns off the line"
+            )
+        return "\n".join(lines)
+
 
 def _fit(peaks: Sequence[Peak]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64] | None]:
     """t0 and k, and their covariance where it is known."""
@@ -159,12 +185,11 @@ def _fit(peaks: Sequence[Peak]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np
     design = np.stack([np.ones_like(roots), roots], axis=1) / sigma[:, None]
     values, *_ = np.linalg.lstsq(design, times / sigma, rcond=None)
     covariance = np.linalg.inv(design.T @ design)
-    if weighted:
-        return values, covariance
     if len(peaks) == 2:
-        return values, None
-    off = design @ values - times
-    return values, covariance * float(off @ off) / (len(peaks) - 2)
+        return values, covariance if weighted else None
+    off = design @ values - times / sigma
+    spread = float(off @ off) / (len(peaks) - 2)
+    return values, covariance * (max(spread, 1.0) if weighted else spread)
 
 
 class Gate(_Frozen):

@@ -125,7 +125,9 @@ class GateSlot(Device):
         try:
             return Gate(name=self.title, roi=roi, ring=ring, **windows)
         except ValidationError as error:
-            raise ValueError(f"{self.name}: {'; '.join(one['msg'] for one in error.errors())}") from None
+            raise ValueError(
+                f"{self.name}: {'; '.join(one['msg'].removeprefix('Value error, ') for one in error.errors())}"
+            ) from None
 
     def adopt(self, gate: Gate) -> None:
         """Take name and windows of a gate. Raises ValueError for what a slot has no signals for."""
@@ -287,9 +289,13 @@ class MassSettings(Device):
             getattr(self, name).put(value or 0.0)
 
     def as_text(self) -> str:
-        """For a person."""
+        """For a person, in a few words."""
         model = self.model
         return "no calibration of m/q" if model is None else f"t = {model.t0_ns:.6g} + {model.k_ns:.6g} sqrt(m/q) ns"
+
+    def __repr__(self) -> str:
+        model = self.model
+        return f"<{self.name}: {self.as_text() if model is None else model.as_text()}>"
 
     def tell(self) -> None:
         """The whole as JSON in the configuration, where the catalog looks for it; empty: none."""

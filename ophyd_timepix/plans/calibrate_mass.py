@@ -1,5 +1,6 @@
 """Which time of flight is which mass: a run with a fine spectrum, its peaks found near guesses, a line fitted."""
 
+import logging
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ from ..config.gates import Peak
 from ..devices import TimepixDetector
 from ..events.peaks import find_peak
 from .until import with_settings
+
+logger = logging.getLogger(__name__)
 
 Plan = Generator[Msg, Any, Any]
 
@@ -34,7 +37,8 @@ def calibrate_mass(
     peaks: name -> (m/q in u/e, guess of its time of flight in ns); or name -> m/q alone, where the detector has a
     calibration already that is near enough. At least two of different m/q. Each is looked for within `search_ns` of
     its guess, in bins of `bin_ns`. Without shots or seconds the detector's own say how long.
-    Returns the `MassCalibration`, with errors; raises ValueError when a peak is not found, and nothing is set then.
+    Returns the `MassCalibration`, with errors, which `tpx.mass` shows; a warning says which peaks do not lie on the
+    line. Raises ValueError when a peak is not found, and nothing is set then.
     """
     guesses = _guesses(peaks, tpx.mass.model)
     settings = _settings(tpx, [tof for _, tof in guesses.values()], search_ns, bin_ns)
@@ -60,8 +64,25 @@ def calibrate_mass(
     taken = yield from with_settings(settings, exposed())
     if not taken:  # a plan that is only looked at
         return None
-    calibration = fit(tpx, guesses, search_ns)
+    calibration = conclude(tpx, guesses, search_ns)
     tpx.mass.adopt(calibration)
+    return calibration
+
+
+def conclude(tpx: TimepixDetector, guesses: Mapping[str, tuple[float, float]], search_ns: float) -> MassCalibration:
+    """The calibration that the detector's last spectrum gives. The log has it, as a warning where peaks lie off."""
+    calibration = fit(tpx, guesses, search_ns)
+    text, off = calibration.as_text(), ", ".join(peak.name for peak in calibration.off_the_line())
+    if off:
+        logger.warning(
+            "%s: not all peaks lie on one line (%s by more than 3 standard errors and 1 ns): is each of them the ion "
+            "that it was given for, and its m/q right?\n%s",
+            tpx.name,
+            off,
+            text,
+        )
+    else:
+        logger.info("%s: %s", tpx.name, text)
     return calibration
 
 

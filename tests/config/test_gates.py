@@ -134,6 +134,31 @@ def test_the_errors_of_a_fit_are_those_that_repeating_it_shows():
     assert max(map(abs, fits[0].residuals_ns())) < 4 * sigma
 
 
+LYING = {"CH3+": (15.023, 0.1), "I++": (63.45, 0.1), "I+": (126.9, 0.1), "CH3I+": (141.93, 0.1)}
+
+
+def lying(**off_ns):
+    """Peaks with a standard error of 0.1 ns, some of them off the line."""
+    return MassCalibration.from_peaks(
+        Peak(mq=mq, tof_ns=IODINE.tof_ns(mq) + off_ns.get(name.rstrip("+"), 0.0), tof_error_ns=error, name=name)
+        for name, (mq, error) in LYING.items()
+    )
+
+
+def test_peaks_that_lie_off_the_line_widen_the_errors_of_the_fit():
+    straight, crooked = lying(), lying(I=0.6, CH3=-0.6)
+    chi2 = sum((residual / 0.1) ** 2 for residual in crooked.residuals_ns())
+    assert crooked.t0_error_ns == pytest.approx(straight.t0_error_ns * math.sqrt(chi2 / 2))
+    assert crooked.k_error_ns == pytest.approx(straight.k_error_ns * math.sqrt(chi2 / 2))
+    assert crooked.off_the_line() == (), "tenths of a nanosecond are what the pixels do"
+
+
+def test_a_peak_that_is_not_the_ion_it_was_given_for_takes_others_off_the_line_with_it():
+    wrong = lying(I=-12.0)
+    assert {"I+", "CH3I+"} <= {peak.name for peak in wrong.off_the_line()}
+    assert "I+         m/q  126.9000 u/e at    13883.94 +- 0.10 ns, -4.73 ns off the line" in wrong.as_text()
+
+
 @pytest.mark.parametrize("peaks", [[], [(127, 13_900)], [(127, 13_900), (127, 13_901)]])
 def test_too_few_peaks_are_refused_with_their_number(peaks):
     with pytest.raises(ValueError, match=r"at least 2 peaks of different m/q, got [01]; add a peak"):

@@ -5,13 +5,16 @@ import math
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
+import numpy as np
 import pytest
 from bluesky.suspenders import SuspendBoolLow
 from bluesky.utils import FailedStatus
 from ophyd import Kind
 
 from ophyd_timepix.config import Gate, MassCalibration
+from ophyd_timepix.events.sums import PointArrays, Spectrum
 from ophyd_timepix.plans import calibrate_mass, count_until, until, with_settings
+from ophyd_timepix.plans.calibrate_mass import conclude
 from tests.bluesky_fixtures import run_and_interrupt
 from tests.fakes import SHOTS_PER_LOOK
 
@@ -249,6 +252,22 @@ def test_a_calibration_plan_puts_everything_back_and_says_which_peak_is_missing(
     assert tpx.mass.model is None
     assert tpx.tof.bins.get() == 2000
     assert tpx.gates.on == (tpx.gates.gate0,)
+
+
+@pytest.mark.parametrize(("mq", "told"), [(126.9, False), (126.0, True)])
+def test_a_calibration_says_how_well_its_peaks_lie_on_a_line(tpx, caplog, mq, told):
+    spectrum = Spectrum(0.0, 2.0, 10_000)
+    tpx.last_sums = PointArrays.empty((256, 256), spectrum)
+    for peak in (15.023, 63.45, 126.9):
+        around = CALIBRATION.tof_ns(peak) + np.random.default_rng(1).normal(0, 8, 3000)
+        tpx.last_sums.tof[: spectrum.bins] += np.histogram(around, spectrum.edges_ns)[0].astype(np.uint32)
+    ions = {"CH3+": (15.023, 5050.0), "I++": (63.45, 9970.0), "I+": (mq, 13_920.0)}
+    with caplog.at_level("INFO"):
+        tpx.mass.adopt(conclude(tpx, ions, 200.0))
+    (record,) = [record for record in caplog.records if "off the line" in record.message]
+    assert record.levelname == ("WARNING" if told else "INFO")
+    assert ("is each of them the ion that it was given for" in record.message) is told
+    assert "I++" in repr(tpx.mass)
 
 
 def test_a_calibration_needs_two_peaks_and_to_know_where_they_are(RE, tpx):
