@@ -29,6 +29,7 @@ _HOME = {
     "counts": ".gating",
     "image": ".images",
     "open_catalog": ".opening",
+    "points": ".gating",
     "read_run": ".jsonl",
     "regate": ".gating",
     "replay": ".writer",
@@ -58,6 +59,7 @@ __all__ = [
     "init_catalog",
     "is_readable",
     "open_catalog",
+    "points",
     "read_run",
     "regate",
     "replay",
@@ -67,7 +69,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .consolidator import EventListConsolidator
     from .datum_form import DatumForm
-    from .gating import counts, regate
+    from .gating import counts, points, regate
     from .images import image, tof_spectrum
     from .jsonl import JsonlWriter, RecordedRun, read_run
     from .opening import open_catalog

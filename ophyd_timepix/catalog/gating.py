@@ -13,8 +13,10 @@ from ..config.gates import check_gates
 from ..events.gates import Condition, GateCounts, Tally, conditions
 from .asked import is_whole
 from .errors import CatalogError, NoCentroidsError
-from .recorded import Recorded
+from .profile import DEFAULT_NAME
+from .recorded import Recorded, look_up
 from .selection import Question, Which, ask
+from .settling import settle
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,17 @@ def regate(run: Any, gates: Gate | Sequence[Gate], **which: Unpack[Which]) -> pd
         for column, dtype in _REGATED.items():
             table[f"{name}_{column}"] = np.array([getattr(result, column) for result in results], dtype=dtype)
     return table
+
+
+def points(run: Any, *, detector: str | None = None, catalog: str = DEFAULT_NAME, direct: bool = True) -> pd.DataFrame:
+    """The table of a run's points, by `seq_num`: time, what was scanned, what is plotted, then everything else."""
+    settle()
+    recorded = look_up(run, detector, catalog, direct=direct)
+    table, described = recorded.points, recorded.point_stream.metadata
+    dimensions = recorded.start.get("hints", {}).get("dimensions", ())
+    hinted = [field for hints in described.get("hints", {}).values() for field in hints.get("fields", ())]
+    first = ["time", *(field for fields, _ in dimensions for field in fields), *hinted]
+    return table[[name for name in dict.fromkeys([*first, *table.columns]) if name in table]]
 
 
 def tally(question: Question, gates: Mapping[str, Condition], *, apart: bool) -> dict[str, list[GateCounts]]:

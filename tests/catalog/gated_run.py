@@ -119,7 +119,9 @@ def send_documents(
     sample: str = "",
     n_shots: int | None = None,
 ) -> str:
-    run = event_model.compose_run(metadata={"sample": sample, "scan_id": 11})
+    run = event_model.compose_run(
+        metadata={"sample": sample, "scan_id": 11, "hints": {"dimensions": [(["delay"], "primary")]}}
+    )
     send("start", run.start_doc)
     integer = {"source": "test", "dtype": "integer", "dtype_numpy": "<i8", "shape": []}
     number = {"source": "test", "dtype": "number", "dtype_numpy": "<f8", "shape": []}
@@ -137,6 +139,7 @@ def send_documents(
         name="primary",
         data_keys=keys,
         object_keys={"tpx": list(keys)},
+        hints={"tpx": {"fields": ["tpx_n_valid_shots"]}},
         configuration=configuration if geometry else None,
     )
     send("descriptor", primary.descriptor_doc)

@@ -17,6 +17,7 @@ from ophyd_timepix.catalog import (
     centroids,
     counts,
     image,
+    points,
     recorded,
     regate,
     selection,
@@ -252,6 +253,13 @@ def test_regating_gives_the_table_that_the_scan_would_have_had(scan: GatedRun, r
     assert table["iodine_counts_per_shot"].is_monotonic_decreasing  # the gate follows the delay
 
 
+def test_a_table_of_points_begins_with_what_was_scanned_and_what_is_plotted(scan: GatedRun, run: Any) -> None:
+    table = points(run)
+    assert list(table.columns)[:3] == ["time", "delay", "tpx_n_valid_shots"]
+    assert list(table["tpx_row_stop"]) == list(scan.points["row_stop"])
+    assert set(table.columns) >= {f"tpx_{name}" for name in scan.points}
+
+
 def test_a_picture_counts_centroids_per_pixel(scan: GatedRun, run: Any, block_rows: int) -> None:
     kept = scan.rows[scan.is_valid]
     edges = np.arange(257) - 0.5
@@ -264,9 +272,9 @@ def test_a_picture_counts_centroids_per_pixel(scan: GatedRun, run: Any, block_ro
     coarse = fine.coarsen(x=4, y=4).sum()
     np.testing.assert_array_equal(coarse, image(run, gate=IODINE))
     np.testing.assert_allclose(coarse["x"], picture["x"])
-    points = image(run, per_point=True)
-    assert points.dims == ("seq_num", "y", "x")
-    np.testing.assert_array_equal(points.sum("seq_num"), image(run, point="all"))
+    pictures = image(run, per_point=True)
+    assert pictures.dims == ("seq_num", "y", "x")
+    np.testing.assert_array_equal(pictures.sum("seq_num"), image(run, point="all"))
 
 
 def test_a_spectrum_counts_centroids_per_bin_and_knows_masses(scan: GatedRun, run: Any, block_rows: int) -> None:
@@ -283,8 +291,8 @@ def test_a_spectrum_counts_centroids_per_bin_and_knows_masses(scan: GatedRun, ru
     assert cut.attrs["range_ns"] == (4_700, 4_815)
     apart = tof_spectrum(run, gate=IODINE, tof=(0, 1_000))  # as all questions: nothing lies in both
     assert int(apart.sum()) == len(centroids(run, gate=IODINE, tof=(0, 1_000))) == 0
-    points = tof_spectrum(run, mq=(120, 134), calibration=CALIBRATION, per_point=True)
-    assert list(points.sum("tof").values) == list(regate(run, IODINE)["iodine_counts"])
+    of_points = tof_spectrum(run, mq=(120, 134), calibration=CALIBRATION, per_point=True)
+    assert list(of_points.sum("tof").values) == list(regate(run, IODINE)["iodine_counts"])
 
 
 def test_wrong_questions_are_refused_with_a_way_out(run: Any) -> None:
