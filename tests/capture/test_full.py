@@ -47,17 +47,18 @@ def capture(failures):
 
 @pytest.fixture
 def send(capture):
-    """Send datagrams of given lengths, one after the other: nothing is dropped."""
+    """Send datagrams of given lengths, a few at a time: nothing is dropped."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         random = np.random.default_rng(1)
         pause = threading.Event()
 
         def send(port, *lengths):
-            for n in lengths:
-                arrived = capture.totals().arrived
-                sender.sendto(random.bytes(n), (HOST, port))
+            for k in range(0, len(lengths), 16):
+                wanted = capture.totals().arrived + len(lengths[k : k + 16])
+                for n in lengths[k : k + 16]:
+                    sender.sendto(random.bytes(n), (HOST, port))
                 deadline = time.monotonic() + 5
-                while capture.totals().arrived == arrived:
+                while capture.totals().arrived < wanted:
                     assert time.monotonic() < deadline
                     pause.wait(0.0001)
 
@@ -285,7 +286,9 @@ def test_without_a_file_a_full_ring_ends_the_acquisition_and_the_next_begins_emp
     decoded = 0
     (endpoint,) = capture.bind([(0, HOST, 0, ())])
     capture.open(RingOnly(capture.ring, lambda: decoded))
-    send(endpoint.port, *[8184] * (RING // 8192 + 10))  # outside any acquisition: nobody needs it
+    send(endpoint.port, *[8184] * (RING // 8192))  # outside any acquisition: nobody needs it
+    wait_for(lambda: capture.ring.on_disk == RING)
+    send(endpoint.port, *[8184] * 10)
     start, before = capture.begin(1)
     assert before.unrecorded == 0
     n = RING // 8192
@@ -337,7 +340,7 @@ def test_without_a_file_what_is_decoded_in_time_is_all_decoded(failures):
                 start, _ = capture.begin(number)
                 sources.append(LiveSource(ring, capture._index, None, start, record, number))
                 sent, read, lost = [], [], 0
-                for k in range(400):
+                for k in range(300):
                     arrived = capture.totals().arrived
                     sent.append(random.bytes(16_000))
                     for payload in (sent[-1], b"123") if k % 3 == 0 else (sent[-1],):
@@ -347,7 +350,7 @@ def test_without_a_file_what_is_decoded_in_time_is_all_decoded(failures):
                 sources[-1].stop, _ = capture.end()
                 lost += _read(sources[-1], read)
                 assert read == sent
-                assert lost == 134
+                assert lost == 100
                 record = sources[-1].record
     finally:
         capture.close()
