@@ -107,6 +107,8 @@ class NaiveDecoder:
     def _open(self, word: int) -> None:
         self.counts[Count.CHUNK_HEADERS] += 1
         self.chip = w.CHUNK_CHIP.get(word)
+        if self.chip < 4:
+            self.counts[Count(Count.CHUNKS_0 + self.chip)] += 1
         self.mode = w.CHUNK_MODE.get(word)
         self.left = w.CHUNK_BYTES.get(word) // 8
         self._release_overtaken()
@@ -265,6 +267,7 @@ class NaiveDecoder:
             x, y = 2 * dcol + pixel // 4, 4 * super_pixel + pixel % 4
             self.hits.append((tick, number, y, x, w.TOT.get(word)))
             self.counts[Count.HITS] += 1
+            self.counts[Count(Count.HITS_0 + number)] += 1
         else:
             top = w.TOP_BYTE.get(word)
             tick = w.TDC_TIME.get(word) % 8 * 12 + w.TDC_STAMP.get(word) - 1 + time * 96

@@ -53,11 +53,27 @@ class Count(IntEnum):
     """Words that number the packets of a chip (they are control words too)."""
     MISSING_PACKETS = 23
     """Numbers of packets that were passed over and did not come later."""
+    CHUNKS_0 = 24
+    """Chunks of chip 0, one a datagram; the next three are those of chips 1 to 3."""
+    CHUNKS_1 = 25
+    CHUNKS_2 = 26
+    CHUNKS_3 = 27
+    HITS_0 = 28
+    """Hits of chip 0; the next three are those of chips 1 to 3."""
+    HITS_1 = 29
+    HITS_2 = 30
+    HITS_3 = 31
 
 
 CLASSES: Final = tuple(Count(i) for i in range(Count.CHUNK_HEADERS, Count.UNFRAMED_WORDS + 1))
 PIXEL_CLASSES: Final = (Count.HITS, Count.LATE_HITS, Count.JUMPED_HITS)
 TDC_CLASSES: Final = (Count.EDGES, Count.LATE_EDGES, Count.JUMPED_EDGES, Count.REJECTED_EDGES)
+ENDS_OF_READOUT: Final = (
+    Count.END_OF_READOUT_0,
+    Count.END_OF_READOUT_1,
+    Count.END_OF_READOUT_2,
+    Count.END_OF_READOUT_3,
+)
 TIME_JUMPS: Final = (Count.JUMPED_HITS, Count.JUMPED_EDGES)
 
 

@@ -198,6 +198,8 @@ _N_TIMER_PAIRS: Final = int(Count.TIMER_PAIRS)
 _N_END: Final = int(Count.END_OF_READOUT_0)
 _N_TIMER_JUMPS: Final = int(Count.TIMER_JUMPS)
 _N_SUSPECTS: Final = int(Count.TOA_WRAP_SUSPECTS)
+_N_CHUNKS: Final = int(Count.CHUNKS_0)
+_N_CHIP_HITS: Final = int(Count.HITS_0)
 _N_PACKET_IDS: Final = int(Count.PACKET_IDS)
 _N_MISSING_PACKETS: Final = int(Count.MISSING_PACKETS)
 
@@ -284,6 +286,7 @@ def _emit(
         ticks[n] = _hit_ticks(word, time, phase[chip])
         pixels[n] = (chip << 26) | _hit_pixel(word)
         state[S_HITS] = n + 1
+        counts[_N_CHIP_HITS + chip] += 1
         return
     n = state[S_EDGES]
     byte = (word >> 56) & 0xFF
@@ -564,7 +567,10 @@ def _window(chip: int, state: Ints, chips: Ints) -> int:
 @kernel
 def _open_chunk(word: int, state: Ints, counts: Ints) -> None:
     counts[_N_CHUNK_HEADERS] += 1
-    state[S_CHIP] = (word >> _CHUNK_CHIP_SHIFT) & _CHUNK_CHIP_MASK
+    chip = (word >> _CHUNK_CHIP_SHIFT) & _CHUNK_CHIP_MASK
+    state[S_CHIP] = chip
+    if chip < _MAX_CHIPS:
+        counts[_N_CHUNKS + chip] += 1
     state[S_MODE] = (word >> _CHUNK_MODE_SHIFT) & _CHUNK_MODE_MASK
     state[S_LEFT] = ((word >> _CHUNK_BYTES_SHIFT) & _CHUNK_BYTES_MASK) >> 3
 
@@ -659,6 +665,7 @@ def decode_words(
                         pixels[np.uint64(n)] = chip_bits | _hit_pixel(word)
                         n += 1
                         continue
+                counts[_N_CHIP_HITS + chip] += n - state[S_HITS]
                 state[S_HITS] = n
                 chips[chip, C_NEWEST] = newest
                 state[S_NEWEST] = max(state[S_NEWEST], newest)
@@ -670,6 +677,7 @@ def decode_words(
                 n = state[S_HITS]
                 newest = chips[chip, C_NEWEST]
                 window = _window(chip, state, chips)
+            counts[_N_CHIP_HITS + chip] += n - state[S_HITS]
             state[S_HITS] = n
             state[S_WORST] = max(state[S_WORST], lateness - least)
             counts[_N_HITS] += n - n_before

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ..decode.counts import CLASSES, PIXEL_CLASSES, TDC_CLASSES, Count, total
+from ..decode.counts import CLASSES, ENDS_OF_READOUT, PIXEL_CLASSES, TDC_CLASSES, Count, total
 from ..events.block import BlockHeader
+from ..protocol.words import MAX_CHIPS
 from ..spool.index import Span
 from ..spool.sources import Recording
 from .capture_stage import Drained
@@ -91,11 +92,13 @@ class Ledger:
     def __init__(self) -> None:
         self._entries: dict[str, Any] = {}
         self._differences: list[int] = []
+        self._sent_of_chips: tuple[int, ...] = ()
 
     def take_capture(self, drained: Drained, sent: Sent | None) -> None:
         """What came through the sockets, against what the board says it sent (both since the acquisition before)."""
         totals = drained.totals
         arrived = totals.arrived
+        self._sent_of_chips = sent.pixel_words if sent else ()
         self._entries |= {
             "sent_datagrams": sent.datagrams if sent else None,
             "sent_pixel_words": sum(sent.pixel_words) if sent and sent.pixel_words else None,
@@ -104,6 +107,7 @@ class Ledger:
             "received_bytes": totals.payload_bytes,
             "received_words": totals.payload_bytes // 8,
             "stray_words": drained.stray_words,
+            "ended_by": drained.ended_by,
             "malformed_datagrams": totals.malformed_datagrams,
             "wrong_sender_datagrams": totals.wrong_sender,
             "kernel_dropped": totals.kernel_dropped,
@@ -143,6 +147,8 @@ class Ledger:
             "packet_ids": counts[Count.PACKET_IDS],
             "missing_packets": counts[Count.MISSING_PACKETS],
             "loss_intervals": len(totals.losses),
+            "ends_of_readout": total(counts, ENDS_OF_READOUT),
+            "chips": {str(chip): self._chip(chip, totals) for chip in range(MAX_CHIPS) if self._knows(chip, counts)},
             "timer_words": counts[Count.TIMER_WORDS],
             "control_words": counts[Count.CONTROL_WORDS],
             "unknown_words": counts[Count.UNKNOWN_WORDS],
@@ -164,6 +170,23 @@ class Ledger:
             self._differences.append(self._entries["recording_bytes"] // 8 - counts[Count.WORDS])
         self._entries["altered_words"] = altered = self._altered_words()
         self._differences.append(self._missing_pixel_words() - altered)
+
+    def _knows(self, chip: int, counts: Sequence[int]) -> bool:
+        return chip < len(self._sent_of_chips) or counts[Count.CHUNKS_0 + chip] > 0
+
+    def _chip(self, chip: int, totals: DecodeTotals) -> dict[str, int | None]:
+        """One chip's part."""
+        lost = dict.fromkeys(("kernel", "malformed"), 0)
+        for span in totals.losses:
+            if span.chip == chip and span.cause in lost:
+                lost[span.cause] += span.amount
+        return {
+            "sent_pixel_words": self._sent_of_chips[chip] if chip < len(self._sent_of_chips) else None,
+            "received_datagrams": totals.counts[Count.CHUNKS_0 + chip],
+            "kernel_dropped": lost["kernel"],
+            "malformed_datagrams": lost["malformed"],
+            "hits": totals.counts[Count.HITS_0 + chip],
+        }
 
     def _missing_pixel_words(self) -> int:
         """Against the board's own count, where no datagram is known to be lost or to come from elsewhere."""
@@ -253,8 +276,17 @@ def _add(values: Sequence[Any]) -> Any:
     if any(value is None for value in values):
         return None
     if isinstance(values[0], dict):
-        return {key: sum(v.get(key, 0) for v in values) for key in dict.fromkeys(k for v in values for k in v)}
+        return {
+            key: _add([v.get(key, _nothing(v)) for v in values]) for key in dict.fromkeys(k for v in values for k in v)
+        }
+    if isinstance(values[0], str):
+        return ", ".join(dict.fromkeys(values))
     return sum(values)
+
+
+def _nothing(beside: dict[str, Any]) -> Any:
+    """What a name counts that stands in another ledger only."""
+    return {} if any(isinstance(value, dict) for value in beside.values()) else 0
 
 
 NO_ROWS: Final = (0, 0)
