@@ -94,6 +94,11 @@ class RecordingWriter:
         data = os.pread(self._fd, max(0, stop - start), start - self._start)
         return int(np.frombuffer(data, "<u8", len(data) // 8).sum())
 
+    @property
+    def direct(self) -> bool:
+        """Whether the file is written past the page cache."""
+        return self._direct
+
     # --- from time to time ------------------------------------------------------------------------------------------
 
     def begin(self, ring: Ring) -> None:

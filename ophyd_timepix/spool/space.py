@@ -12,6 +12,7 @@ from .ring import Mark, Ring, Stopped
 log = logging.getLogger(__name__)
 
 LOOK_NS: Final = 500_000_000
+UNKNOWN_FREE: Final = 1 << 62
 SMOOTHING: Final = 0.3
 """Weight of the last half second in the rate."""
 
@@ -41,10 +42,15 @@ class SpaceWatch:
         self._rate = 0.0
         self._warned = False
 
+    @property
+    def stop_bytes(self) -> int:
+        """A recording ends before fewer bytes than this are free."""
+        return self._stop_bytes
+
     def free_bytes(self) -> int:
-        """What this user may still write there."""
+        """What this user may still write there; without end where the file system does not tell its size."""
         stat = os.statvfs(self._path.parent)
-        return stat.f_bavail * stat.f_frsize
+        return stat.f_bavail * stat.f_frsize if stat.f_blocks else UNKNOWN_FREE
 
     def check(self) -> None:
         """Raises OSError when the recording would have to end at once."""

@@ -168,6 +168,18 @@ def test_the_time_that_the_disk_lasts_is_predicted(disk, tmp_path):
     assert disk_seconds_left(ring.marks) == pytest.approx(1_000_000_000 / rate, rel=0.2)
 
 
+def test_a_file_system_that_does_not_tell_its_size_is_not_watched(monkeypatch, tmp_path):
+    unknown = SimpleNamespace(f_bavail=0, f_blocks=0, f_frsize=4096)
+    monkeypatch.setattr("ophyd_timepix.spool.space.os.statvfs", lambda _: unknown)
+    ring = Ring(np.zeros(4096, np.uint8), np.zeros(N_MARKS, np.int64))
+    ring.marks[Mark.RECEIVED] = 4096
+    watch = SpaceWatch(tmp_path / "a.tpx3", Limits())
+    watch.check()
+    watch.look(ring)
+    assert stopped_by(ring.marks) is None
+    assert not ring.marks[Mark.DISK_LOW]
+
+
 def test_a_recording_is_not_begun_where_it_would_have_to_end(disk, tmp_path):
     disk.free = 50_000_000
     with pytest.raises(OSError, match=r"50 MB are free, a recording needs at least 100 MB.*a\.tpx3"):
