@@ -450,7 +450,8 @@ class BlockBuilder:
         self._edges.append(ticks[:kept], codes[:kept])
         for gap in self._sequence.follow(ticks[:kept], codes[:kept]):
             self._gaps.append(gap)
-            self._invalid.add(gap.low_ticks, gap.high_ticks - 1)
+            # Damaged words may say that two edges came at the same time.
+            self._invalid.add(gap.low_ticks, max(gap.low_ticks, gap.high_ticks - 1))
         self._open_shots(self._opened[:n_opened])
         self._edges_pending.drop(n_final)
 

@@ -74,6 +74,16 @@ def test_edges_that_several_chips_repeat_are_one_trigger():
     assert len(rows.table("shots")["time"]) == 3
 
 
+def test_two_edges_at_one_tick_whose_counter_skips_are_two_triggers():
+    """Damaged words can say so; between them lies no time that could be lost."""
+    rows, builder = Rows(Processing(), 1), BlockBuilder(Processing(), 1)
+    builder.add(HandMade(edges=[edge(100, 1), edge(5000, 2), edge(5000, 9), edge(9000, 10), edge(12_000, 11)]))
+    flush(builder, rows)
+    assert [gap.missing for gap in builder.take_gaps()] == [6]
+    assert rows.table("triggers")["counter"].tolist() == [1, 2, 9, 10, 11]
+    assert rows.table("shots")["valid"].tolist() == [1, 1, 0, 1, 0]
+
+
 def test_nothing_is_lost_when_triggers_outnumber_the_room_of_a_block():
     processing = Processing(hits=True)
     rows, builder = Rows(processing, 1), BlockBuilder(processing, 1, chain_max=1000)
