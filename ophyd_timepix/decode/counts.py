@@ -68,12 +68,7 @@ class Count(IntEnum):
 CLASSES: Final = tuple(Count(i) for i in range(Count.CHUNK_HEADERS, Count.UNFRAMED_WORDS + 1))
 PIXEL_CLASSES: Final = (Count.HITS, Count.LATE_HITS, Count.JUMPED_HITS)
 TDC_CLASSES: Final = (Count.EDGES, Count.LATE_EDGES, Count.JUMPED_EDGES, Count.REJECTED_EDGES)
-ENDS_OF_READOUT: Final = (
-    Count.END_OF_READOUT_0,
-    Count.END_OF_READOUT_1,
-    Count.END_OF_READOUT_2,
-    Count.END_OF_READOUT_3,
-)
+ENDS_OF_READOUT: Final = tuple(Count(i) for i in range(Count.END_OF_READOUT_0, Count.END_OF_READOUT_3 + 1))
 TIME_JUMPS: Final = (Count.JUMPED_HITS, Count.JUMPED_EDGES)
 
 

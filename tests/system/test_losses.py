@@ -94,6 +94,10 @@ def take(bench: Bench, folder: Path, *faults: str, processing: Processing = PROC
     bench.sim.clear_faults()
     recording.close({}, {})
     assert acquired.ledger["unaccounted"] == 0, acquired.ledger
+    assert acquired.ledger["ends_of_readout"] <= 1
+    (chip,) = acquired.ledger["chips"].values()
+    for name in ("hits", "sent_pixel_words", "received_datagrams", "malformed_datagrams"):
+        assert chip[name] == acquired.ledger[name], name
     return Taken(acquired.ledger, folder / "run.h5", bench.strikes(before))
 
 
