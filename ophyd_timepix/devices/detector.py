@@ -493,10 +493,23 @@ class TimepixDetector(ConfiguredDetector):
     def _show(self, look: Look) -> None:
         if time.monotonic() - self._shown_at >= LIVE_S:
             self._shown_at = time.monotonic()
-            self._publish_live(look, self._recording.sums)
+            first = self.aligning and not self.image.get().any()  # who aligns looks at pictures before they are whole
+            self._publish_live(look, self._recording.sums, everybody=first)
 
     def _has_finished(self, exposure: Exposure, outcome: Outcome, run: str, flying: bool) -> None:
         if outcome.acquired is not None:
             self._publish_point(outcome.acquired, outcome.open_seconds, self._recording.sums)
+            self._tell_missed_goal(exposure.goal)
         outcome = self._books.exposure_ended(run, outcome)
         self._exposures.has_ended(exposure, outcome, super().read if flying else None)
+
+    def _tell_missed_goal(self, goal: Goal) -> None:
+        missed = goal.missed(self.last_sums)
+        if missed:
+            logger.warning(
+                "%s: the point ended after %g s (until.at_most), before gate %s had enough: %s",
+                self.name,
+                goal.seconds,
+                self.until.gate.get(),
+                missed,
+            )

@@ -23,7 +23,7 @@ class DetectorSignals(Device):
     """Settings and results of a detector."""
 
     exposure = setting(1.0, units="s", limits=(0.0, 1e7), meaning="length of a point, when `shots` is 0")
-    shots = setting(0, units="shots", limits=(0, 10**15), meaning="length of a point; 0: `exposure` says it")
+    shots = setting(0, units="shots", limits=(0, 10**15), meaning="length of a point, at least; 0: `exposure` says it")
     shot_timeout = setting(10.0, units="s", limits=(0.01, 1e6), meaning="without a shot for so long, a point fails")
     processing = Cpt(ProcessingSettings, "", kind=Kind.config)
     geometry = result("", kind=Kind.config, meaning="where each chip lies in the picture, JSON")
@@ -67,8 +67,8 @@ class DetectorSignals(Device):
         """What is registered while a run goes, in this order: rows of centroids are known when their shots are."""
         return self.shot_rows, self.centroids
 
-    def _publish_live(self, look: Look, sums: PointArrays | None) -> None:
-        """What there is until now, for those who watch."""
+    def _publish_live(self, look: Look, sums: PointArrays | None, *, everybody: bool = False) -> None:
+        """What there is until now, for those who watch. everybody: pictures also for those who do not."""
         now, before = look.progress, look.since
         shots, hits = now.shots - before.shots, now.hits - before.hits
         self.n_hits.publish(hits)
@@ -79,7 +79,7 @@ class DetectorSignals(Device):
             self.n_valid_shots.publish(sums.valid_shots)
             self.gates.publish_live(sums)
             self.tof.publish(sums)
-            self._publish_arrays(sums, everybody=False)
+            self._publish_arrays(sums, everybody=everybody)
         hit_rate = self.stats.publish_live(now, shots, hits, look.open_seconds, sums)
         if hit_rate is not None:
             self.hit_rate.publish(hit_rate)

@@ -74,6 +74,15 @@ class Until:
             shares.append((self.relative_error * now.counts_per_shot / error) ** 2)
         return min(max(shares), 1.0)
 
+    def missed(self, now: "GateCounts") -> str:
+        """What is missing, for a person; empty: nothing."""
+        if self.done(now) >= 1:
+            return ""
+        error = f"{now.error / now.counts_per_shot:.2%}" if now.counts_per_shot > 0 else "unknown"
+        wanted = [f"{now.counts:,} of {self.counts:,} counts"] if self.counts else []
+        wanted += [f"relative error {error}, wanted {self.relative_error:.2%}"] if self.relative_error else []
+        return ", ".join(wanted)
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -107,6 +116,10 @@ class Goal:
     def by_shots(self) -> bool:
         """Whether shots are what is waited for."""
         return self.until is None and self.shots > 0
+
+    def missed(self, sums: PointArrays | None) -> str:
+        """What a point with these sums has not of its gate, for a person; empty: nothing, or it waited for no gate."""
+        return "" if self.until is None or sums is None else self.until.missed(sums.gate(self.until.place))
 
     def done(self, shots: int, elapsed_s: float, sums: PointArrays | None) -> float:
         """How much is done, of `target`."""

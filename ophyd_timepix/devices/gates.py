@@ -20,6 +20,7 @@ from ..config.gates import Window, check_gates
 from ..events.sums import N_GATES, PointArrays
 from ..pipeline.messages import Counting, GateResult
 from .signals import OFF, ON, ArrayQuantity, Setting, array, result, setting
+from .text import table
 
 _LABEL: Final = re.compile("[A-Za-z][A-Za-z0-9_]{0,39}")
 NONE: Final = 0.0
@@ -78,7 +79,7 @@ class GateSlot(Device):
     size_max = _bound("hits", 1e6, "size of a cluster above the largest")
 
     counts = result(0, "centroids", Kind.hinted, meaning="centroids of valid shots in the gate")
-    counts_per_shot = result(math.nan, "1/shot", meaning="the same per valid shot; NaN without one")
+    counts_per_shot = result(math.nan, "1/shot", Kind.hinted, meaning="the same per valid shot; NaN without one")
     error = result(math.nan, "1/shot", meaning="standard error of that; NaN with fewer than 2 valid shots")
     image = array("counts", "picture of the gate", shape=(256, 256))
 
@@ -182,6 +183,14 @@ class Gates(Device):
     def on(self) -> tuple[GateSlot, ...]:
         """The slots that count, in their order."""
         return tuple(slot for slot in self.slots if slot.is_on)
+
+    def __repr__(self) -> str:
+        """The gates that are on, and what they counted last."""
+        rows = [("slot", "label", "counts", "per shot", "error")]
+        for slot in self.on:
+            per_shot, error = (f"{signal.get():.4g}" for signal in (slot.counts_per_shot, slot.error))
+            rows.append((slot.attr_name, slot.title, str(slot.counts.get()), per_shot, error))
+        return table(rows) if self.on else f"<{self.name}: none is on; {self.name.replace('_', '.')}.define(Gate(...))>"
 
     def find(self, name: str) -> GateSlot:
         """The slot that counts under this label, or that is called so. Raises ValueError."""

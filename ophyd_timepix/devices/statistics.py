@@ -42,7 +42,7 @@ class Rates:
         looks = self._looks
         if looks and at_s < looks[-1][0]:
             looks.clear()
-        if not looks and not shots and not hits and at_s < SETTLES_S:
+        if not looks and not shots and at_s < SETTLES_S:  # hits are known before their shots
             return None
         looks.append((at_s, shots, hits))
         while at_s - looks[1][0] >= WINDOW_S if len(looks) > 1 else False:
@@ -129,8 +129,8 @@ class Statistics(Device):
         rates = self._rates.seen(open_seconds, shots, hits)
         if rates is not None:
             self.trigger_rate.publish(rates[0])
-        if shots:
-            self.hits_per_shot.publish(hits / shots)
+            if rates[0] > 0:
+                self.hits_per_shot.publish(rates[1] / rates[0])
         self.lag_seconds.publish(progress.lag_seconds)
         if progress.lag_seconds > self.lag_limit.get() or progress.kernel_dropped:
             self.note_health(False)

@@ -45,6 +45,15 @@ def test_signals_say_what_is_seen_and_nothing_is_left(tpx, pipe, fake_board, tmp
     assert (tpx.file.get(), tpx.event_file, tpx.rows_on_disk) == ("", None, 0)
 
 
+def test_there_is_a_picture_before_the_first_look_is_over(tpx, pipe):
+    told = looks(tpx.n_shots, 2)
+    tpx.start_align(period=60)
+    assert told.wait(10)
+    assert tpx.image.get()[3, 7] > 0
+    assert tpx.tof.histogram.get().any()
+    tpx.stop_align()
+
+
 def test_a_plan_goes_before_and_its_run_is_as_ever(RE, checker, tpx, pipe):
     told = looks(tpx.n_centroids, 1)
     tpx.start_align(period=0.05)

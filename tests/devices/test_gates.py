@@ -49,7 +49,7 @@ def test_only_gates_that_are_on_are_in_documents_and_they_are_what_is_plotted(RE
     assert without["hints"]["tpx"]["fields"] == ["tpx_n_centroids"]
     assert not any("gate" in key for key in without["data_keys"])
     assert not any("gate" in key for key in set(without["configuration"]["tpx"]["data"]) - {"tpx_until_gate"})
-    assert gated["hints"]["tpx"]["fields"] == ["tpx_gates_gate0_counts"]
+    assert gated["hints"]["tpx"]["fields"] == ["tpx_gates_gate0_counts", "tpx_gates_gate0_counts_per_shot"]
     assert {key for key in gated["data_keys"] if "gate" in key} == {
         f"tpx_gates_gate0_{name}" for name in ("counts", "counts_per_shot", "error")
     }
@@ -151,10 +151,11 @@ def test_gates_of_mass_take_the_calibration_along(RE, tpx, pipe):
 
 
 @pytest.mark.parametrize("goal", [{"counts": 120}, {"relative_error": 0.2}])
-def test_count_until_ends_when_the_gate_has_enough_and_leaves_no_trace(RE, checker, tpx, pipe, goal):
+def test_count_until_ends_when_the_gate_has_enough_and_leaves_no_trace(RE, checker, tpx, pipe, caplog, goal):
     tpx.gates.define(IODINE)
     pipe.flow.set()
     RE(count_until(tpx, gate="iodine", at_most_s=30, num=2, **goal))
+    assert "before gate" not in caplog.text
     for point in checker.run.stream("primary"):
         counts = point["tpx_gates_gate0_counts"]
         enough = counts >= 120 if "counts" in goal else point["tpx_gates_gate0_error"] <= 0.2 * 0.5
@@ -164,13 +165,23 @@ def test_count_until_ends_when_the_gate_has_enough_and_leaves_no_trace(RE, check
     assert (tpx.until.gate.get(), tpx.until.counts.get()) == ("", 0)
 
 
-def test_a_goal_that_is_not_reached_ends_in_time(RE, checker, tpx, pipe):
+def test_the_gates_say_at_the_prompt_what_they_counted_under_which_label(RE, tpx):
+    assert repr(tpx.gates) == "<tpx_gates: none is on; tpx.gates.define(Gate(...))>"
+    tpx.gates.define(IODINE)
+    RE(bp.count([tpx]))
+    assert repr(tpx.gates).splitlines()[-1].split()[:4] == ["gate0", "iodine", str(tpx.gates.gate0.counts.get()), "0.5"]
+
+
+def test_a_goal_that_is_not_reached_ends_in_time_and_says_so(RE, checker, tpx, pipe, caplog):
     tpx.gates.define(IODINE)
     pipe.flow.clear()
     RE(count_until(tpx, gate="gate0", counts=10, at_most_s=0.1))
     (point,) = checker.run.stream("primary")
     assert point["tpx_open_time"] >= 0.1
     assert math.isnan(point["tpx_gates_gate0_counts_per_shot"])
+    assert (
+        "tpx: the point ended after 0.1 s (until.at_most), before gate gate0 had enough: 0 of 10 counts" in caplog.text
+    )
 
 
 def test_a_goal_in_any_plan_is_a_setting_of_the_detector(RE, checker, tpx, pipe):

@@ -12,6 +12,7 @@ from ophyd_timepix.devices import exposure
 from ophyd_timepix.devices.exposure import Until
 from ophyd_timepix.devices.statistics import Rates
 from ophyd_timepix.events.gates import gate_counts
+from ophyd_timepix.pipeline.messages import Progress
 
 
 def rates_of(looks):
@@ -30,6 +31,17 @@ def test_a_live_rate_does_not_begin_low_although_shots_are_known_late():
 def test_a_live_rate_falls_to_0_where_nothing_comes():
     assert rates_of([(0.1, 0, 0), (0.6, 0, 0), (1.2, 0, 0)]) == [None, None, (0.0, 0.0)]
     assert rates_of([(0.5, 5, 50), (1.5, 15, 150), (2.5, 15, 150), (3.6, 15, 150)])[-1] == (0.0, 0.0)
+
+
+def test_live_hits_per_shot_are_not_too_many_although_shots_are_known_later(tpx):
+    """1000 Hz, 500 hits a shot; hits are known at once, shots 0.3 s late."""
+    told = []
+    for at in np.arange(0.1, 3, 0.2):
+        shots = max(int((at - 0.3) * 1000), 0)
+        tpx.stats.publish_live(Progress(acquisition=1), shots, int(at * 500_000), at, None)
+        told.append(tpx.stats.hits_per_shot.get())
+    assert all(490 < value < 510 for value in told if not math.isnan(value))
+    assert told[-1] == pytest.approx(500, rel=0.02)
 
 
 def test_another_exposure_has_rates_of_its_own():

@@ -107,7 +107,7 @@ def test_a_gate_is_scanned_like_a_motor_and_plotted(RE, checker, tpx, capsys):
     first, second, third = (p["tpx_gates_gate0_counts"] for p in points)
     assert first > second > third
     (described,) = checker.run.described("primary")
-    assert described["hints"]["tpx"]["fields"] == ["tpx_gates_gate0_counts"]
+    assert described["hints"]["tpx"]["fields"] == ["tpx_gates_gate0_counts", "tpx_gates_gate0_counts_per_shot"]
     assert "tpx_gates_gate0_counts" in capsys.readouterr().out.replace("\n", "")
     assert not any("gate1" in key for key in described["data_keys"])
 
