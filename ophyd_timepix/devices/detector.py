@@ -499,7 +499,8 @@ class TimepixDetector(ConfiguredDetector):
     def _has_finished(self, exposure: Exposure, outcome: Outcome, run: str, flying: bool) -> None:
         if outcome.acquired is not None:
             self._publish_point(outcome.acquired, outcome.open_seconds, self._recording.sums)
-            self._tell_missed_goal(exposure.goal)
+            if outcome.open_seconds >= exposure.goal.seconds:
+                self._tell_missed_goal(exposure.goal)
         outcome = self._books.exposure_ended(run, outcome)
         self._exposures.has_ended(exposure, outcome, super().read if flying else None)
 

@@ -36,7 +36,7 @@ class DetectorSignals(Device):
     n_valid_shots = result(0, "shots", meaning="of these, whole and without a loss")
     n_triggers = result(0, "triggers", meaning="edges at the TDC's inputs")
     hit_rate = result(0.0, "1/s", meaning="hits over the time that the shutter was open")
-    open_time = result(0.0, "s", meaning="how long the shutter was open")
+    open_time = result(0.0, "s", meaning="how long the shutter was open, by the host's clock")
     row_start = result(0, meaning="first row of the point's centroids")
     row_stop = result(0, meaning="row after the last of the point's centroids")
     shot_start = result(0, meaning="first shot of the point")

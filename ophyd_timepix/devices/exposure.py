@@ -70,18 +70,22 @@ class Until:
         if self.counts:
             shares.append(now.counts / self.counts)
         if self.relative_error and now.counts and now.shots >= ENOUGH_SHOTS:
-            error = max(now.error, math.sqrt(now.counts) / now.shots)
-            shares.append((self.relative_error * now.counts_per_shot / error) ** 2)
+            shares.append((self.relative_error / _relative_error(now)) ** 2)
         return min(max(shares), 1.0)
 
     def missed(self, now: "GateCounts") -> str:
         """What is missing, for a person; empty: nothing."""
         if self.done(now) >= 1:
             return ""
-        error = f"{now.error / now.counts_per_shot:.2%}" if now.counts_per_shot > 0 else "unknown"
+        error = f"{_relative_error(now):.2%}" if now.counts and now.shots >= ENOUGH_SHOTS else "unknown"
         wanted = [f"{now.counts:,} of {self.counts:,} counts"] if self.counts else []
         wanted += [f"relative error {error}, wanted {self.relative_error:.2%}"] if self.relative_error else []
         return ", ".join(wanted)
+
+
+def _relative_error(now: "GateCounts") -> float:
+    """Of counts in at least 2 shots: from their spread, and never below that of Poisson's counts."""
+    return max(now.error, math.sqrt(now.counts) / now.shots) / now.counts_per_shot
 
 
 @dataclass(frozen=True)
