@@ -23,6 +23,7 @@ class Subcommand(Protocol):
 
 SUBCOMMANDS: Final = {
     "demo": "a simulated camera through the whole of it: count, scan, fly, catalog, pictures",
+    "check": "what this machine can take, whether a camera looks right, and what to change",
     "record": "record from a SPIDR board, without Bluesky",
     "process": "recordings (.tpx3, Pymepix .raw, SPIDR .dat) to centroids",
     "recover": "finish runs that a halt, a kill or a power loss left unfinished",

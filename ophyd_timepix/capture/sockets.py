@@ -12,6 +12,8 @@ log = logging.getLogger(__name__)
 WANTED_BUFFER_BYTES: Final = 256 << 20
 """Asked from the kernel, which counts its own overhead: at 8,960 B a datagram about half of it is payload."""
 ENOUGH_BUFFER_BYTES: Final = 64 << 20
+REMEDY: Final = f"sudo sysctl -w net.core.rmem_max={WANTED_BUFFER_BYTES // 2}"
+"""What allows a buffer of the size that is asked for."""
 SO_RCVBUFFORCE: Final = 33
 SO_RXQ_OVFL: Final = 40
 SO_MEMINFO: Final = 55
@@ -81,8 +83,7 @@ def enlarge_buffer(sock: socket.socket) -> Buffer:
     warning = (
         f"the kernel grants a receive buffer of {granted / 1e6:.1f} MB, which holds {jumbo / 1e6:.1f} MB in datagrams "
         f"of {JUMBO_BYTES} bytes ({jumbo / FULL_RATE * 1e3:.0f} ms at 80 Mhit/s) and {small / 1e6:.1f} MB in ones of "
-        f"64 bytes; {ENOUGH_BUFFER_BYTES >> 20} MiB are advised: sudo sysctl -w "
-        f"net.core.rmem_max={WANTED_BUFFER_BYTES // 2}"
+        f"64 bytes; {ENOUGH_BUFFER_BYTES >> 20} MiB are advised: {REMEDY}"
     )
     log.warning("%s", warning)
     return Buffer(granted, warning)
