@@ -565,6 +565,17 @@ def _window(chip: int, state: Ints, chips: Ints) -> int:
 
 
 @kernel
+def _suspects(words: Ints, start: int, stop: int, newest: int, lateness: int, suspect: int) -> int:
+    """How many of words[start:stop], all hits of the hot path, are suspiciously late: it only asks for the latest."""
+    n = 0
+    for i in range(start, stop):
+        ahead = (_hit_time(words[i]) - newest + lateness) & _HIT_PERIOD_MASK
+        newest = max(newest, newest + ahead - lateness)
+        n += ahead < suspect
+    return n
+
+
+@kernel
 def _open_chunk(word: int, state: Ints, counts: Ints) -> None:
     counts[_N_CHUNK_HEADERS] += 1
     chip = (word >> _CHUNK_CHIP_SHIFT) & _CHUNK_CHIP_MASK
@@ -647,6 +658,8 @@ def decode_words(
             chip_phase = phase[chip]
             chip_bits = chip << 26
             least = lateness
+            since = i
+            newest_before = newest
             while i < stop:
                 word = words[np.uint64(i)]
                 if framed and word & _MAGIC_MASK == _MAGIC and _breaks_in(word, state):
@@ -658,8 +671,6 @@ def decode_words(
                         time = newest + ahead - lateness
                         newest = max(newest, time)
                         least = min(least, ahead)
-                        if ahead < suspect:
-                            counts[_N_SUSPECTS] += 1
                         # Unsigned: the compiler need not think of negative indices.
                         ticks[np.uint64(n)] = _hit_ticks(word, time, chip_phase)
                         pixels[np.uint64(n)] = chip_bits | _hit_pixel(word)
@@ -667,6 +678,10 @@ def decode_words(
                         continue
                 counts[_N_CHIP_HITS + chip] += n - state[S_HITS]
                 state[S_HITS] = n
+                if least < suspect:
+                    counts[_N_SUSPECTS] += _suspects(words, since, i - 1, newest_before, lateness, suspect)
+                state[S_WORST] = max(state[S_WORST], lateness - least)
+                least = lateness
                 chips[chip, C_NEWEST] = newest
                 state[S_NEWEST] = max(state[S_NEWEST], newest)
                 state[S_REFERENCE] = max(state[S_REFERENCE], newest)
@@ -677,8 +692,12 @@ def decode_words(
                 n = state[S_HITS]
                 newest = chips[chip, C_NEWEST]
                 window = _window(chip, state, chips)
+                since = i
+                newest_before = newest
             counts[_N_CHIP_HITS + chip] += n - state[S_HITS]
             state[S_HITS] = n
+            if least < suspect:
+                counts[_N_SUSPECTS] += _suspects(words, since, i, newest_before, lateness, suspect)
             state[S_WORST] = max(state[S_WORST], lateness - least)
             counts[_N_HITS] += n - n_before
             chips[chip, C_NEWEST] = newest
