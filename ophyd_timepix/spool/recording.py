@@ -9,7 +9,7 @@ import contextlib
 import errno
 import fcntl
 import logging
-import mmap
+import math
 import os
 import time
 from collections import deque
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 BLOCK_BYTES: Final = 1 << 20
 LARGEST_WRITE: Final = 4 << 20
+AHEAD_S: Final = 0.1
 CACHE_STEP: Final = 32 << 20
 NO_LIMITS: Final = Limits(0, 0, 0.0)
 
@@ -50,6 +51,7 @@ class RecordingWriter:
         self._borders: deque[int] = deque()
         self._number = 1
         self._start = self._synced = 0
+        self._ahead, self._next_ahead = 0, 0.0
         self._space.check()
         if segment_path(path, 2).exists():  # it would be found when the first is full
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(segment_path(path, 2)))
@@ -72,6 +74,7 @@ class RecordingWriter:
         self._sync, self._direct = True, False
         self._space = SpaceWatch(path, NO_LIMITS)
         self._index_fd = os.open(index_path(path), os.O_RDWR)
+        self._ahead, self._next_ahead = 0, math.inf
         whole = (os.fstat(self._index_fd).st_size - HEADER_BYTES) // RECORD.itemsize
         os.ftruncate(self._index_fd, HEADER_BYTES + whole * RECORD.itemsize)
         written = np.fromfile(index_path(path), RECORD, whole, offset=HEADER_BYTES)
@@ -108,13 +111,15 @@ class RecordingWriter:
     def write(self, ring: Ring, records: Records) -> bool:
         """Write new index records, and a piece of what fills whole blocks. True when something was written."""
         self._space.look(ring)
-        whole = self._take_records(ring, records) & ~(BLOCK_BYTES - 1)
+        received = self._take_records(ring, records)
+        whole = received & ~(BLOCK_BYTES - 1)
         done = ring.on_disk
         if self._borders and self._borders[0] == done:
             self._roll(done)
         if self._borders and self._borders[0] <= whole:
             whole = self._borders[0]
         if whole <= done:
+            self._write_ahead(ring, done, min([received, *self._borders]))
             return False
         self._write(ring, done, min(whole, done + LARGEST_WRITE))
         return True
@@ -198,6 +203,18 @@ class RecordingWriter:
         if aligned < stop:
             self._write_tail(ring, stop)
 
+    def _write_ahead(self, ring: Ring, done: int, stop: int) -> None:
+        """What does not fill a block goes to the disk ten times a second all the same, and again with its block.
+
+        So at a low rate, too, a machine that stops loses a tenth of a second and not the seconds that a block takes.
+        """
+        start = max(done, self._ahead // ALIGNMENT * ALIGNMENT)
+        if stop <= max(start, self._ahead) or time.monotonic() < self._next_ahead:
+            return
+        self._write_padded(ring, start, stop)
+        self._ahead = stop
+        self._next_ahead = time.monotonic() + AHEAD_S
+
     def _write_part(self, ring: Ring, part: Bytes, start: int) -> int:
         """Write bytes that lie at address `start`; what of them is on disk is said at once, also when that fails."""
         if part.size:
@@ -214,18 +231,20 @@ class RecordingWriter:
         start = ring.on_disk
         if stop == start:
             return
-        padded = -(-(stop - start) // ALIGNMENT) * ALIGNMENT
-        with mmap.mmap(-1, padded) as memory:
-            bounce = np.frombuffer(memory, np.uint8)
-            a = 0
-            for part in ring.parts(start, stop):
-                bounce[a : a + part.size] = part
-                a += part.size
-            try:
-                _write_all(self._fd, bounce, start - self._start, segment_path(self.path, self._number))
-            finally:
-                del bounce, part
+        self._write_padded(ring, start, stop)
         ring.marks[Mark.ON_DISK] = stop
+
+    def _write_padded(self, ring: Ring, start: int, stop: int) -> None:
+        """Write [start, stop), zeros behind it up to the next place where a write may end."""
+        padded = -(-(stop - start) // ALIGNMENT) * ALIGNMENT
+        memory = np.zeros(padded + ALIGNMENT, np.uint8)
+        first = -memory.ctypes.data % ALIGNMENT
+        bounce = memory[first : first + padded]
+        a = 0
+        for part in ring.parts(start, stop):
+            bounce[a : a + part.size] = part
+            a += part.size
+        _write_all(self._fd, bounce, start - self._start, segment_path(self.path, self._number))
 
     def _finish_segment(self, stop: int) -> None:
         os.ftruncate(self._fd, stop - self._start)

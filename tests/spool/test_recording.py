@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ophyd_timepix.spool import recording as recording_module
 from ophyd_timepix.spool.index import (
     MAGIC,
     MAGIC_2,
@@ -23,7 +24,7 @@ from ophyd_timepix.spool.index import (
     read_index,
     spans,
 )
-from ophyd_timepix.spool.recording import RecordingWriter, claim, salvage
+from ophyd_timepix.spool.recording import AHEAD_S, RecordingWriter, claim, salvage
 from ophyd_timepix.spool.ring import N_MARKS, Mark, Ring
 
 RING = 1 << 22
@@ -75,6 +76,29 @@ def test_the_file_holds_every_received_byte_and_no_more(place, sizes):
     expected = np.concatenate([np.zeros(0, np.uint8), *parts])
     assert np.array_equal(np.fromfile(place / "a.tpx3", np.uint8), expected)
     assert ring.on_disk == ring.received
+
+
+def test_what_fills_no_block_is_on_disk_soon_all_the_same(place, monkeypatch):
+    """Seconds of data at a low rate: whoever looks at the file after a crash finds them."""
+    now = 1000.0
+    monkeypatch.setattr(recording_module.time, "monotonic", lambda: now)
+    ring, parts = make_ring(), []
+    writer = RecordingWriter(place / "a.tpx3", {"n_chips": 1})
+    for k, n in enumerate([8, 5000, 4096, 16, 1 << 20, 24]):
+        parts.append(fill(ring, n, k))
+        now += AHEAD_S
+        while writer.write(ring, NO_RECORDS):
+            pass
+        expected = np.concatenate(parts)
+        held = np.fromfile(place / "a.tpx3", np.uint8)
+        assert np.array_equal(held[: expected.size], expected)
+        assert not held[expected.size :].any()
+        assert ring.on_disk == expected.size >> 20 << 20
+    parts.append(fill(ring, 64, 99))
+    assert not writer.write(ring, NO_RECORDS)  # not yet: it is no 0.1 s since
+    assert not np.fromfile(place / "a.tpx3", np.uint8)[expected.size : expected.size + 64].any()
+    writer.finish(ring, NO_RECORDS)
+    assert np.array_equal(np.fromfile(place / "a.tpx3", np.uint8), np.concatenate(parts))
 
 
 def test_an_existing_recording_is_never_overwritten(tmp_path):
