@@ -230,7 +230,7 @@ def judge_clock(external: bool, drift: Drift | None, *, simulated: bool = False)
     """Source, and rate against the host's clock."""
     source = "external reference" if external else "the board's own"
     if drift is None:
-        remedy = "is there a clock at the input? spidr.clock.external.set(False) takes the board's own"
+        remedy = "is there a clock at the input? spidr.clock.external.set('off') takes the board's own"
         return wrong("clock", f"{source}: the timer does not run", remedy if external else "power-cycle the camera")
     way = "slow" if drift.ppm > 0 else "fast"
     found = f"{source}; {abs(drift.ppm):.0f} ± {drift.uncertainty_ppm:.0f} ppm {way} against this computer's"

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from ..capture.sockets import ENOUGH_BUFFER_BYTES, FULL_RATE, JUMBO_BYTES, PAYLOAD_SHARE, REMEDY, Buffer
 from ..capture.trial import BYTES_PER_HIT, LoopbackTrial, granted_buffer, loopback_trials
 from ..pipeline.preview import NoRecording
+from ..spool.space import UNKNOWN_FREE
 from ..spool.trial import DiskTrial, Room, disk_trial, room_of
 from .check_findings import Finding, look, ok, wrong
 
@@ -133,6 +134,8 @@ def examine_disk(directory: Path) -> tuple[list[Finding], Cap | None]:
 
 def judge_room(room: Room) -> Finding:
     """How long it lasts at the full rate of one chip."""
+    if room.free_bytes >= UNKNOWN_FREE:
+        return look("disk space", "the file system does not tell what is free", "watch it yourself: runs end when full")
     seconds = room.usable_bytes / FULL_RATE
     found = (
         f"{room.free_bytes / 1e9:.1f} GB free: {_duration(seconds)} at {FULL_RATE / 1e6:.0f} MB/s "

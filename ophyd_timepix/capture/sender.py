@@ -5,6 +5,7 @@ how many datagrams it sent and in how many seconds. It builds nothing while it s
 """
 
 import ctypes
+import os
 import socket
 import sys
 import threading
@@ -45,7 +46,8 @@ def send(port: int, bytes_per_s: float, seconds: float, length: int) -> tuple[in
                 continue
             n = libc.sendmmsg(sock.fileno(), ctypes.c_void_p(headers.ctypes.data), min(due, BATCH), 0)
             if n < 0:
-                raise OSError(ctypes.get_errno(), "sendmmsg failed")
+                number = ctypes.get_errno()
+                raise OSError(number, f"datagrams of {length} bytes cannot be sent: {os.strerror(number)}")
             sent += n
         return sent, time.monotonic() - begin
 
