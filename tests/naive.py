@@ -339,18 +339,11 @@ def gaps(edges: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, in
     found = []
     for tdc in (1, 2):
         own = [edge for edge in edges if edge[1] == tdc]
-        kinds: set[int] = set()
-        single = False
-        for before, edge in pairwise([None, *own]):
-            kinds.add(edge[2])
-            if before is None:
-                continue
-            step = (edge[3] - before[3]) % 4096
-            if not 0 < step <= 2048:
-                continue
-            single = single or step % 2 == 1 or len(kinds) == 2
-            missing = step - 1 if single else step // 2 - 1
-            if missing:
+        steps = [(edge[3] - before[3]) % 4096 for before, edge in pairwise(own)]
+        for i, (before, edge) in enumerate(pairwise(own)):
+            settled = any(steps[k : k + 3] == [1, 1, 1] for k in range(i - 1))
+            missing = steps[i] - 1 if settled or steps[i] % 2 else steps[i] // 2 - 1
+            if missing > 0:
                 found.append((before[0], edge[0], tdc, missing))
     return found
 

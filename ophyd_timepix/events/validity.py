@@ -17,19 +17,18 @@ Flags = npt.NDArray[np.bool_]
 FALLING_SHIFT: Final = TDC_COUNTER.width
 INPUT_SHIFT: Final = FALLING_SHIFT + 1
 """An edge's code: input - 1, falling, counter, in one number."""
+FOREVER: Final = 1 << 62
 _COUNTER_MASK: Final = TDC_COUNTER.mask
 _HALF: Final = (TDC_COUNTER.mask + 1) // 2
 
 _LAST: Final = 0
 """Counter of the newest edge of the input, -1: none."""
 _TICK: Final = 1
-_KINDS: Final = 2
-"""Edges seen on the input so far: 1 rising, 2 falling."""
-_SINGLE: Final = 3
-"""1: the counter is known to count every edge that is sent."""
-_IRREGULAR: Final = 4
-_N_STATE: Final = 5
-_BOTH: Final = 3
+_ONES: Final = 2
+"""Steps of 1 in a row, up to those that settle it: the counter counts no edge that is not sent."""
+_IRREGULAR: Final = 3
+_N_STATE: Final = 4
+_SETTLED: Final = 3
 
 
 class Gap(NamedTuple):
@@ -48,7 +47,8 @@ def follow_counters(ticks: Ints, codes: npt.NDArray[np.int32], n: int, state: In
     """Follow the counters of both inputs through edges in time order; `gaps` gets rows of `Gap`. Returns how many.
 
     An input has one counter for both its edges. Where only one kind of edge is sent, it may count by two (the other
-    kind is counted all the same) or by one; an odd step or the other kind of edge settles it.
+    kind is counted all the same) or by one; three steps of one in a row settle it, a single one may be garbled. Before
+    that an even step is taken for steps of two. The counter has 12 bits: of losses of 4096 edges nothing shows.
     """
     n_gaps = 0
     for i in range(n):
@@ -56,21 +56,18 @@ def follow_counters(ticks: Ints, codes: npt.NDArray[np.int32], n: int, state: In
         place = code >> INPUT_SHIFT
         counter = code & _COUNTER_MASK
         row = state[place]
-        row[_KINDS] |= 1 << ((code >> FALLING_SHIFT) & 1)
         if row[_LAST] >= 0:
             step = (counter - row[_LAST]) & _COUNTER_MASK
-            if step == 0 or step > _HALF:
-                row[_IRREGULAR] += 1
-            else:
-                if step & 1 or row[_KINDS] == _BOTH:
-                    row[_SINGLE] = 1
-                missing = step - 1 if row[_SINGLE] else step // 2 - 1
-                if missing > 0:
-                    gaps[n_gaps, 0] = place + 1
-                    gaps[n_gaps, 1] = missing
-                    gaps[n_gaps, 2] = row[_TICK]
-                    gaps[n_gaps, 3] = ticks[i]
-                    n_gaps += 1
+            row[_IRREGULAR] += step == 0 or step > _HALF
+            if row[_ONES] < _SETTLED:
+                row[_ONES] = row[_ONES] + 1 if step == 1 else 0
+            missing = step - 1 if row[_ONES] == _SETTLED or step & 1 else step // 2 - 1
+            if missing > 0:
+                gaps[n_gaps, 0] = place + 1
+                gaps[n_gaps, 1] = missing
+                gaps[n_gaps, 2] = row[_TICK]
+                gaps[n_gaps, 3] = ticks[i]
+                n_gaps += 1
         row[_LAST] = counter
         row[_TICK] = ticks[i]
     return n_gaps
@@ -115,7 +112,7 @@ class InvalidSpans:
         """One more. Raises ValueError for one that ends before it begins."""
         if low > high:
             raise ValueError(f"a span of time that begins at tick {low} cannot end at tick {high}")
-        if self._spans and self._spans[-1][0] <= low <= self._spans[-1][1]:
+        if self._spans and self._spans[-1][0] <= low <= self._spans[-1][1] + 1:
             self._spans[-1] = (self._spans[-1][0], max(high, self._spans[-1][1]))
         else:
             self._spans.append((low, high))
@@ -126,10 +123,12 @@ class InvalidSpans:
 
     def touch(self, starts: Ints, ends: Ints) -> Flags:
         """Which of the shots that last from `starts` to just before `ends` touch one of our spans."""
-        touched = np.zeros(len(starts), np.bool_)
-        for low, high in self._spans:
-            touched |= (starts <= high) & (ends > low)
-        return touched
+        if not self._spans:
+            return np.zeros(len(starts), np.bool_)
+        spans = np.array(sorted(self._spans), np.int64)
+        latest = np.concatenate([[-FOREVER], np.maximum.accumulate(spans[:, 1])])
+        begun: Flags = latest[np.searchsorted(spans[:, 0], ends, side="left")] >= starts
+        return begun
 
 
 class Rhythm:

@@ -1,9 +1,11 @@
 """Shots that a loss may have touched are not valid, and no others."""
 
+import numpy as np
 import pytest
 
 from ophyd_timepix.config import Processing
 from ophyd_timepix.events import BlockBuilder
+from ophyd_timepix.events.validity import InvalidSpans
 from tests.events.test_builder import edge
 from tests.rows import HandMade, Rows, flush
 
@@ -23,18 +25,18 @@ def run(edges, processing=None, lost=()):
 
 
 def test_a_lost_trigger_makes_the_shot_invalid_that_it_would_have_ended():
-    valid, builder = run([edge(k * PERIOD, counter) for k, counter in enumerate((7, 8, 10, 11, 12))])
-    assert valid == [1, 0, 1, 1, 0]
-    assert builder.take_gaps() == [(1, 1, PERIOD, 2 * PERIOD)]
+    valid, builder = run([edge(k * PERIOD, counter) for k, counter in enumerate((5, 6, 7, 8, 10, 11, 12))])
+    assert valid == [1, 1, 1, 0, 1, 1, 0]
+    assert builder.take_gaps() == [(1, 1, 3 * PERIOD, 4 * PERIOD)]
     assert builder.take_gaps() == []
 
 
 def test_a_gap_in_the_other_input_makes_the_shots_around_it_invalid():
     shots = [edge(k * PERIOD, k) for k in range(6)]
-    others = [edge(k * PERIOD + 99, 40 + k, tdc=2) for k in (0, 3, 4)]
+    others = [edge(k * PERIOD + 99, 40 + k, tdc=2) for k in (0, 4, 5)]
     valid, builder = run([*shots, *others])
-    assert valid == [0, 0, 0, 0, 1, 0]
-    assert [(gap.input, gap.missing) for gap in builder.take_gaps()] == [(2, 2)]
+    assert valid == [0, 0, 0, 0, 0, 0]
+    assert [(gap.input, gap.missing) for gap in builder.take_gaps()] == [(2, 1)]
 
 
 def test_a_counter_that_counts_edges_which_are_not_sent_has_no_gaps():
@@ -48,6 +50,29 @@ def test_a_counter_that_stands_still_is_told_but_is_no_loss():
     valid, builder = run([edge(k * PERIOD) for k in range(4)])
     assert valid == [1, 1, 1, 0]
     assert builder.irregular_edges == 3
+
+
+def test_a_garbled_counter_costs_the_shots_around_it_and_settles_nothing():
+    counters = [2 * k for k in range(20)]
+    counters[9] += 1
+    valid, builder = run([edge(k * PERIOD, counter) for k, counter in enumerate(counters)])
+    assert valid == [1] * 8 + [0] + [1] * 10 + [0]
+    assert [gap.missing for gap in builder.take_gaps()] == [2]
+
+
+def test_more_edges_lost_than_half_a_turn_of_the_counter_are_a_gap_too():
+    valid, builder = run([edge(k * PERIOD, counter) for k, counter in enumerate((0, 1, 2, 3, 3004, 3005))])
+    assert valid == [1, 1, 1, 0, 1, 0]
+    assert [gap.missing for gap in builder.take_gaps()] == [3000]
+    assert builder.irregular_edges == 1
+
+
+def test_many_gaps_and_many_shots_take_no_more_than_their_sum():
+    spans = InvalidSpans()
+    for k in range(0, 200_000, 2):
+        spans.add(10 * k, 10 * k + 3)
+    starts = np.arange(0, 2_000_000, 10)
+    assert np.array_equal(spans.touch(starts, starts + 5), starts % 20 == 0)
 
 
 @pytest.mark.parametrize("cut", [(), (2,), (1, 2, 3)])
