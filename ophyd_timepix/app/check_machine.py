@@ -40,7 +40,11 @@ class Machine(NamedTuple):
 
 def examine(directory: Path | None, datagram_bytes: int) -> Machine:
     """Measure it: some seconds, and some hundred MB of the directory's disk for a moment."""
-    findings = [judge_cores(len(os.sched_getaffinity(0))), judge_memory(*_memory()), judge_buffer(granted_buffer())]
+    findings = [
+        judge_cores(len(os.sched_getaffinity(0))),
+        judge_memory(*_memory()),
+        judge_buffer(granted_buffer(), _rmem_max()),
+    ]
     trials = loopback_trials(NoRecording, datagram_bytes=datagram_bytes)
     found, cap = judge_loopback(trials)
     findings.append(found)
@@ -81,17 +85,24 @@ def judge_memory(total: int, available: int, shm: int) -> Finding:
     return ok("memory", found)
 
 
-def judge_buffer(buffer: Buffer) -> Finding:
-    """What waits in the kernel while the receive thread does not run."""
+def _rmem_max() -> int:
+    return int(Path("/proc/sys/net/core/rmem_max").read_text())
+
+
+def judge_buffer(buffer: Buffer, rmem_max: int) -> Finding:
+    """What waits in the kernel while the receive thread does not run. rmem_max: net.core.rmem_max, in bytes."""
     jumbo = buffer.holds_bytes(JUMBO_BYTES)
     holds = ", ".join(f"{buffer.holds_bytes(n) / 1e6:.1f} MB at {n:,} B" for n in sorted(PAYLOAD_SHARE, reverse=True))
     found = (
         f"{buffer.granted_bytes / 1e6:.1f} MB granted; it holds in datagrams {holds}; "
         f"{jumbo / FULL_RATE * 1e3:.0f} ms at {FULL_MHIT_S:.0f} Mhit/s"
     )
-    if buffer.granted_bytes >= ENOUGH_BUFFER_BYTES:
-        return ok("receive buffer", found)
-    return wrong("receive buffer", found, REMEDY)
+    if buffer.granted_bytes < ENOUGH_BUFFER_BYTES:
+        return wrong("receive buffer", found, REMEDY)
+    of_others = 2 * rmem_max  # the kernel doubles what is asked for, for its own overhead
+    if of_others < ENOUGH_BUFFER_BYTES:
+        return look("receive buffer", f"{found}; a user without privileges gets {of_others / 1e6:.1f} MB", REMEDY)
+    return ok("receive buffer", found)
 
 
 def judge_loopback(trials: Sequence[LoopbackTrial]) -> tuple[Finding, Cap]:
@@ -110,7 +121,7 @@ def judge_loopback(trials: Sequence[LoopbackTrial]) -> tuple[Finding, Cap]:
         return look("capture", found, "stop other programs, enlarge the receive buffer; a core must be free"), cap
     if mhit_s < SENDER_KEPT_UP * last.wanted_hits_per_s / 1e6:
         remedy = "the sender of this trial, on the same cores, was no faster: run it again when the machine is idle"
-        return look("capture", found, remedy), cap
+        return look("capture", found, remedy), cap._replace(what="sender of the trial")
     return ok("capture", found), cap
 
 

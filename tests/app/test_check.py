@@ -177,7 +177,7 @@ def test_what_cannot_be_checked_is_refused(words: list[str], says: str, capsys: 
 def test_a_machine_is_shown_with_a_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from ophyd_timepix.app import check, check_machine
 
-    small = check_machine.judge_buffer(Buffer(8 << 20, None))
+    small = check_machine.judge_buffer(Buffer(8 << 20, None), 4 << 20)
     machine = check_machine.Machine([small], [check_machine.Cap("capture", 40.0)])
     monkeypatch.setattr(check, "examine_machine", lambda *_: machine)
     assert cli.main(["check"]) == 1

@@ -23,14 +23,20 @@ def loopback(*, lost: int = 0, wanted: float = 80e6, sent: int = 71_428) -> Loop
 
 
 def test_a_small_buffer_is_wrong_and_the_remedy_is_a_line_to_copy() -> None:
-    finding = m.judge_buffer(Buffer(8 << 20, None))
+    finding = m.judge_buffer(Buffer(8 << 20, None), 4 << 20)
     assert (finding.state, finding.remedy) == (State.WRONG, "sudo sysctl -w net.core.rmem_max=134217728")
     assert finding.remedy == REMEDY
     assert "4.5 MB at 8,960 B, 5.1 MB at 1,400 B, 1.7 MB at 256 B, 0.7 MB at 64 B; 7 ms at 80 Mhit/s" in finding.found
 
 
 def test_the_buffer_that_capture_asks_for_is_enough() -> None:
-    assert m.judge_buffer(Buffer(256 << 20, None)).state is State.OK
+    assert m.judge_buffer(Buffer(256 << 20, None), 128 << 20).state is State.OK
+
+
+def test_a_buffer_that_only_root_gets_is_said() -> None:
+    finding = m.judge_buffer(Buffer(256 << 20, None), 4 << 20)
+    assert (finding.state, finding.remedy) == (State.LOOK, REMEDY)
+    assert finding.found.endswith("a user without privileges gets 8.4 MB")
 
 
 @pytest.mark.parametrize(("cores", "state"), [(1, State.WRONG), (2, State.LOOK), (3, State.LOOK), (4, State.OK)])
@@ -57,7 +63,7 @@ def test_losses_at_high_rates_are_told_and_the_rate_without_is_promised() -> Non
 
 def test_a_sender_that_was_too_slow_is_no_fault_of_capture() -> None:
     finding, cap = m.judge_loopback([loopback(sent=40_000)])
-    assert (finding.state, round(cap.mhit_s)) == (State.LOOK, 45)
+    assert (finding.state, cap.what, round(cap.mhit_s)) == (State.LOOK, "sender of the trial", 45)
     assert "the sender of this trial" in finding.remedy
 
 
