@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
             machine = examine_machine(options.directory, options.datagram_bytes)
             show("This machine", machine.findings, console)
             said = verdict(machine.caps, disk_measured=any(cap.what == "disk" for cap in machine.caps))
-            console.print(f"\n[bold]{said}[/bold] (as recorded; centroids may follow later)\n")
+            console.print(f"\n[bold]{said}.[/bold]\nThat much can be recorded; centroids may follow later.\n")
             findings += machine.findings
             result["machine"] = _machine_facts(machine, said)
         if options.address is not None:

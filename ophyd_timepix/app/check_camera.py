@@ -30,6 +30,7 @@ MANY_HITS: Final = 500_000
 """So many are looked at for clusters."""
 PIXELS: Final = MATRIX_SIDE**2
 SHOWN_PIXELS: Final = 8
+LONGER_S: Final = 10
 ON_THE_WAY_S: Final = 0.05
 """What the chips still hold when the shutter has closed comes within this."""
 COUNTERS_PAUSE_S: Final = 0.01
@@ -166,6 +167,8 @@ def judge_temperatures(temperatures: dict[str, float | None]) -> Finding:
     found = ", ".join(f"{name} {'?' if t is None else f'{t:.1f} °C'}" for name, t in temperatures.items())
     if any(t is not None and t > HOT_DEGC for t in temperatures.values()):
         return look("temperatures", found, f"above {HOT_DEGC:.0f} °C: look after fans and cooling water")
+    if None in temperatures.values():
+        return look("temperatures", found, "a sensor of the board failed: read-out works without it")
     return ok("temperatures", found)
 
 
@@ -235,7 +238,8 @@ def judge_clock(external: bool, drift: Drift | None, *, simulated: bool = False)
     way = "slow" if drift.ppm > 0 else "fast"
     found = f"{source}; {abs(drift.ppm):.0f} ± {drift.uncertainty_ppm:.0f} ppm {way} against this computer's"
     if abs(drift.ppm) - drift.uncertainty_ppm <= DRIFT_BOUND_PPM:
-        return ok("clock", found)
+        coarse = drift.uncertainty_ppm > DRIFT_BOUND_PPM
+        return ok("clock", f"{found} (--seconds {LONGER_S} tells more)" if coarse else found)
     if simulated:
         return look("clock", found, "a simulator on a busy machine runs late; with a camera this would be wrong")
     remedy = "times are scaled by as much: check the frequency at the clock input" if external else _QUARTZ

@@ -247,6 +247,7 @@ def test_a_firewall_is_thought_of_on_the_card_that_leads_to_the_camera() -> None
     [
         (False, Drift(30.0, 20.0), State.OK, "the board's own; 30 ± 20 ppm slow"),
         (True, Drift(-30.0, 20.0), State.OK, "external reference; 30 ± 20 ppm fast"),
+        (False, Drift(300.0, 250.0), State.OK, "--seconds 10 tells more"),
         (False, Drift(300.0, 20.0), State.LOOK, "300"),
         (True, Drift(300.0, 20.0), State.WRONG, "300"),
         (True, None, State.WRONG, "the timer does not run"),
