@@ -333,4 +333,5 @@ class _Stream:
             missing_words=self._decoder.missing_words,
             max_lateness_ns=self._decoder.take_lateness() * NS_PER_COUNT,
             losses=self._losses.spans(way, stop),
+            lost_on_the_way=self._losses.lost_on_the_way,
         )

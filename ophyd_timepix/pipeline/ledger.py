@@ -49,6 +49,8 @@ class DecodeTotals:
     """Words of the last chunk that never came."""
     max_lateness_ns: float
     losses: list[LossSpan]
+    lost_on_the_way: int
+    """Datagrams that certainly were lost between board and machine."""
 
 
 @dataclass
@@ -112,8 +114,8 @@ class Ledger:
             "wrong_sender_datagrams": totals.wrong_sender,
             "kernel_dropped": totals.kernel_dropped,
             "unrecorded_datagrams": totals.unrecorded,
-            "lost_on_the_way": max(0, sent.datagrams - arrived) if sent else 0,
-            "surplus_datagrams": max(0, arrived - sent.datagrams) if sent else 0,
+            "lost_on_the_way": max(0, sent.datagrams - arrived) if sent else None,
+            "surplus_datagrams": max(0, arrived - sent.datagrams) if sent else None,
             "ring_full_waits": totals.ring_full_waits,
         }
 
@@ -127,6 +129,7 @@ class Ledger:
     def take_decode(self, totals: DecodeTotals) -> None:
         """What became of each word."""
         counts = totals.counts
+        self._note_cancelled_losses(totals.lost_on_the_way)
         decoded = counts[Count.WORDS] - counts[Count.CHUNK_HEADERS]
         self._entries |= {
             "decoded_words": decoded,
@@ -170,6 +173,13 @@ class Ledger:
             self._differences.append(self._entries["recording_bytes"] // 8 - counts[Count.WORDS])
         self._entries["altered_words"] = altered = self._altered_words()
         self._differences.append(self._missing_pixel_words() - altered)
+
+    def _note_cancelled_losses(self, certain: int) -> None:
+        """Losses that a surplus hides in the sums, though readings in between prove them."""
+        lost = self._entries.get("lost_on_the_way")
+        if lost is not None and certain > lost:
+            self._entries["surplus_datagrams"] += certain - lost
+            self._entries["lost_on_the_way"] = certain
 
     def _knows(self, chip: int, counts: Sequence[int]) -> bool:
         return chip < len(self._sent_of_chips) or counts[Count.CHUNKS_0 + chip] > 0
@@ -276,17 +286,11 @@ def _add(values: Sequence[Any]) -> Any:
     if any(value is None for value in values):
         return None
     if isinstance(values[0], dict):
-        return {
-            key: _add([v.get(key, _nothing(v)) for v in values]) for key in dict.fromkeys(k for v in values for k in v)
-        }
+        keys = dict.fromkeys(key for value in values for key in value)
+        return {key: _add([value[key] for value in values if key in value]) for key in keys}
     if isinstance(values[0], str):
         return ", ".join(dict.fromkeys(values))
     return sum(values)
-
-
-def _nothing(beside: dict[str, Any]) -> Any:
-    """What a name counts that stands in another ledger only."""
-    return {} if any(isinstance(value, dict) for value in beside.values()) else 0
 
 
 NO_ROWS: Final = (0, 0)

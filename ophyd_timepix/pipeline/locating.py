@@ -7,6 +7,9 @@ their way must have come. Then of the first S datagrams between S - R' and S - R
 end, when nothing is on its way any more. Losses only add up, so each bound holds for its neighbours too, and a stretch
 between two readings may hide a loss only if the upper bound at its end exceeds the lower bound at its beginning.
 
+Where more came than was sent (a datagram was doubled, a stranger sends), sums prove less: if they prove both a loss and
+a surplus, the loss may lie anywhere. A loss and a surplus between the same two readings cancel, and nothing shows.
+
 So a reading settles what came before it if few datagrams are on their way: at a low rate, or in a pause. At a high rate
 a small loss may lie anywhere in its acquisition, and that is what is told.
 
@@ -17,6 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 
 class Reading(NamedTuple):
@@ -49,14 +53,16 @@ def places(begin: Reading, readings: Sequence[Reading], end: Reading) -> list[Pl
     The list is empty when nothing was lost in between. Neighbouring stretches are joined.
     """
     base = begin.sent - begin.arrived_after
-    total = end.sent - end.arrived_after - base
-    if total <= 0:
-        return []
     points = [begin, *readings, end]
-    least = np.array([point.sent - point.arrived_after - base for point in points])
     most = np.array([point.sent - point.arrived_before - base for point in points])
+    least = np.minimum([point.sent - point.arrived_after - base for point in points], most)
     least[0] = most[0] = 0
-    least[-1] = most[-1] = total
+    least[-1] = most[-1] = total = end.sent - end.arrived_after - base
+    certain = _largest_rise(most, least)
+    if certain <= 0:
+        return []
+    if _largest_rise(-least, -most) > 0:
+        return [Place(begin.low, end.high, certain, certain)]
     least = np.clip(np.maximum.accumulate(least), 0, total)
     most = np.clip(np.minimum.accumulate(most[::-1])[::-1], least, total)
     found: list[Place] = []
@@ -69,6 +75,11 @@ def places(begin: Reading, readings: Sequence[Reading], end: Reading) -> list[Pl
         certain = max(0, int(least[k + 1] - most[first]))
         found.append(Place(points[first].low, points[k + 1].high, certain, int(most[k + 1] - least[first])))
     return found
+
+
+def _largest_rise(upper: npt.NDArray[np.int64], lower: npt.NDArray[np.int64]) -> int:
+    """How much a sum that lies between the bounds certainly rises from an earlier to a later point."""
+    return int((lower[1:] - np.minimum.accumulate(upper)[:-1]).max())
 
 
 def _first_of(points: Sequence[Reading], low: int) -> int:

@@ -1,8 +1,9 @@
 """What was lost, and which time it may have touched: followed slice by slice in the decode process.
 
 A loss that stands in the stream (the kernel dropped datagrams, one was no whole words) lies between two words of its
-chip. A lost word may be older than the newest that came before it, by the lateness bound, and is not newer than what
-comes after. What was lost on the way shows at the end of the acquisition only; see `locating`.
+chip. A lost word may be older than the newest that came before it, by the lateness bound; and as what comes after may
+be late by as much, a lost word may be newer than that, too. What was lost on the way shows at the end of the
+acquisition only; see `locating`.
 
 Knows no process and no file.
 """
@@ -14,7 +15,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..clock import TICKS_PER_SECOND
+from ..clock import TICKS_PER_COUNT, TICKS_PER_SECOND
+from ..decode.decoder import SKEW_TICKS
 from ..events.validity import Gap
 from ..spool.index import Loss, Poll
 from ..spool.sources import Slice
@@ -25,6 +27,9 @@ ALWAYS: Final = 1 << 62
 READINGS_MAX: Final = 4096
 """Readings that are kept: of more, every second is forgotten."""
 CHUNKS_WAITED: Final = 64
+"""Chunks of other chips after which a chip that is silent is not waited for."""
+FINE_TICKS: Final = 2 * TICKS_PER_COUNT
+"""Column phase and fToA move a hit by less than this from its coarse time."""
 NEAR_TICKS: Final = TICKS_PER_SECOND // 1000
 SPANS_MAX: Final = 10_000
 """Spans that are told one by one; further ones are joined to the last."""
@@ -79,12 +84,14 @@ class Losses:
 
     def __init__(self, start: int, lateness_ticks: int, invalidate: Callable[[int, int], None]) -> None:
         self._start = start
-        self._lateness = lateness_ticks
+        self._lateness = lateness_ticks + FINE_TICKS
         self._invalidate = invalidate
         self._open: list[_Open] = []
         self._unanswered: _Mark | None = None
         self._marks: list[_Mark] = []
         self._spans: list[LossSpan] = []
+        self.lost_on_the_way = 0
+        """Datagrams that certainly were; known after `spans`."""
         self._late: LossSpan | None = None
 
     @property
@@ -114,18 +121,20 @@ class Losses:
     def after(self, newest: Ints) -> None:
         """A chunk was decoded: what waited for a later time of its chip has its end.
 
-        A chip that stays silent is not waited for long: what it lost was sent before what others have sent by now.
+        A chip that stays silent is not waited for long: chips are never apart by more than the skew.
         """
         if self._unanswered is not None:
-            self._unanswered.high_ticks = int(newest.max())
+            self._unanswered.high_ticks = int(newest.max()) + self._lateness
             self._unanswered = None
         still_open = []
         for one in self._open:
             one.chunks += 1
             chip = one.loss.chip
-            now = int(newest[chip] if 0 <= chip < len(newest) and one.chunks < CHUNKS_WAITED else newest.max())
-            if now > one.known:
-                self._close(one, now)
+            own = int(newest[chip] if 0 <= chip < len(newest) else newest.max())
+            if own > one.known:
+                self._close(one, own + self._lateness)
+            elif one.chunks >= CHUNKS_WAITED:
+                self._close(one, int(newest.max()) + SKEW_TICKS + self._lateness)
             else:
                 still_open.append(one)
         self._open = still_open
@@ -186,6 +195,7 @@ class Losses:
         begin = Reading(way.sent_before, way.arrived_before, way.arrived_before, self._start, self._start)
         end = Reading(way.sent, way.arrived, way.arrived, stop, stop)
         for place in places(begin, [mark.reading for mark in self._marks], end):
+            self.lost_on_the_way += place.least
             low = next((m.low_ticks for m in self._marks if m.reading.high == place.low), -ALWAYS)
             high = next((m.high_ticks for m in self._marks if m.reading.high == place.high), ALWAYS)
             self._add(LossSpan("way", -1, place.most, low, high))

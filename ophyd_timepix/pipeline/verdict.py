@@ -11,6 +11,9 @@ LOST: Final = {
     "tdc_missing_edges": "trigger edges missing",
     "missing_triggers": "triggers missing",
     "double_triggers": "double triggers",
+    "missing_packets": "numbered packets missing",
+    "rejected_edges": "trigger words with impossible fields",
+    "foreign_chip_words": "words of chips that were not asked for",
     "rejected_late_hits": "hits too late",
     "rejected_late_edges": "edges too late",
     "missing_words": "words missing at the end of the recording",
@@ -19,6 +22,9 @@ LOST: Final = {
 DOUBTED: Final = {
     "surplus_datagrams": "datagrams more than were sent: doubled, or a stranger's",
     "altered_words": "words altered on the way",
+    "unknown_words": "words of no known kind",
+    "rejected_time_jumps": "words far out of their time",
+    "irregular_edges": "edges whose counter stood still or ran backwards",
     "toa_wrap_suspects": "hits so late that their time may be wrong by 409.6 µs",
     "timer_jumps": "timer words that contradict the stream",
     "unframed_words": "words outside of any datagram",
@@ -26,6 +32,9 @@ DOUBTED: Final = {
     "skipped_bytes": "damaged bytes skipped",
 }
 """What is there and may be wrong."""
+
+
+TIME_OVER: Final = "time"
 
 
 def is_complete(ledger: Mapping[str, Any]) -> bool:
@@ -40,13 +49,21 @@ def verdict(ledger: Mapping[str, Any]) -> str:
         return "not known: the run was finished without its recording"
     if unaccounted:
         return f"do not publish: {unaccounted:,} words, hits or datagrams are unaccounted for"
+    if "sent_datagrams" in ledger and ledger["sent_datagrams"] is None:
+        return f"not known: the board could not be asked how much it sent; {_shots(ledger)}"
     lost, doubted = _told(ledger, LOST), _told(ledger, DOUBTED)
+    if TIME_OVER in ledger.get("ended_by", ""):
+        doubted.append("data still came 10 s after the shutter had closed")
+    if ledger.get("loss_intervals") and not lost:
+        lost.append(f"{ledger['loss_intervals']:,} times of a loss")
     shots = _shots(ledger)
     if doubted:
         return f"doubtful: {', '.join(doubted + lost)}; {shots}"
     if lost:
         return f"{'valid shots only' if ledger.get('shots') else 'incomplete'}: {', '.join(lost)}; {shots}"
-    return f"complete: nothing was lost; {shots}"
+    if "sent_datagrams" in ledger:
+        return f"complete: nothing was lost; {shots}"
+    return f"complete: all of the recording was read; {shots}"
 
 
 def _told(ledger: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:

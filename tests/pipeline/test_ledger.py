@@ -40,5 +40,9 @@ def test_what_one_acquisition_does_not_know_the_run_does_not_know():
     assert total["chips"]["0"] == {"hits": 10, "sent_pixel_words": None}
 
 
+def test_a_chip_that_one_acquisition_heard_nothing_of_counts_in_the_others():
+    assert add_ledgers([ONE | {"chips": {}}, ONE, ONE | {"chips": {}}])["chips"] == ONE["chips"]
+
+
 def test_a_run_without_acquisitions_has_lost_nothing():
     assert add_ledgers([])["unaccounted"] == 0

@@ -103,6 +103,22 @@ def test_what_was_lost_before_belongs_to_the_acquisition_before():
     assert places(begin, [], Reading(90, 79, 79, 200, 200)) == [Place(100, 200, 1, 1)]
 
 
+def test_a_loss_and_a_surplus_apart_from_each_other_are_both_seen_and_the_loss_may_lie_anywhere():
+    begin, end = Reading(0, 0, 0, 0, 0), Reading(100, 100, 100, 1000, 1000)
+    assert places(begin, [Reading(50, 49, 49, 400, 500)], end) == [Place(0, 1000, 1, 1)]
+    between = [Reading(30, 29, 29, 0, 300), Reading(60, 60, 60, 300, 600)]
+    assert places(begin, between, Reading(100, 99, 99, 1000, 1000)) == [Place(0, 1000, 1, 1)]
+
+
+def test_a_reading_that_contradicts_itself_makes_no_loss_narrower():
+    late = Reading(1050, 1050, 1030, 0, 500)
+    assert places(Reading(1000, 1000, 1000, 0, 0), [late], Reading(1100, 1099, 1099, 1000, 1000)) == [
+        Place(500, 1000, 1, 1)
+    ] or places(Reading(1000, 1000, 1000, 0, 0), [late], Reading(1100, 1099, 1099, 1000, 1000)) == [
+        Place(0, 1000, 1, 1)
+    ]
+
+
 @pytest.mark.parametrize("surplus", [1, 100])
 def test_more_than_was_sent_is_no_loss(surplus):
     assert places(Reading(0, 0, 0, 0, 0), [], Reading(10, 10 + surplus, 10 + surplus, 80, 80)) == []

@@ -2,12 +2,14 @@
 
 import numpy as np
 
+from ophyd_timepix.decode.decoder import SKEW_TICKS
 from ophyd_timepix.events.validity import Gap
-from ophyd_timepix.pipeline.losses import ALWAYS, CHUNKS_WAITED, SPANS_MAX, Losses, LossSpan, Way
+from ophyd_timepix.pipeline.losses import ALWAYS, CHUNKS_WAITED, FINE_TICKS, SPANS_MAX, Losses, LossSpan, Way
 from ophyd_timepix.spool.index import Loss, Poll
 from ophyd_timepix.spool.sources import Slice
 
 LATENESS = 100
+BOUND = LATENESS + FINE_TICKS
 NEVER = -(1 << 40)
 
 
@@ -27,14 +29,15 @@ class Told:
         self.losses = Losses(0, LATENESS, lambda low, high: self.spans.append((low, high)))
 
 
-def test_a_loss_lasts_from_the_lateness_before_it_to_the_next_words_of_its_chip():
+def test_a_loss_lasts_from_the_lateness_before_it_to_the_lateness_after_the_next_words_of_its_chip():
     told = Told()
     told.losses.before(piece(losses=[Loss(1, "kernel", 3)]), times(9000, 5000), 4000)
     told.losses.after(times(9900, 5000))
     assert told.losses.waiting
     told.losses.after(times(9950, 5500))
-    assert told.spans == [(4900, 5500)]
-    assert told.losses.spans(None, 0) == [LossSpan("kernel", 1, 3, 4900, 5500)]
+    low, high = 5000 - BOUND, 5500 + BOUND
+    assert told.spans == [(low, high)]
+    assert told.losses.spans(None, 0) == [LossSpan("kernel", 1, 3, low, high)]
     assert not told.losses.waiting
 
 
@@ -44,7 +47,7 @@ def test_a_loss_before_the_first_word_reaches_back_to_the_beginning_and_one_behi
     told.losses.after(times(500))
     told.losses.before(piece(losses=[Loss(0, "kernel", 2)]), times(700), 600)
     told.losses.end()
-    assert told.spans == [(NEVER - LATENESS, 500), (600, ALWAYS)]
+    assert told.spans == [(NEVER - BOUND, 500 + BOUND), (700 - BOUND, ALWAYS)]
 
 
 def test_what_has_no_chip_may_touch_any():
@@ -61,7 +64,7 @@ def test_a_loss_on_the_way_lies_between_the_readings_that_enclose_it():
         poll = Poll(10 * k, 10 * k - lost, 10 * k - lost)
         told.losses.before(piece(100 * k, poll=poll), times(1000 * k), 1000 * k - LATENESS)
         told.losses.after(times(1000 * k + 50))
-    assert told.losses.spans(Way(0, 0, 55, 52), 550) == [LossSpan("way", -1, 3, 2900, 4050)]
+    assert told.losses.spans(Way(0, 0, 55, 52), 550) == [LossSpan("way", -1, 3, 2900, 4050 + BOUND)]
     assert told.spans == []
 
 
@@ -101,4 +104,4 @@ def test_a_chip_that_stays_silent_is_not_waited_for_beyond_some_chunks_of_the_ot
     for k in range(CHUNKS_WAITED):
         assert told.losses.waiting
         told.losses.after(times(9000 + k, 5000))
-    assert told.spans == [(4900, 9000 + CHUNKS_WAITED - 1)]
+    assert told.spans == [(5000 - BOUND, 9000 + CHUNKS_WAITED - 1 + SKEW_TICKS + BOUND)]

@@ -4,7 +4,14 @@ import pytest
 
 from ophyd_timepix.pipeline.verdict import DOUBTED, LOST, verdict
 
-GOOD = {"unaccounted": 0, "shots": 5000, "valid_shots": 4999, "lost_on_the_way": 0, "sent_datagrams": None}
+GOOD = {
+    "unaccounted": 0,
+    "shots": 5000,
+    "valid_shots": 4999,
+    "lost_on_the_way": 0,
+    "sent_datagrams": 100,
+    "ended_by": "counters",
+}
 
 
 def test_a_run_without_a_loss_is_complete():
@@ -22,6 +29,22 @@ def test_a_loss_leaves_the_valid_shots(name):
 def test_what_may_be_wrong_is_said_before_what_is_missing(name):
     line = verdict(GOOD | {name: -2, "kernel_dropped": 1})
     assert line.startswith(f"doubtful: 2 {DOUBTED[name]}, 1 datagrams dropped by the kernel; ")
+
+
+def test_a_run_is_not_called_complete_when_the_board_could_not_be_asked():
+    assert verdict(GOOD | {"sent_datagrams": None}).startswith("not known: the board could not be asked")
+
+
+def test_a_time_of_a_loss_without_a_name_is_said_all_the_same():
+    assert verdict(GOOD | {"loss_intervals": 2}).startswith("valid shots only: 2 times of a loss; ")
+
+
+def test_an_acquisition_that_never_came_to_rest_is_doubtful():
+    assert verdict(GOOD | {"ended_by": "counters, time"}).startswith("doubtful: data still came")
+
+
+def test_of_a_recording_alone_only_the_reading_is_called_complete():
+    assert verdict({"unaccounted": 0}) == "complete: all of the recording was read; no shots"
 
 
 def test_nothing_is_published_before_everything_is_accounted_for():
