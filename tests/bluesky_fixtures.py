@@ -10,7 +10,7 @@ import pytest
 from bluesky import RunEngine
 from bluesky.utils import RunEngineInterrupted
 
-from ophyd_timepix.devices import SpidrBoard, TimepixDetector, exposure
+from ophyd_timepix.devices import SpidrBoard, TimepixDetector
 from ophyd_timepix.wiring import install
 from tests.doc_checker import DocChecker
 from tests.fakes import FakeBoard, FakePipeline
@@ -53,11 +53,8 @@ def spidr(fake_board: FakeBoard) -> SpidrBoard:
 
 
 @pytest.fixture
-def tpx(
-    spidr: SpidrBoard, pipelines: list[FakePipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[TimepixDetector]:
+def tpx(spidr: SpidrBoard, pipelines: list[FakePipeline], tmp_path: Path) -> Iterator[TimepixDetector]:
     """A detector whose point is 100 shots; they come as fast as one asks, while `flow` of the pipeline is set."""
-    monkeypatch.setattr(exposure, "POLL_S", 0.01)
 
     def make() -> FakePipeline:
         pipelines.append(FakePipeline())

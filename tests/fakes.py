@@ -306,6 +306,10 @@ class FakeBoard:
         self.shutter_open.clear()
         self.contact("close_shutter")
 
+    def tdc_triggers(self) -> int:
+        self.contact()
+        return 0
+
     def sent_counters(self) -> SentCounters:
         self.contact()
         return SentCounters(10, (100, 0, 0, 0))

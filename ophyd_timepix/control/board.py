@@ -247,6 +247,11 @@ class Board(BiasSupply):
             paused = self._total(self._paused, Register.UDP_PAUSED_DATAGRAMS.address)
             return SentCounters(datagrams, tuple(pixel_words), tdc_triggers, paused)
 
+    def tdc_triggers(self) -> int:
+        """What the TDC has counted since `reset_counters`, alone: one request."""
+        with self.client.exclusive():
+            return self._total(self._tdc_triggers, Register.TDC_TRIGGERS.address)
+
     def _total(self, counter: UnwrappedCounter, address: int) -> int:
         reading = self.read_register(address)
         return counter.update(reading, self.client.connections)

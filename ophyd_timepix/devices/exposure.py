@@ -21,6 +21,7 @@ from ophyd.status import Status
 from ..events.sums import PointArrays
 from ..pipeline.errors import PipelineError
 from ..pipeline.messages import Acquired, Counting, Progress
+from .pace import Pace, ShotPace, TimePace
 from .recording import Recording
 from .status import ProgressStatus
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.01
-"""How often a goal is looked at. The pipeline counts shots and gates about fifty times a second."""
 HELD_S = 0.5
 """How often a pause is told of."""
 SHUTTER_TIMEOUT_S = 10.0
@@ -39,6 +38,10 @@ ENOUGH_SHOTS = 10
 """Valid shots whose spread says something."""
 COMPARE_S = 0.1
 """How often the board's counters are compared with what arrived."""
+LOOK_S = 0.01
+"""How often it is looked what there is. The pipeline counts shots and gates about fifty times a second."""
+NEAR_S = 0.05
+"""So near to its end an exposure does nothing else than wait for it; all is compared right after."""
 
 
 class AcquisitionError(RuntimeError):
@@ -301,14 +304,20 @@ class Exposure:
             if self._may_open():
                 self._recording.open_shutter()
                 began = time.monotonic()
+                pace = self._pace()
                 self._opened()
-                whole = self._expose(began, before)
+                whole = self._expose(pace, began, before)
+                pace.close()
                 end_counts = self._recording.timer_counts()
             self._recording.close_shutter()
             self._shut.set()
             if whole:
                 self._open_seconds = time.monotonic() - began
-            return self._recording.end(end_counts=end_counts, cancelled=not whole)
+            acquired = self._recording.end(end_counts=end_counts, cancelled=not whole)
+            if whole:
+                edges = acquired.trigger_stop - acquired.trigger_start
+                pace.end(edges, acquired.shot_stop - acquired.shot_start)
+            return acquired
         except Exception as error:
             self._clean_up_after(error)
             raise
@@ -334,40 +343,66 @@ class Exposure:
         except Exception as error:  # noqa: BLE001
             logger.error("the acquisition could not be ended after a failure: %s", error)
 
-    def _expose(self, began: float, before: Progress) -> bool:
+    def _pace(self) -> Pace:
+        goal = self.goal
+        return ShotPace(self._recording, goal.shots) if goal.by_shots else TimePace(goal.seconds)
+
+    def _expose(self, pace: Pace, began: float, before: Progress) -> bool:
         """Wait for the goal. False: interrupted."""
         watch = _ShotWatch(self.goal, began)
-        goal = self.goal
-        tended = compared = began
+        chores = _Chores(self._recording, began)
+        looked = began
         while True:
-            if time.monotonic() - compared > COMPARE_S:
-                self._recording.compare_counts()
-                compared = time.monotonic()
-            if time.monotonic() - tended > TEND_S:
-                self._recording.tend()
-                tended = time.monotonic()
-            elapsed = time.monotonic() - began
-            left = POLL_S if goal.by_shots or goal.is_open else goal.seconds - elapsed
+            left, wait = pace.look()
             if left <= 0 or self._enough:
                 return True
-            if self._interrupted(min(left, POLL_S)):
+            if self._interrupted(max(0.0, min(wait, looked + LOOK_S - time.monotonic()))):
                 return False
-            progress = self._recording.progress()
-            if progress.stopped_by is not None:
-                raise AcquisitionError(f"nothing more is recorded: {progress.stopped_by}")
-            shots = progress.shots - before.shots
-            if goal.by_shots:
-                watch.shots(shots)
-            elapsed = time.monotonic() - began
-            done = goal.done(shots, elapsed, self._recording.sums if goal.until is not None else None)
-            self._looked(Look(progress, before, elapsed, done))
-            if (goal.by_shots or goal.until is not None) and done >= goal.target:
+            since = time.monotonic() - looked
+            if since < LOOK_S or (left < LOOK_S and since < NEAR_S):
+                continue  # a look costs time that is better not lost right at the end
+            if self._look(pace, watch, began, before):
                 return True
+            looked = time.monotonic()
+            if left > NEAR_S:
+                chores.do()
+
+    def _look(self, pace: Pace, watch: "_ShotWatch", began: float, before: Progress) -> bool:
+        """See how far it is and tell it. True: a goal in a gate is reached."""
+        goal = self.goal
+        progress = self._recording.progress()
+        if progress.stopped_by is not None:
+            raise AcquisitionError(f"nothing more is recorded: {progress.stopped_by}")
+        shots = progress.shots - before.shots
+        pace.note_shots(shots)
+        if goal.by_shots:
+            watch.shots(shots)
+        elapsed = time.monotonic() - began
+        done = goal.done(max(shots, pace.shots), elapsed, self._recording.sums if goal.until is not None else None)
+        self._looked(Look(progress, before, elapsed, done))
+        return goal.until is not None and done >= goal.target
 
     def _interrupted(self, within_s: float) -> bool:
         with self._changed:
             self._changed.wait_for(lambda: self._wish is not _Wish.EXPOSE or self._enough, within_s)
             return self._wish is not _Wish.EXPOSE
+
+
+class _Chores:
+    """What is done now and then while the shutter is open."""
+
+    def __init__(self, recording: Recording, began: float) -> None:
+        self._recording = recording
+        self._tended = self._compared = began
+
+    def do(self) -> None:
+        """What is due."""
+        if time.monotonic() - self._compared > COMPARE_S:
+            self._recording.compare_counts()
+            self._compared = time.monotonic()
+        if time.monotonic() - self._tended > TEND_S:
+            self._recording.tend()
+            self._tended = time.monotonic()
 
 
 class _ShotWatch:
@@ -387,5 +422,5 @@ class _ShotWatch:
             raise AcquisitionError(
                 f"no trigger for {self._goal.shot_timeout_s:g} s: {self._shots} of {self._goal.shots} shots came; "
                 "is the trigger on the TDC input and edge that `processing` names? "
-                "Set `shots` to 0 to expose by time, or raise `shot_timeout_s`"
+                "Set `shots` to 0 to expose by time, or raise `shot_timeout`"
             )

@@ -26,13 +26,16 @@ from ..pipeline.errors import PipelineError, PipelineTimeout, StageDied
 from ..pipeline.messages import Acquired, Counting, Progress, Receiver, RunPaths, RunRequest, RunSummary, Sent
 from ..pipeline.verdict import is_complete, verdict
 from ..protocol.chip_config import column_phase
+from .pace import CountsPerShot
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 COUNTERS_TIMEOUT_S = 2.0
 COUNTERS_INTERVAL_S = 0.005
-"""The counters are a poll apart; two equal readings mean that the board has sent all it had."""
+"""The same counter is read again after so long; two equal readings mean that the board has sent all it had."""
+STILL_S = 0.05
+"""Pixels that have stood still for so long are all sent; what goes on is of triggers: they pass a closed shutter."""
 
 
 class PipelineClient(Protocol):
@@ -97,6 +100,9 @@ class Recording:
         self.rows_on_disk = 0
         self.acquired: list[Acquired] = []
         self.phase: tuple[tuple[int, ...], ...] = ()
+        self.counts_per_shot = CountsPerShot()
+        self.tof_max_s: float | None = None
+        """After so long a shot is whole; None: when the next one comes."""
         self._board = board
         self._n_chips = n_chips
         self._column_phases = column_phases
@@ -173,6 +179,7 @@ class Recording:
             )
             paths = self._ask(pipeline, lambda: pipeline.open_run(request), may_refuse=True)
             self._begin_counting(pipeline, board)
+            self._note_shots(file.processing)
             self.run = run
             self.acquired = []
             self._number = 0
@@ -181,6 +188,10 @@ class Recording:
                 self.paths = paths
                 self.rows_on_disk = 0
             return paths
+
+    def _note_shots(self, processing: Processing) -> None:
+        self.counts_per_shot.of((processing.trigger_input, processing.trigger_edge))
+        self.tof_max_s = None if processing.tof_max_ns is None else processing.tof_max_ns / 1e9
 
     def _begin_counting(self, pipeline: PipelineClient, board: Board) -> None:
         """From here on all that the board sends has to arrive. A run that nobody can count is not begun."""
@@ -257,9 +268,13 @@ class Recording:
     def close_shutter(self) -> None:
         self._board().close_shutter()
 
+    def tdc_counts(self) -> int:
+        """What the board's TDC has counted, its shutter open or not: edges, of one input or both."""
+        return self._board().tdc_triggers()
+
     def triggers(self) -> int:
-        """Triggers that the board's TDC has counted, its shutter open or not."""
-        return self._board().sent_counters().tdc_triggers
+        """The same in shots, as far as it is known what a shot is worth."""
+        return round(self.tdc_counts() / (self.counts_per_shot.value or 1))
 
     def timer_counts(self) -> int:
         """The board's timer now (25 ns counts): a moment at which the shutter was still open."""
@@ -323,13 +338,18 @@ class Recording:
 
     def _settled_counters(self, board: Board) -> SentCounters:
         """The board's counters once they stand still: two readings agree, or the time is over (a warning says so)."""
-        deadline = time.monotonic() + COUNTERS_TIMEOUT_S
+        began = read_at = moved_at = time.monotonic()
         before = board.sent_counters()
         pause = threading.Event()
-        while time.monotonic() < deadline:
-            pause.wait(COUNTERS_INTERVAL_S)
+        while read_at < began + COUNTERS_TIMEOUT_S:
+            pause.wait(max(0.0, read_at + COUNTERS_INTERVAL_S - time.monotonic()))
+            read_at = time.monotonic()
             now = board.sent_counters()
-            if now == before:
+            moved_at = read_at if now.pixel_words != before.pixel_words else moved_at
+            if read_at - moved_at >= STILL_S or (now.pixel_words, now.datagrams) == (
+                before.pixel_words,
+                before.datagrams,
+            ):
                 return now
             before = now
         logger.warning("the board still sends %s s after its shutter closed", COUNTERS_TIMEOUT_S)

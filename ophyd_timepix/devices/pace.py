@@ -1,0 +1,176 @@
+"""How long an exposure still lasts.
+
+Of N shots the pipeline knows each some tens of milliseconds late. The TDC's counter on the board knows it at once, but
+boards differ in what it counts: so what a shot is worth on it is learnt from points.
+
+Knows a recording only by the few questions that it asks.
+"""
+
+import math
+import time
+from typing import Final, Protocol
+
+AGREEMENT: Final = 0.25
+"""Counter and edges of a point may differ by this part: the counter is read a little after the shutter has opened."""
+FEW: Final = 3
+"""And by so many."""
+FORGETS: Final = 0.8
+"""What was learnt from a point counts so much less with each that follows."""
+FINEST_S: Final = 0.001
+UNKNOWN_S: Final = 0.01
+"""How long to wait while nothing is known of the rate."""
+SHARE: Final = 0.5
+"""The counter is read again after this part of the time that seems to be left."""
+PER_SHOT: Final = 10
+"""At the end it is read so often in the time of a shot."""
+
+
+class CountsPerShot:
+    """What the TDC's counter moves by for a shot; None while nobody knows.
+
+    It may take both edges or one, and those of the other input, too: 2 counts a shot, or 2.2 with another signal of a
+    tenth of the rate. How many edges a shot has, the stream says; a point tells whether the counter takes them all.
+    """
+
+    def __init__(self) -> None:
+        self.value: float | None = None
+        self._trigger: object = None
+        self._edges = self._shots = 0.0
+
+    def of(self, trigger: object) -> None:
+        """Shots come from this input and edge; what was learnt of another does not hold."""
+        if trigger != self._trigger:
+            self._trigger = trigger
+            self._forget()
+
+    def learn(self, counts: int, edges: int, shots: int) -> None:
+        """A point had so many shots, and edges of all kinds, while the counter moved by so much."""
+        share = next((s for s in (1.0, 0.5) if abs(counts - s * edges) <= max(FEW, AGREEMENT * s * edges)), None)
+        if not shots or share is None or not counts:
+            self._forget()
+            return
+        self._edges = FORGETS * self._edges + edges
+        self._shots = FORGETS * self._shots + shots
+        each = self._edges / self._shots
+        exact = abs(edges - round(each) * shots) < round(each) and edges <= round(each) * shots
+        self.value = share * (round(each) if exact else each)
+
+    def needed(self, shots: int) -> float | None:
+        """Counts after which there are surely so many shots; None while nobody knows. Between other edges one more."""
+        value = self.value
+        return None if value is None else value * shots + (0.0 if value * 2 == round(value * 2) else value + 1)
+
+    def _forget(self) -> None:
+        self.value = None
+        self._edges = self._shots = 0.0
+
+
+class Counting(Protocol):
+    """What a pace asks of a recording."""
+
+    counts_per_shot: CountsPerShot
+
+    @property
+    def tof_max_s(self) -> float | None: ...
+    def tdc_counts(self) -> int: ...
+
+
+class Pace(Protocol):
+    """How far an exposure is. Made when the shutter has opened."""
+
+    @property
+    def shots(self) -> int:
+        """Shots so far, as far as anybody knows; 0 where nobody counts."""
+
+    def note_shots(self, shots: int) -> None:
+        """The pipeline knows so many."""
+
+    def look(self) -> tuple[float, float]:
+        """(seconds that are left, as far as known; seconds until the next look). No time is left: it is over."""
+
+    def close(self) -> None:
+        """The shutter is about to close."""
+
+    def end(self, edges: int, shots: int) -> None:
+        """It is over, and had so many edges at the TDC, and shots."""
+
+
+class TimePace:
+    """An exposure of `seconds`; 0: without an end of its own."""
+
+    shots = 0
+
+    def __init__(self, seconds: float) -> None:
+        self._over_at = time.monotonic() + seconds if seconds else math.inf
+
+    def note_shots(self, shots: int) -> None: ...
+
+    def look(self) -> tuple[float, float]:
+        left = self._over_at - time.monotonic()
+        return left, min(left, UNKNOWN_S)
+
+    def close(self) -> None: ...
+
+    def end(self, edges: int, shots: int) -> None: ...
+
+
+class ShotPace:
+    """An exposure of `shots` whole shots.
+
+    A shot is whole when the next has come, or after the longest time of flight where there is one. So without such a
+    limit one trigger more is waited for.
+    """
+
+    def __init__(self, recording: Counting, shots: int) -> None:
+        self.shots = 0
+        self._recording = recording
+        self._after_s = recording.tof_max_s
+        self._target = shots + (self._after_s is None)
+        self._needed = recording.counts_per_shot.needed(self._target)
+        self._first = self._last = recording.tdc_counts()
+        self._began = time.monotonic()
+        self._look_at = self._began
+        self._left = math.inf
+        self._over_at: float | None = None
+
+    def note_shots(self, shots: int) -> None:
+        self.shots = max(self.shots, shots)
+        if shots >= self._target:
+            self._reached()
+
+    def look(self) -> tuple[float, float]:
+        now = time.monotonic()
+        if self._needed is not None and self._over_at is None and now >= self._look_at:
+            self._count(self._needed)
+            now = time.monotonic()
+        if self._over_at is not None:
+            return self._over_at - now, self._over_at - now
+        if self._needed is None:
+            return math.inf, UNKNOWN_S
+        return self._left, self._look_at - now
+
+    def close(self) -> None:
+        if self._needed is None or self._look_at > time.monotonic():
+            self._last = self._recording.tdc_counts()
+
+    def end(self, edges: int, shots: int) -> None:
+        self._recording.counts_per_shot.learn(self._last - self._first, edges, shots)
+
+    def _count(self, needed: float) -> None:
+        self._last = self._recording.tdc_counts()
+        counts = self._last - self._first
+        self.shots = max(self.shots, int(self._target * min(counts / needed, 1.0)))
+        if counts >= needed:
+            self._reached()
+            return
+        now = time.monotonic()
+        elapsed = max(now - self._began, UNKNOWN_S)  # the rate of the first moments is not believed for long
+        each_s = elapsed * needed / (counts * self._target) if counts else math.inf
+        self._left = each_s * self._target * (1 - counts / needed)
+        self._look_at = now + (
+            max(min(self._left * SHARE, elapsed), each_s / PER_SHOT, FINEST_S) if counts else UNKNOWN_S
+        )
+
+    def _reached(self) -> None:
+        if self._over_at is None:
+            self._over_at = time.monotonic() + (self._after_s or 0.0)
