@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ..capture.capture import Capture, Recorder, Totals
@@ -21,8 +22,23 @@ log = logging.getLogger(__name__)
 DRAIN_POLL_S: Final = 0.002
 FIRST: Final = -10
 """Niceness of the capture, for those who may ask for it (root, CAP_SYS_NICE)."""
+AUTOGROUP: Final = Path("/proc/self/autogroup")
 SILENCE_NS: Final = 200_000_000
 """An acquisition whose sent count is not reached ends after this silence."""
+
+
+def _go_first() -> None:
+    """Where the system lets us: what waits here may be lost.
+
+    Linux shares cores among sessions first, and niceness counts only within one (sched(7), autogroup). So the capture
+    gets a session of its own, and that one the niceness too.
+    """
+    with contextlib.suppress(OSError):
+        os.setsid()
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, FIRST)
+    with contextlib.suppress(OSError):
+        AUTOGROUP.write_text(str(FIRST))
 
 
 NOTHING: Final = Totals(0, 0, 0, 0, 0, 0, 0, 0)
@@ -51,8 +67,7 @@ class CaptureStage(Stage):
 
     def __init__(self, control: Connection, shared: Shared) -> None:
         super().__init__(control)
-        with contextlib.suppress(PermissionError):  # where the system lets us: what waits here may be lost
-            os.setpriority(os.PRIO_PROCESS, 0, FIRST)
+        _go_first()
         self._failure: BaseException | None = None
         self._shared = shared
         self._capture = Capture(shared.ring, shared.index, self._fail)
@@ -61,6 +76,8 @@ class CaptureStage(Stage):
         self._drain_began = 0
         self._end_counts: int | None = None
         self._at_end = NOTHING
+        self._known = (0, 0)
+        """Sent and arrived, when both were known last."""
         self._stray_words = 0
         self.requests = {
             "bind": self._bind,
@@ -104,6 +121,7 @@ class CaptureStage(Stage):
     def _open(self, argument: tuple[RunRequest, dict[str, Any]]) -> None:
         run, description = argument
         self._at_end = NOTHING
+        self._known = (0, 0)
         self._capture.open(self._recorder(run, description), run.segment_bytes)
 
     def _recorder(self, run: RunRequest, description: dict[str, Any]) -> Recorder:
@@ -125,6 +143,7 @@ class CaptureStage(Stage):
     def _baseline(self, _: object) -> int:
         """The board's count begins here. Returns the datagrams that arrived before."""
         self._at_end = self._capture.baseline()
+        self._known = (0, self._at_end.arrived)
         return self._at_end.arrived
 
     def _poll(self, argument: tuple[Sent, int]) -> None:
@@ -149,12 +168,16 @@ class CaptureStage(Stage):
         stop, now = self._capture.end(self._end_counts, None if self._draining is None else self._draining.datagrams)
         since = Totals(*(a - b for a, b in zip(now, self._at_end, strict=True)))
         self._at_end = now
+        if self._draining is not None:
+            self._known = (self._draining.datagrams, now.arrived)
         self.report("drained", Drained(stop, since, self._stray_words, ended_by))
 
     def _ended_by(self) -> str | None:
-        totals = self._capture.totals()
-        if self._draining is not None and totals.arrived >= self._draining.datagrams:
-            return "counters"
+        if self._draining is not None:
+            sent, arrived = self._known
+            missing = (self._draining.datagrams - sent) - (self._capture.totals().arrived - arrived)
+            if missing <= 0 and self._capture.backlog() == 0:
+                return "counters"
         now = time.monotonic_ns()
         if now - self._drain_began >= LONGEST_DRAIN_NS:
             return "time"
