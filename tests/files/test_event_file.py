@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ophyd_timepix.events.columns import CENTROIDS
-from ophyd_timepix.files.event_file import ACQUISITIONS, EventFile, tof_edges
+from ophyd_timepix.files.event_file import ACQUISITIONS, CHUNK_ROWS, EventFile, tof_edges
 from ophyd_timepix.files.master import write_master
 from ophyd_timepix.files.reader import open_event_file, read_ledger, read_table
 
@@ -34,6 +34,31 @@ def test_rows_are_readable_while_the_file_grows(event_file):
     table = read_table(event_file.path, "centroids", ["x", "toa"])
     assert table["x"].tolist() == [0, 1, 2, 3, 4]
     assert read_table(event_file.path, "centroids", ["x"], 1, 3)["x"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("flushes", [False, True])
+def test_rows_come_back_in_order_however_many_are_appended_at_once(event_file, flushes):
+    """Less than a chunk, up to its border, across it, more than two."""
+    pieces = [1, CHUNK_ROWS - 1, 10, 2 * CHUNK_ROWS + 7, CHUNK_ROWS - 17, CHUNK_ROWS, 3]
+    n = 0
+    for piece in pieces:
+        event_file.append("centroids", rows(piece, n))
+        n += piece
+        if flushes:
+            event_file.flush()
+            assert len(read_table(event_file.path, "centroids", ["toa"])["toa"]) == n
+    assert event_file.rows("centroids") == n
+    event_file.close()
+    table = read_table(event_file.path, "centroids")
+    for column in CENTROIDS:
+        assert np.array_equal(table[column.name], np.arange(n).astype(column.dtype))
+
+
+def test_a_column_holds_the_rows_appended_last(event_file):
+    event_file.append("centroids", rows(5))
+    event_file.column("centroids", "x")[1:3] = 7
+    event_file.flush()
+    assert read_table(event_file.path, "centroids", ["x"])["x"].tolist() == [0, 7, 7, 3, 4]
 
 
 def test_a_writer_that_died_leaves_all_flushed_rows(event_file, tmp_path):
