@@ -100,6 +100,7 @@ MEANING: Final = {
     "sent": "reading, end: datagrams that the board said it had sent since the run was opened; -1: unknown",
     "received_before": "reading: datagrams of the board that had arrived when it was asked; else -1",
     "malformed": "datagrams before it that were no whole words",
+    "unrecorded": "datagrams before it that came when disk or ring were full",
     "lost": "loss: datagrams that are missing just before `offset`",
     "chip": "loss: chip of the socket; else -1",
     "kind": "0 stretch, 1 loss in the kernel, 2 malformed datagram, 3 reading of the board's counters, "

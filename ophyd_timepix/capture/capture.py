@@ -475,6 +475,7 @@ class Capture:
             sent,
             received_before,
             int(marks[Mark.MALFORMED_DATAGRAMS]),
+            int(marks[Mark.UNRECORDED]),
             lost,
             chip,
             kind,

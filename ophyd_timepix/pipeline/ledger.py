@@ -22,12 +22,21 @@ from typing import Any, Final
 from ..decode.counts import CLASSES, ENDS_OF_READOUT, PIXEL_CLASSES, TDC_CLASSES, Count, total
 from ..events.block import BlockHeader
 from ..protocol.words import MAX_CHIPS
-from ..spool.index import Span
+from ..spool.index import Counted, Span
 from ..spool.sources import Recording
 from .capture_stage import Drained
-from .losses import LossSpan
+from .losses import LossSpan, Way
 from .messages import Acquired, Sent
 from .verdict import verdict
+
+
+def _on_the_way(way: Way | None) -> dict[str, int | None]:
+    """What is missing or too much between board and machine."""
+    if way is None:
+        return {"lost_on_the_way": None, "surplus_datagrams": None}
+    missing = (way.sent - way.sent_before) - (way.arrived - way.arrived_before)
+    return {"lost_on_the_way": max(0, missing), "surplus_datagrams": max(0, -missing)}
+
 
 VERDICT: Final = "verdict"
 
@@ -96,10 +105,12 @@ class Ledger:
         self._differences: list[int] = []
         self._sent_of_chips: tuple[int, ...] = ()
 
-    def take_capture(self, drained: Drained, sent: Sent | None) -> None:
-        """What came through the sockets, against what the board says it sent (both since the acquisition before)."""
+    def take_capture(self, drained: Drained, sent: Sent | None, way: Way | None) -> None:
+        """What came through the sockets, against what the board says it sent (both since the acquisition before).
+
+        way: the same since the last one after which the board could be asked.
+        """
         totals = drained.totals
-        arrived = totals.arrived
         self._sent_of_chips = sent.pixel_words if sent else ()
         self._entries |= {
             "sent_datagrams": sent.datagrams if sent else None,
@@ -114,17 +125,27 @@ class Ledger:
             "wrong_sender_datagrams": totals.wrong_sender,
             "kernel_dropped": totals.kernel_dropped,
             "unrecorded_datagrams": totals.unrecorded,
-            "lost_on_the_way": max(0, sent.datagrams - arrived) if sent else None,
-            "surplus_datagrams": max(0, arrived - sent.datagrams) if sent else None,
             "ring_full_waits": totals.ring_full_waits,
-        }
+        } | _on_the_way(way)
 
-    def take_recording(self, span: Span, recording: Recording) -> None:
-        """What a recording holds instead of sockets: the bytes of one acquisition."""
+    def take_recording(self, span: Span, recording: Recording, way: Way | None = None) -> None:
+        """What a recording holds instead of sockets: the bytes of one acquisition, and what its index says of them."""
+        if span.counted is not None:
+            self._take_index(span.counted, way)
         self._entries |= {
             "recording_bytes": span.stop - span.start,
             "truncated_bytes": recording.truncated_bytes if span.stop == recording.n_bytes else 0,
         }
+
+    def _take_index(self, counted: Counted, way: Way | None) -> None:
+        """What was counted when the recording was made. Of the words that came, only those that are here are known."""
+        self._entries |= {
+            "sent_datagrams": None if way is None else way.sent - way.sent_before,
+            "received_datagrams": counted.datagrams,
+            "malformed_datagrams": counted.malformed,
+            "kernel_dropped": counted.kernel_dropped,
+            "unrecorded_datagrams": counted.unrecorded,
+        } | _on_the_way(way)
 
     def take_decode(self, totals: DecodeTotals) -> None:
         """What became of each word."""

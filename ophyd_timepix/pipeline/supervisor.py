@@ -24,14 +24,11 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from ..spool.index import Span, baseline, read_index, spans
 from ..spool.recording import salvage
 from ..spool.ring import Mark, arrived_datagrams, disk_seconds_left, stopped_by
-from ..spool.sound import cut_recording
-from ..spool.sources import open_recording
 from .capture_stage import CaptureStage
 from .centroid_stage import CentroidStage
-from .decode_stage import DecodeStage, EndRequest, ReadRequest
+from .decode_stage import DecodeStage, EndRequest
 from .ledger import Ledger, Part, add_ledgers
 from .losses import Way
 from .messages import (
@@ -46,6 +43,7 @@ from .messages import (
     Sent,
     StageDeath,
 )
+from .recorded import recorded_parts
 from .shared import Gauge, Shared
 from .stage import Stage, run_forked
 from .wire import LineSocket
@@ -100,16 +98,25 @@ class OpenRun:
         self._sent: Sent | None = Sent(datagrams=0)
         self.arrived = 0
         """Datagrams of the board before the acquisition that is next to end."""
+        self._known = (0, 0)
+        """Sent and arrived, when both were known last."""
 
     def way(self, sent: Sent | None, arrived: int) -> Way | None:
-        """What the board sent and what arrived around the acquisition that ends; None when a count is unknown.
+        """What the board sent and what arrived, at the end of an acquisition and when both were known last.
 
-        arrived: since the acquisition before. Call it before `sent_since`.
+        arrived: since the acquisition before. None when the board could not be asked.
         """
-        before, self.arrived = self.arrived, self.arrived + arrived
-        if sent is None or self._sent is None:
+        self.arrived += arrived
+        if sent is None:
             return None
-        return Way(self._sent.datagrams, before, sent.datagrams, self.arrived)
+        way = Way(*self._known, sent.datagrams, self.arrived)
+        self._known = (sent.datagrams, self.arrived)
+        return way
+
+    def begin_counting(self, arrived: int) -> None:
+        """The board's count begins at 0; what arrived before is not compared with it."""
+        self.arrived = arrived
+        self._known = (0, arrived)
 
     def sent_since(self, sent: Sent | None) -> Sent | None:
         """What the board sent since the acquisition before. Unknown when either count is."""
@@ -349,7 +356,7 @@ class Supervisor:
 
     def _baseline(self, _: dict[str, Any]) -> Call:
         run = self._opened()
-        run.arrived = yield self._children["capture"].send("baseline")
+        run.begin_counting((yield self._children["capture"].send("baseline")))
         return {}
 
     def _poll(self, arguments: dict[str, Any]) -> Call:
@@ -380,7 +387,7 @@ class Supervisor:
         drained = yield Wanted("capture", "drained")
         way = run.way(sent, drained.totals.arrived)
         ledger = Ledger()
-        ledger.take_capture(drained, run.sent_since(sent))
+        ledger.take_capture(drained, run.sent_since(sent), way)
         part = Part(number, bool(arguments.get("cancelled")), drained.ended_by, run.begun)
         if run.request.centroid:
             yield self._children["decode"].send("end", EndRequest(drained.stop, arguments.get("end_counts"), way))
@@ -440,7 +447,7 @@ class Supervisor:
         """Recordings instead of sockets: otherwise nothing differs from a live run."""
         request = RunRequest.model_validate(arguments["run"])
         files = [RecordedFile.model_validate(f) for f in arguments["files"]]
-        parts = [part for file in files for part in _recorded_parts(file)]
+        parts = [part for file in files for part in recorded_parts(file)]
         if self._run is not None:
             raise RuntimeError(f"a run is open already: {self._run.request.event_file}; close it first")
         _check_paths(request)
@@ -453,7 +460,7 @@ class Supervisor:
                 number = read.acquisition if len(files) == 1 else place
                 part = Part(number, False, "files", time.monotonic())
                 ledger = Ledger()
-                ledger.take_recording(read.span, read.recording)
+                ledger.take_recording(read.span, read.recording, read.way)
                 yield self._children["write"].send("begin", Counting())
                 yield self._children["decode"].send("read", read._replace(acquisition=number))
                 run.acquisitions.append((yield from self._finish_part(part, ledger)))
@@ -565,41 +572,6 @@ class Supervisor:
             signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(child.pid, 0)
-
-
-def _recorded_parts(file: RecordedFile) -> list[ReadRequest]:
-    """The acquisitions of a recording, where our own index tells of them; else the whole of it as one."""
-    recording = open_recording(file.path)
-    if file.good_bytes is not None:
-        recording = cut_recording(recording, file.good_bytes)
-    index = read_index(recording.path) if recording.chunked else None
-    found = spans(index.records, recording.n_bytes) if index else []
-    if not found:
-        found = [Span(1, 0, recording.n_bytes, None)]
-    arrived_at_start = baseline(index.records) if index else 0
-    return [
-        ReadRequest(
-            acquisition=span.acquisition,
-            recording=recording,
-            span=span,
-            starts_time_line=k == 0,
-            phase=file.phase,
-            timer_zero_ns=file.timer_zero_ns,
-            way=_recorded_way(found[k - 1] if k else None, span, arrived_at_start),
-        )
-        for k, span in enumerate(found)
-    ]
-
-
-def _recorded_way(before: Span | None, span: Span, arrived_at_start: int) -> Way | None:
-    """What the index says of the board's counter around an acquisition."""
-    if span.sent is None or span.arrived is None:
-        return None
-    if before is None:
-        return Way(0, arrived_at_start, span.sent, span.arrived)
-    if before.sent is None or before.arrived is None:
-        return None
-    return Way(before.sent, before.arrived, span.sent, span.arrived)
 
 
 def _check_paths(request: RunRequest) -> None:

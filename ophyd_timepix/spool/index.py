@@ -62,6 +62,7 @@ RECORD: Final = np.dtype(
         ("sent", "<i8"),  # POLL, END: datagrams the board says it sent since the run was opened; -1 unknown
         ("received_before", "<i8"),  # POLL: datagrams that had arrived (see `arrived`) when the board was asked
         ("malformed", "<i8"),  # datagrams before it that were no whole words
+        ("unrecorded", "<i8"),  # datagrams before it that came when disk or ring were full
         ("lost", "<i4"),  # LOSS_*: datagrams lost just before `offset`
         ("chip", "<i2"),  # LOSS_*: chip of the socket; else -1
         ("kind", "u1"),  # see `Kind`
@@ -87,6 +88,7 @@ class Row(NamedTuple):
     sent: int = UNKNOWN
     received_before: int = UNKNOWN
     malformed: int = 0
+    unrecorded: int = 0
     lost: int = 0
     chip: int = -1
     kind: int = Kind.STRETCH
@@ -171,11 +173,12 @@ def _from_version_2(old: Records) -> Records:
 
 
 def arrived(records: Records) -> npt.NDArray[np.int64]:
-    """Datagrams of the board that had reached this machine before each record: good, malformed or dropped here.
+    """Datagrams of the board that had reached this machine before each record: good, malformed, dropped, unrecorded.
 
     It is what `sent` and `received_before` compare with. Datagrams of other senders are not among them.
     """
-    total: npt.NDArray[np.int64] = records["datagrams"] + records["kernel_dropped"] + records["malformed"]
+    names = ("datagrams", "kernel_dropped", "malformed", "unrecorded")
+    total: npt.NDArray[np.int64] = np.sum([records[name] for name in names], axis=0)
     return total
 
 
@@ -192,6 +195,15 @@ def timer_estimate(host_ns: int | None, zero_ns: int | None) -> int | None:
     return max(0, (host_ns - zero_ns) // NS_PER_COUNT)
 
 
+class Counted(NamedTuple):
+    """Datagrams, as an index counts them."""
+
+    datagrams: int
+    kernel_dropped: int
+    malformed: int
+    unrecorded: int
+
+
 class Span(NamedTuple):
     """The bytes of one acquisition in a recording."""
 
@@ -206,6 +218,8 @@ class Span(NamedTuple):
     """Datagrams that the board said it had sent since the run was opened, up to the end of this acquisition."""
     arrived: int | None = None
     """How many of them had reached this machine (see `arrived`)."""
+    counted: "Counted | None" = None
+    """What came in this acquisition, strays before it included; None: the index is of an older version."""
 
 
 def spans(records: Records, n_bytes: int) -> list[Span]:
@@ -214,9 +228,10 @@ def spans(records: Records, n_bytes: int) -> list[Span]:
     After a power loss the index may know more than the recording holds: what begins beyond its end is left out.
     """
     numbers = records["acquisition"]
-    here = arrived(records) + np.cumsum(np.where(records["kind"] == Kind.LOSS_UNRECORDED, records["lost"], 0))
+    here = arrived(records)
     starts = np.flatnonzero(np.diff(numbers, prepend=0))
-    found = []
+    found: list[Span] = []
+    before = _counted(records[:1])
     for k, first in enumerate(starts):
         if numbers[first] == 0:
             continue
@@ -224,14 +239,24 @@ def spans(records: Records, n_bytes: int) -> list[Span]:
             break
         closing = records[starts[k + 1]] if k + 1 < len(starts) else None
         stop = n_bytes if closing is None else min(int(closing["offset"]), n_bytes)
-        closed = closing is not None and closing["offset"] <= n_bytes
+        closed = closing is not None and bool(closing["offset"] <= n_bytes)
         end_counts = int(closing["end_counts"]) if closing is not None and closed else -1
         known = end_counts if end_counts >= 0 else None
         sent = int(closing["sent"]) if closing is not None and closed else UNKNOWN
         came = int(here[starts[k + 1]]) if sent >= 0 else None
         start = int(records["offset"][first])
-        found.append(Span(int(numbers[first]), start, stop, known, closed, sent if sent >= 0 else None, came))
+        last = starts[k + 1] if closed else np.flatnonzero(records["offset"] <= stop)[-1]
+        now = _counted(records[last : last + 1])
+        counted = Counted(*(a - b for a, b in zip(now, before, strict=True)))
+        before = now
+        number = int(numbers[first])
+        found.append(Span(number, start, stop, known, closed, sent if sent >= 0 else None, came, counted))
     return found
+
+
+def _counted(record: Records) -> Counted:
+    """The counts of a single record; zeros of none."""
+    return Counted(*(int(record[name].sum()) for name in Counted._fields))
 
 
 class Cut(NamedTuple):

@@ -190,7 +190,30 @@ def test_an_index_of_the_version_before_is_read_with_what_it_does_not_know_left_
     assert found.run == {"n": 1}
     assert found.records["kind"].tolist() == [Kind.STRETCH, Kind.END, Kind.STRETCH]
     assert found.records["sent"].tolist() == [-1, -1, -1]
-    assert spans(found.records, 16) == [Span(1, 0, 8, 77), Span(2, 8, 16, None, closed=False)]
+    assert places_of(spans(found.records, 16)) == [Span(1, 0, 8, 77), Span(2, 8, 16, None, closed=False)]
+
+
+def places_of(found: list[Span]) -> list[Span]:
+    """Without what was counted."""
+    return [span._replace(counted=None) for span in found]
+
+
+def test_what_came_in_each_acquisition_is_counted_in_the_index():
+    index = np.array(
+        [
+            Row(0, 0, 0, acquisition=1),
+            Row(64, 1, 5, 1, acquisition=1, malformed=2, kind=Kind.LOSS_MALFORMED, lost=2),
+            Row(100, 2, 7, 1, kind=Kind.END, sent=11, malformed=2, unrecorded=1),
+            Row(100, 3, 8, 1, acquisition=2, malformed=2, unrecorded=1),
+            Row(164, 4, 12, 4, acquisition=2, malformed=2, unrecorded=1),
+        ],
+        RECORD,
+    )
+    one, two = spans(index, 164)
+    assert one.counted == (7, 1, 2, 1)
+    assert (one.sent, one.arrived) == (11, 11)
+    assert two.counted == (5, 3, 0, 0)
+    assert two.sent is None
 
 
 def test_the_acquisitions_of_a_recording_are_found_again():
@@ -198,7 +221,7 @@ def test_the_acquisitions_of_a_recording_are_found_again():
         (0, 0, 0, 0, 0, -1), (100, 1, 0, 0, 1, -1), (150, 2, 0, 0, 1, -1), (200, 3, 0, 0, 0, 77),
         (208, 4, 0, 0, 0, -1), (300, 5, 0, 0, 2, -1),
     )  # fmt: skip
-    assert spans(index, 400) == [Span(1, 100, 200, 77), Span(2, 300, 400, None, closed=False)]
+    assert places_of(spans(index, 400)) == [Span(1, 100, 200, 77), Span(2, 300, 400, None, closed=False)]
     assert spans(index[:0], 400) == []
 
 
@@ -207,9 +230,9 @@ def test_acquisitions_beyond_the_end_of_a_recording_are_left_out():
     index = records(
         (0, 0, 0, 0, 1, -1), (200, 1, 0, 0, 0, 77), (200, 2, 0, 0, 2, -1), (300, 3, 0, 0, 0, 99),
     )  # fmt: skip
-    assert spans(index, 250) == [Span(1, 0, 200, 77), Span(2, 200, 250, None, closed=False)]
-    assert spans(index, 200) == [Span(1, 0, 200, 77)]
-    assert spans(index, 120) == [Span(1, 0, 120, None, closed=False)]
+    assert places_of(spans(index, 250)) == [Span(1, 0, 200, 77), Span(2, 200, 250, None, closed=False)]
+    assert places_of(spans(index, 200)) == [Span(1, 0, 200, 77)]
+    assert places_of(spans(index, 120)) == [Span(1, 0, 120, None, closed=False)]
     assert spans(index, 0) == []
 
 

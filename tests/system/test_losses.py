@@ -197,5 +197,6 @@ def test_the_recording_tells_the_same_losses_again(bench, tmp_path, fault):
         first, second = read_table(taken.event_file, table), read_table(tmp_path / "again.h5", table)
         for column in first:
             np.testing.assert_array_equal(first[column], second[column], err_msg=f"{table}/{column}")
-    for name in ("valid_shots", "loss_intervals", "tdc_gaps", "missing_triggers", "unaccounted"):
+    told = ("valid_shots", "loss_intervals", "tdc_gaps", "missing_triggers", "unaccounted")
+    for name in (*told, "lost_on_the_way", "malformed_datagrams", "lost_datagrams", "sent_datagrams", "verdict"):
         assert again.ledger[name] == taken.ledger[name], name
