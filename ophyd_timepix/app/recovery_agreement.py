@@ -2,6 +2,9 @@
 
 They need not have the same end. A killed session may leave a recording that lacks words which are in the event file
 already: then the last rows made of it differ, because clusters lack hits and the last shots are not whole.
+
+Nor need they agree on which shots are valid: what was lost on the way shows at the end of an acquisition, and a session
+may have been killed before that end, or the end be cut off the recording.
 """
 
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ from ..files.reader import open_event_file
 STEP_ROWS: Final = 1 << 20
 TIMES: Final = {"triggers": "time", "shots": "time", "centroids": "toa"}
 """The tables that are compared, and which column is their time."""
+VALID: Final = "valid"
 _TAIL_ROWS: Final = 1000
 
 
@@ -35,10 +39,11 @@ class Difference:
 
 
 def is_beginning(old: Path, new: Path) -> bool:
-    """Whether the rows of `new` begin with all rows of `old`."""
+    """Whether the rows of `new` begin with all rows of `old`, and call no shot valid that `old` knows to be none."""
     with open_event_file(old) as left, open_event_file(new) as right:
         tables = [(left["entry"][name], right["entry"][name]) for name in TIMES]
-        return all(_rows(one) <= _rows(other) and _first_difference(one, other) is None for one, other in tables)
+        same = all(_rows(one) <= _rows(other) and _first_difference(one, other) is None for one, other in tables)
+        return same and _no_more_valid(left["entry"]["shots"], right["entry"]["shots"])
 
 
 def difference_before_the_cut(longer: Path, cut: Path, processing: Processing) -> Difference | None:
@@ -63,11 +68,18 @@ def _first_difference(one: h5py.Group, other: h5py.Group) -> int | None:
     n = min(_rows(one), _rows(other))
     for start in range(0, n, STEP_ROWS):
         stop = min(start + STEP_ROWS, n)
-        rows = [_first_in(one[name][start:stop], other[name][start:stop]) for name in one]
+        rows = [_first_in(one[name][start:stop], other[name][start:stop]) for name in one if name != VALID]
         found = [row for row in rows if row is not None]
         if found:
             return start + min(found)
     return None
+
+
+def _no_more_valid(one: h5py.Group, other: h5py.Group) -> bool:
+    """Whether every shot of `one` that is not valid is not valid in `other`, which has as many or more."""
+    n = _rows(one)
+    starts = range(0, n, STEP_ROWS)
+    return all(np.all(one[VALID][k : min(k + STEP_ROWS, n)] >= other[VALID][k : min(k + STEP_ROWS, n)]) for k in starts)
 
 
 def _first_in(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> int | None:

@@ -170,32 +170,6 @@ def test_an_existing_event_file_is_refused(pipeline, tmp_path):
     assert (tmp_path / "run.h5").read_text() == "precious"
 
 
-@pytest.mark.parametrize("stage", ["capture", "decode", "centroid0", "write", "supervisor"])
-def test_a_killed_stage_fails_the_run_and_leaves_a_readable_recording(own_pipeline, tmp_path, stage):
-    (port,) = own_pipeline.bind([Receiver(chip=0, host=HOST)])
-    paths = own_pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5"))
-    words = hit_words(20_000, 1)
-    acquire(own_pipeline, port, 1, words)
-    deadline = time.monotonic() + 10
-    pause = threading.Event()
-    while own_pipeline.progress().received_bytes < words.nbytes:
-        assert time.monotonic() < deadline
-        pause.wait(0.01)
-    pids = own_pipeline.pids
-    begin = time.monotonic()
-    os.kill(pids[stage], signal.SIGKILL)
-    with pytest.raises(StageDied, match=rf"{stage}.*was killed by"):
-        own_pipeline.end(Sent(datagrams=10_000))
-    assert time.monotonic() - begin < 10
-    psutil.wait_procs([psutil.Process(p) for p in pids.values() if psutil.pid_exists(p)], timeout=10)
-    assert not [p for p in pids.values() if psutil.pid_exists(p)]
-    own_pipeline.close()
-    with Pipeline(ring_bytes=RING) as again:
-        summary = again.process(RunRequest(event_file=tmp_path / "again.h5"), [paths.spool])
-    assert summary.ledger["hits"] == 20_000
-    assert summary.ledger["unaccounted"] == 0
-
-
 def test_after_a_death_the_next_start_works(own_pipeline, tmp_path):
     os.kill(own_pipeline.pids["decode"], signal.SIGKILL)
     with pytest.raises(StageDied):

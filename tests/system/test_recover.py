@@ -12,25 +12,30 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 
 from ophyd_timepix.app.cli import main
 from ophyd_timepix.app.recovery import State, find_runs, is_product
 from ophyd_timepix.files.reader import count_rows, read_about, read_ledger, read_table
+from ophyd_timepix.protocol import words as w
 from ophyd_timepix.spool.index import index_path
 from ophyd_timepix.spool.recording import claim
+from spidr_sim.synth import synthesize
 from tests.pages import Guide
 from tests.user_process import UserWorld
 
 START = {"uid": "6a1f6c1e-0000-4000-8000-000000000001", "plan_name": "count", "time": 1_795_244_400.0}
+WORDS = {"scene": "vmi", "seed": 5, "duration_s": 1.0, "rate_hz": 3e5, "shot_rate_hz": 1000}
 SESSION = f"""
 import os, signal, socket, sys, threading
 from pathlib import Path
+from ophyd_timepix.config import Processing
 from ophyd_timepix.pipeline.client import Pipeline
 from ophyd_timepix.pipeline.messages import Receiver, RunRequest
 from spidr_sim.synth import synthesize
 
-words = synthesize("vmi", seed=5, duration_s=1.0, rate_hz=3e5, shot_rate_hz=1000).words[0]
+words = synthesize(**{WORDS!r}).words[0]
 pipe = Pipeline(ring_bytes=1 << 23)
 pipe.start()
 port, = pipe.bind([Receiver(chip=0, host="127.0.0.1")])
@@ -49,6 +54,7 @@ pipe.open_run(RunRequest(
     event_file=Path(sys.argv[1]) / "run.h5",
     start={START!r},
     configuration={{"detector": {{"tpx_chip_ids": "W1"}}}},
+    processing=Processing(hits=True),
     timer_zero_iso="2026-11-21T07:00:00+00:00",
 ))
 half = words.size // 2
@@ -61,7 +67,7 @@ while pipe.progress().rows_on_disk <= before:
     pause.wait(0.01)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-TABLES = ("centroids", "shots", "triggers")
+TABLES = ("centroids", "hits", "shots", "triggers", "losses")
 KILLED = "killed"
 REBUILT = (KILLED, "absent", "garbage")
 FROM_ROWS = ("lost-end", "no-recording")
@@ -117,7 +123,7 @@ def left_behind(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def truth(left_behind: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The event file that `process` makes of the whole recording."""
     out = tmp_path_factory.mktemp("truth") / "truth.h5"
-    assert call("process", left_behind / KILLED / "run.tpx3", "-o", out) == 0
+    assert call("process", left_behind / KILLED / "run.tpx3", "--hits", "-o", out) == 0
     return out
 
 
@@ -136,6 +142,13 @@ def recovered(left_behind: Path, truth: Path, before: int, tmp_path_factory: pyt
     with contextlib.redirect_stdout(None):
         assert call("recover", data) == 0
     return data
+
+
+def test_the_recording_of_the_killed_session_holds_every_word_that_was_sent(left_behind):
+    words = np.fromfile(left_behind / KILLED / "run.tpx3", "<u8")
+    sent = synthesize(**WORDS).words[0]
+    is_header = words & np.uint64(w.CHUNK_MAGIC_FIELD.mask) == w.CHUNK_MAGIC
+    assert np.array_equal(words[~is_header], sent)
 
 
 def test_a_file_that_process_made_says_that_it_is_not_the_runs_own(truth, recovered):
