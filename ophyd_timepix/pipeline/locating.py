@@ -62,7 +62,7 @@ def places(begin: Reading, readings: Sequence[Reading], end: Reading) -> list[Pl
     if certain <= 0:
         return []
     if _largest_rise(-least, -most) > 0:
-        return [Place(begin.low, end.high, certain, certain)]
+        return [Place(begin.low, end.high, max(certain, total), max(certain, total))]
     least = np.clip(np.maximum.accumulate(least), 0, total)
     most = np.clip(np.minimum.accumulate(most[::-1])[::-1], least, total)
     found: list[Place] = []

@@ -32,7 +32,7 @@ FINE_TICKS: Final = 2 * TICKS_PER_COUNT
 """Column phase and fToA move a hit by less than this from its coarse time."""
 NEAR_TICKS: Final = TICKS_PER_SECOND // 1000
 SPANS_MAX: Final = 10_000
-"""Spans that are told one by one; further ones are joined to the last."""
+"""Spans that are told one by one; further ones are joined to the last of their kind."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -90,6 +90,8 @@ class Losses:
         self._unanswered: _Mark | None = None
         self._marks: list[_Mark] = []
         self._spans: list[LossSpan] = []
+        self._last: dict[tuple[str, int], int] = {}
+        """Place of the last span of each cause and chip: what touches it joins it."""
         self.lost_on_the_way = 0
         """Datagrams that certainly were; known after `spans`."""
         self._late: LossSpan | None = None
@@ -144,16 +146,18 @@ class Losses:
         self._add(LossSpan(one.loss.cause, one.loss.chip, one.loss.datagrams, one.low, high))
 
     def _add(self, span: LossSpan) -> None:
-        if len(self._spans) < SPANS_MAX:
+        last = self._last.get((span.cause, span.chip))
+        if last is None or (len(self._spans) < SPANS_MAX and span.low_ticks > self._spans[last].high_ticks):
+            self._last[span.cause, span.chip] = len(self._spans)
             self._spans.append(span)
             return
-        last = self._spans[-1]
-        self._spans[-1] = LossSpan(
+        before = self._spans[last]
+        self._spans[last] = LossSpan(
             span.cause,
-            -1,
-            last.amount + span.amount,
-            min(last.low_ticks, span.low_ticks),
-            max(last.high_ticks, span.high_ticks),
+            span.chip,
+            before.amount + span.amount,
+            min(before.low_ticks, span.low_ticks),
+            max(before.high_ticks, span.high_ticks),
         )
 
     def late(self, ticks: Ints) -> None:
@@ -196,6 +200,6 @@ class Losses:
         end = Reading(way.sent, way.arrived, way.arrived, stop, stop)
         for place in places(begin, [mark.reading for mark in self._marks], end):
             self.lost_on_the_way += place.least
-            low = next((m.low_ticks for m in self._marks if m.reading.high == place.low), -ALWAYS)
-            high = next((m.high_ticks for m in self._marks if m.reading.high == place.high), ALWAYS)
+            low = next((m.low_ticks for m in reversed(self._marks) if m.reading.high <= place.low), -ALWAYS)
+            high = next((m.high_ticks for m in self._marks if m.reading.high >= place.high), ALWAYS)
             self._add(LossSpan("way", -1, place.most, low, high))

@@ -24,16 +24,27 @@ def invalidate_shots(
     """
     first, stop = shots
     times = _times(file, first, stop)
-    valid = file.column("shots", "valid")
-    touched, invalidated = [], 0
-    for loss in losses:
-        low, high = _touched(times, stop - first, loss, tof_max_ns)
-        touched.append(max(0, high - low))
-        if high > low:
-            rows = slice(first + low, first + high)
-            invalidated += int(np.count_nonzero(valid[rows]))
-            valid[rows] = 0
-    return touched, invalidated
+    places = [_touched(times, stop - first, loss, tof_max_ns) for loss in losses]
+    valid, invalidated = file.column("shots", "valid"), 0
+    for low, high in _joined(places):
+        for start in range(first + low, first + high, READ_AT_ONCE):
+            rows = slice(start, min(start + READ_AT_ONCE, first + high))
+            n_valid = int(np.count_nonzero(valid[rows]))
+            if n_valid:
+                valid[rows] = 0
+                invalidated += n_valid
+    return [max(0, high - low) for low, high in places], invalidated
+
+
+def _joined(places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same places, those that touch as one: a file is written by few large pieces rather than many small ones."""
+    joined: list[tuple[int, int]] = []
+    for low, high in sorted(place for place in places if place[1] > place[0]):
+        if joined and low <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(high, joined[-1][1]))
+        else:
+            joined.append((low, high))
+    return joined
 
 
 def _times(file: EventFile, first: int, stop: int) -> Any:

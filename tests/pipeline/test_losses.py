@@ -4,7 +4,16 @@ import numpy as np
 
 from ophyd_timepix.decode.decoder import SKEW_TICKS
 from ophyd_timepix.events.validity import Gap
-from ophyd_timepix.pipeline.losses import ALWAYS, CHUNKS_WAITED, FINE_TICKS, SPANS_MAX, Losses, LossSpan, Way
+from ophyd_timepix.pipeline.losses import (
+    ALWAYS,
+    CHUNKS_WAITED,
+    FINE_TICKS,
+    READINGS_MAX,
+    SPANS_MAX,
+    Losses,
+    LossSpan,
+    Way,
+)
 from ophyd_timepix.spool.index import Loss, Poll
 from ophyd_timepix.spool.sources import Slice
 
@@ -81,11 +90,31 @@ def test_without_readings_a_loss_on_the_way_may_lie_anywhere():
 
 def test_the_list_of_spans_does_not_grow_for_ever_and_joins_what_comes_later():
     told = Told()
-    told.losses.gaps([Gap(1, 2, k, k + 1) for k in range(SPANS_MAX + 5)])
+    told.losses.gaps([Gap(1, 2, 10 * k, 10 * k + 1) for k in range(SPANS_MAX + 5)])
+    told.losses.late(times(1, 10**9))
     spans = told.losses.spans(None, 0)
-    assert len(spans) == SPANS_MAX
-    assert sum(span.amount for span in spans) == 2 * (SPANS_MAX + 5)
-    assert spans[-1].high_ticks == SPANS_MAX + 5
+    edges = [span for span in spans if span.cause == "tdc"]
+    assert len(edges) == SPANS_MAX
+    assert sum(span.amount for span in edges) == 2 * (SPANS_MAX + 5)
+    assert edges[-1].high_ticks == 10 * (SPANS_MAX + 4) + 1
+    assert sum(span.amount for span in spans if span.cause == "late") == 2
+
+
+def test_losses_of_a_kind_that_touch_are_one():
+    told = Told()
+    told.losses.gaps([Gap(1, 1, 0, 10), Gap(1, 1, 10, 20), Gap(1, 1, 30, 40)])
+    assert told.losses.spans(None, 0) == [LossSpan("tdc", -1, 2, 0, 20), LossSpan("tdc", -1, 1, 30, 40)]
+
+
+def test_of_readings_that_are_thinned_out_the_nearest_that_is_kept_is_used():
+    told = Told()
+    for k in range(1, READINGS_MAX + 1000):
+        lost = k > READINGS_MAX
+        told.losses.before(piece(100 * k, poll=Poll(10 * k, 10 * k - lost, 10 * k - lost)), times(1000 * k), 1000 * k)
+        told.losses.after(times(1000 * k + 50))
+    n = 10 * (READINGS_MAX + 1000)
+    (span,) = told.losses.spans(Way(0, 0, n, n - 1), 100 * n)
+    assert 1000 * (READINGS_MAX - 4) <= span.low_ticks < 1000 * (READINGS_MAX + 1) <= span.high_ticks
 
 
 def test_late_words_that_lie_near_each_other_make_one_span():
