@@ -140,8 +140,14 @@ class FakeClient:
         self.connected = False
         self.connections = 0
 
+        self.watchers: list[Callable[[bool], None]] = []
+
     def exclusive(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+    def subscribe(self, watcher: Callable[[bool], None]) -> Callable[[], None]:
+        self.watchers.append(watcher)
+        return lambda: self.watchers.remove(watcher)
 
     def close(self) -> None:
         self.connected = False
@@ -334,6 +340,10 @@ class FakePipeline:
         self.dead: PipelineError | None = None
         self.rows_per_acquisition = ROWS
         self.lost_datagrams = 0
+        self.told: dict[str, Any] = {}
+        """What `progress` says besides."""
+        self.entries: dict[str, Any] = {}
+        """What the ledger of a point says besides."""
         self.polls: list[Sent | None] = []
         """Readings of the board's counters, in between."""
         self.closed = False
@@ -398,7 +408,13 @@ class FakePipeline:
             if self.flow.is_set():
                 self._shots += SHOTS_PER_LOOK
                 self._count()
-        return Progress(acquisition=self._running, shots=self._shots, rows_on_disk=self._rows, hits=5 * self._rows)
+        looked = {
+            "acquisition": self._running,
+            "shots": self._shots,
+            "rows_on_disk": self._rows,
+            "hits": 5 * self._rows,
+        }
+        return Progress(**looked | self.told)
 
     def _count(self) -> None:
         """Each gate gets a centroid in every second shot, the first of them; and one pixel of the picture."""
@@ -437,7 +453,7 @@ class FakePipeline:
             shot_start=0, shot_stop=self._shots, trigger_start=0, trigger_stop=2 * self._shots,
             valid_shots=max(self._shots - 1, 0), hits=5 * n, clusters=n, centroids=n, cancelled=cancelled,
             ended_by="counters" if sent else "silence", seconds=0.1,
-            ledger={"unaccounted": 0, "lost_datagrams": self.lost_datagrams}, gates=self._gates(),
+            ledger={"unaccounted": 0, "lost_datagrams": self.lost_datagrams, **self.entries}, gates=self._gates(),
         )  # fmt: skip
         self.acquisitions.append(acquired)
         self.idle.set()

@@ -89,6 +89,11 @@ DETECTOR_SECTIONS: Final = (
         f"While `gate` names one, it goes before `shots` and `exposure`. `RE(count_until({DETECTOR}, ...))` sets it.",
     ),
     ("Statistics", "stats", "Of the point; a few times a second while it is exposed, for those who subscribe."),
+    (
+        "Ledger of the point",
+        "ledger_now",
+        "While a point is exposed what is known until then, at its end all of it: see the loss ledger. For suspenders.",
+    ),
     ("Spectrum", "tof", "Settings take effect with the next run."),
 )
 

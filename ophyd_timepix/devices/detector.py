@@ -22,12 +22,15 @@ from ..config import Geometry, Processing
 from ..control.configuration import Applied
 from ..pipeline.client import Pipeline
 from ..pipeline.messages import Acquired, RunPaths
+from ..pipeline.verdict import verdict
 from . import align as alignment
+from . import exposure as exposing
 from .board import SpidrBoard
-from .books import Books
+from .books import Books, Row
 from .detector_configuration import ConfiguredDetector
 from .exposure import AcquisitionError, AcquisitionStopped, Exposure, Goal, Look, Outcome, Until
 from .exposures import Exposures
+from .lookout import Lookout
 from .paths import DatedPaths, PathProvider
 from .recording import PipelineClient, Recording, RunFile
 from .replay import Replay
@@ -88,10 +91,11 @@ class TimepixDetector(ConfiguredDetector):
             file=self._run_file,
             configuration=self._stored_configuration,
             opened=self._has_opened_run,
-            enter=lambda run, row, ledger: self.ledger.enter(run, row, ledger),
+            enter=self._enter_ledger,
         )
         self._exposures = Exposures(self, self._lock, self._replay, self._make_exposure)
         self._aligner = alignment.Aligner(name, self._recording)
+        self._lookout = Lookout(self._is_held_back, lambda: exposing.HELD_S)
         self._shown_at = 0.0
         self._exposing_run = ""
         """The run of the newest exposure."""
@@ -117,6 +121,7 @@ class TimepixDetector(ConfiguredDetector):
 
     def close(self) -> None:
         """Close what is open and end the pipeline's processes. The next use starts them again."""
+        self._lookout.stop()
         self._aligner.make_way()
         self._exposures.give_up(AcquisitionStopped(f"{self.name} was closed"))
         if self._recording.run is not None:
@@ -139,6 +144,7 @@ class TimepixDetector(ConfiguredDetector):
 
     def unstage(self) -> list[object]:
         """Cancel what runs and close the shutter, whatever ended the plan. Closes a run that only this stage opened."""
+        self._lookout.stop()
         self._exposures.give_up(None)
         self._books.end_stage()
         unstaged: list[object] = super().unstage()
@@ -146,6 +152,7 @@ class TimepixDetector(ConfiguredDetector):
 
     def stop(self, *, success: bool = False) -> None:
         """Cancel the running exposure and close the shutter. The run stays open."""
+        self._lookout.stop()
         self._exposures.give_up(None if success else AcquisitionStopped(f"{self.name} was stopped"))
 
     def __repr__(self) -> str:
@@ -192,6 +199,10 @@ class TimepixDetector(ConfiguredDetector):
                 f"{name} acts when a run opens, and {self.name} records one: its documents would tell what was not so. "
                 "Set it between runs; a scan over it is a run for each value"
             )
+
+    def _enter_ledger(self, run: str, row: Row, ledger: Mapping[str, Any]) -> None:
+        self.ledger.enter(run, row, ledger)
+        self.ledger_now.run_verdict.publish(verdict(ledger))
 
     def after_run(self, action: Callable[[], object]) -> None:
         """Do this when the run that is recorded has ended, or now if there is none."""
@@ -296,6 +307,7 @@ class TimepixDetector(ConfiguredDetector):
 
         What is still exposed for it, or held back by a pause, or about to open its files, is given up before.
         """
+        self._lookout.stop()
         self._books.end(uid)
         try:
             if self._exposing_run == uid:
@@ -386,9 +398,12 @@ class TimepixDetector(ConfiguredDetector):
     def pause(self) -> None:
         """Close the shutter and cancel the running exposure; its rows stay, flagged."""
         self._exposures.hold()
+        if self._exposures.current is None and self.recording_run is not None:
+            self._lookout.start()  # a held exposure looks itself
 
     def resume(self) -> None:
         """Begin the cancelled exposure anew. A replayed trigger begins it once more, when the motors are there."""
+        self._lookout.stop()
         self._exposures.go_on()
 
     def read(self) -> dict[str, dict[str, Any]]:
@@ -487,6 +502,7 @@ class TimepixDetector(ConfiguredDetector):
         """A suspender that tripped on these signals waits for them."""
         try:
             self.stats.publish_held(self._recording.triggers())
+            self.ledger_now.publish_room(self._recording.progress())
         except Exception as error:  # noqa: BLE001 - a board that does not answer now says so when the exposure begins
             logger.debug("the triggers could not be counted in a pause: %s", error)
 

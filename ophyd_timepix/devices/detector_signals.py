@@ -13,6 +13,7 @@ from ..events.sums import PointArrays
 from ..pipeline.messages import Acquired
 from .exposure import Look
 from .gates import Gates, MassSettings, publish_array
+from .ledger_now import LedgerNow
 from .processing import ProcessingSettings
 from .signals import array, result, setting
 from .statistics import SpectrumSettings, Statistics, UntilSettings
@@ -50,6 +51,7 @@ class DetectorSignals(Device):
     mass_calibration = result("", kind=Kind.config, meaning="calibration of m/q with its peaks, JSON; empty: none")
     until = Cpt(UntilSettings, "", kind=Kind.config)
     stats = Cpt(Statistics, "", kind=Kind.normal)
+    ledger_now = Cpt(LedgerNow, "", kind=Kind.normal)
     tof = Cpt(SpectrumSettings, "", kind=Kind.normal)
     image = array("counts", "picture of the point: centroids of valid shots", shape=(256, 256))
 
@@ -80,7 +82,8 @@ class DetectorSignals(Device):
             self.gates.publish_live(sums)
             self.tof.publish(sums)
             self._publish_arrays(sums, everybody=everybody)
-        hit_rate = self.stats.publish_live(now, shots, hits, look.open_seconds, sums)
+        lost = self.ledger_now.publish_live(look)
+        hit_rate = self.stats.publish_live(now, shots, hits, look.open_seconds, sums, lost=lost)
         if hit_rate is not None:
             self.hit_rate.publish(hit_rate)
         self.n_centroids.publish(now.centroids - before.centroids)
@@ -103,6 +106,7 @@ class DetectorSignals(Device):
         if sums is not None:
             self.tof.publish(sums)
             self._publish_arrays(sums, everybody=True)
+        self.ledger_now.publish(acquired)
         self.stats.publish(acquired, open_seconds, sums)
         self.gates.publish(acquired.gates)
         self.n_centroids.publish(acquired.centroids)

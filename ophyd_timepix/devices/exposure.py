@@ -146,6 +146,12 @@ class Look:
     open_seconds: float
     done: float
     """In units of the goal."""
+    missing: int = 0
+    """Datagrams that the board has sent and that have not come: at least so many are lost on the way."""
+    sent: int = 0
+    """Datagrams that it has sent, as it said last."""
+    paused: int = 0
+    """Of these, that had to wait on it."""
 
 
 class _Wish(enum.Enum):
@@ -379,7 +385,9 @@ class Exposure:
             watch.shots(shots)
         elapsed = time.monotonic() - began
         done = goal.done(max(shots, pace.shots), elapsed, self._recording.sums if goal.until is not None else None)
-        self._looked(Look(progress, before, elapsed, done))
+        seen = self._recording.seen
+        missing = self._recording.missing(progress)
+        self._looked(Look(progress, before, elapsed, done, missing, seen.datagrams, seen.paused))
         return goal.until is not None and done >= goal.target
 
     def _interrupted(self, within_s: float) -> bool:

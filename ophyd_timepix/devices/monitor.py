@@ -1,15 +1,61 @@
 """What a board measures about itself, its clocks and its TDC."""
 
-from typing import Final
+import threading
+from collections.abc import Callable
+from typing import Any, Final
 
-from ophyd import Device
+from ophyd import Component as Cpt
+from ophyd import Device, Kind
 
+from ..control import ConnectionLost
 from ..protocol import Register
 from ..protocol.quantities import Quantity
 from .signals import Hardware, Monitored, counted, measured, settable, setting, switch
 from .text import Text, table
 
 PERIOD_S: Final = 1.0
+
+
+class Answering(Monitored):
+    """1 while the board answers, 0 while it is away: that is told, too, where other quantities fall silent."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._ignore_line: Callable[[], None] | None = None
+        super().__init__(**kwargs)
+
+    def ask(self) -> int:
+        try:
+            super().ask()
+        except ConnectionLost:
+            return 0
+        return 1
+
+    def mind_watch(self) -> None:
+        super().mind_watch()
+        if self._watch is not None and self._ignore_line is None:
+            self._ignore_line = self.control.client.subscribe(self._line_changed)
+
+    def rest(self) -> None:
+        ignore, self._ignore_line = self._ignore_line, None
+        if ignore is not None:
+            ignore()
+        super().rest()
+
+    def _poll(self) -> None:
+        try:
+            super().ask()
+        except ConnectionLost:
+            self.note(0, always=True)
+            raise  # all that is polled is held back then
+        self.note(1, always=True)
+
+    def _line_changed(self, connected: bool) -> None:
+        """Called within the lock of the line, where no subscriber may be told."""
+        threading.Thread(target=self._tell_line, name="timepix-line", daemon=True).start()
+
+    def _tell_line(self) -> None:
+        if self._watch is not None:
+            self.note(int(self.connected))
 
 
 class Monitor(Device):
@@ -21,6 +67,10 @@ class Monitor(Device):
         spidr.monitor.chip_temperature.subscribe(lambda value, **_: print(value))
     """
 
+    answering = Cpt(
+        Answering, ask=lambda board: board.tdc_triggers(), value=0, entry="connection",
+        meaning="1: the board answers, 0: it is away; for suspenders", kind=Kind.normal,
+    )  # fmt: skip
     chip_temperature = measured(Quantity.CHIP_TEMPERATURE)
     board_temperature = measured(Quantity.BOARD_TEMPERATURE)
     fpga_temperature = measured(Quantity.FPGA_TEMPERATURE)

@@ -34,6 +34,8 @@ T = TypeVar("T")
 COUNTERS_TIMEOUT_S = 2.0
 COUNTERS_INTERVAL_S = 0.005
 """The same counter is read again after so long; two equal readings mean that the board has sent all it had."""
+ON_THE_WAY_NS = 5_000_000
+"""So long after it was sent a datagram is here, or it is lost."""
 STILL_S = 0.05
 """Pixels that have stood still for so long are all sent; what goes on is of triggers: they pass a closed shutter."""
 
@@ -113,6 +115,15 @@ class Recording:
         self._destinations: list[tuple[str, int]] = []
         self._base = SentCounters(datagrams=0, pixel_words=(0,) * n_chips)
         self._number = 0
+        self._arrived_before = 0
+        """Datagrams that came before the board's count began."""
+        self._ended = Sent(datagrams=0)
+        """What the board had sent, and ..."""
+        self._lost_before = 0
+        """what was lost on the way of it, when the last acquisition ended."""
+        self._seen: tuple[int, Sent] | None = None
+        """When the board was asked last in this acquisition, and what it had sent by then."""
+        self._missing = 0
         self._keeps = True
         self._lock = threading.RLock()
 
@@ -201,6 +212,8 @@ class Recording:
             self._ask(pipeline, lambda: pipeline.close_run({}))
             raise
         self._ask(pipeline, pipeline.baseline)
+        self._arrived_before = self._ask(pipeline, pipeline.progress).arrived_datagrams
+        self._ended, self._lost_before = Sent(datagrams=0), 0
 
     def _restart_timers(self, board: Board) -> int:
         """Timers to 0; the host's `time.monotonic_ns` at which that was."""
@@ -254,6 +267,7 @@ class Recording:
         """Announce an acquisition to the pipeline, and what it is to count. The shutter is still closed."""
         pipeline = self.connect()
         self._number += 1
+        self._seen, self._missing = None, 0
         self._ask(pipeline, lambda: pipeline.begin(self._number, counting))
 
     @property
@@ -296,7 +310,24 @@ class Recording:
     def compare_counts(self) -> None:
         """Compare what was sent with what arrived, a few times a second: it tells where a loss on the way lies."""
         pipeline = self.connect()
-        self._ask(pipeline, lambda: pipeline.poll(lambda: self._since_open(self._board().sent_counters())))
+        self._ask(pipeline, lambda: pipeline.poll(self._look_at_counters))
+
+    def _look_at_counters(self) -> Sent:
+        sent = self._since_open(self._board().sent_counters())
+        self._seen = time.monotonic_ns(), sent
+        return sent
+
+    @property
+    def seen(self) -> Sent:
+        """What the board has sent in this acquisition, as it said last."""
+        return Sent(datagrams=0) if self._seen is None else _between(self._ended, self._seen[1])
+
+    def missing(self, progress: Progress) -> int:
+        """Datagrams of this acquisition that were lost on the way, at least, by the counters that were compared."""
+        if self._seen is not None and progress.host_ns >= self._seen[0] + ON_THE_WAY_NS:
+            arrived = progress.arrived_datagrams - self._arrived_before
+            self._missing = max(self._missing, self._seen[1].datagrams - arrived - self._lost_before)
+        return self._missing
 
     def _since_open(self, now: SentCounters) -> Sent:
         """What the board sent since the run was opened."""
@@ -322,6 +353,9 @@ class Recording:
         pipeline = self.connect()
         sent = self._since_open(self._settled_counters(self._board()))
         acquired = self._ask(pipeline, lambda: pipeline.end(sent, end_counts=end_counts, cancelled=cancelled))
+        self._ended = sent
+        self._lost_before += acquired.ledger.get("lost_on_the_way") or 0
+        self._lost_before -= acquired.ledger.get("surplus_datagrams") or 0
         self._note(acquired)
         return acquired
 
@@ -371,6 +405,11 @@ class Recording:
         with self._lock:
             if self._pipeline is failed:
                 self.drop_pipeline()
+
+
+def _between(before: Sent, now: Sent) -> Sent:
+    """Datagrams from one reading to the other."""
+    return Sent(datagrams=now.datagrams - before.datagrams, paused=now.paused - before.paused)
 
 
 def _say_how_it_went(summary: RunSummary) -> None:

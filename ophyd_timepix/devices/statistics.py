@@ -122,9 +122,12 @@ class Statistics(Device):
             self._publish_sums(sums)
 
     def publish_live(
-        self, progress: Progress, shots: int, hits: int, open_seconds: float, sums: PointArrays | None
+        self, progress: Progress, shots: int, hits: int, open_seconds: float, sums: PointArrays | None, *, lost: int = 0
     ) -> float | None:
-        """The numbers until now of a point that is exposed. Returns hits per second, None where it is too early."""
+        """The numbers until now of a point that is exposed. lost: datagrams of it that are known to be lost.
+
+        Returns hits per second, None where it is too early.
+        """
         self._triggers = None
         rates = self._rates.seen(open_seconds, shots, hits)
         if rates is not None:
@@ -132,7 +135,7 @@ class Statistics(Device):
             if rates[0] > 0:
                 self.hits_per_shot.publish(rates[1] / rates[0])
         self.lag_seconds.publish(progress.lag_seconds)
-        if progress.lag_seconds > self.lag_limit.get() or progress.kernel_dropped:
+        if progress.lag_seconds > self.lag_limit.get() or lost:
             self.note_health(False)
         if sums is not None:
             self._publish_sums(sums)

@@ -140,12 +140,16 @@ class Progress(Message):
     received_datagrams: int = 0
     received_bytes: int = 0
     kernel_dropped: int = 0
+    malformed_datagrams: int = 0
+    wrong_sender_datagrams: int = 0
     unrecorded_datagrams: int = Field(0, description="came while nothing more could be recorded")
     stopped_by: str | None = Field(None, description="why the acquisition records nothing more, and the remedy")
     disk_free_bytes: int | None = Field(None, description="on the recording's file system; None: there is none")
     disk_seconds_left: float | None = Field(None, description="until the disk is full, at the rate of the last seconds")
     disk_low: bool = Field(False, description="room on the disk is getting short")
     arrived_datagrams: int = Field(0, description="of the board, whatever became of them: good, malformed, dropped ...")
+    recording_bytes: int = Field(0, description="received, with the headers of chunks: what the recording has, or will")
+    spool_bytes: int = Field(0, description="of these, not decoded yet")
     on_disk_bytes: int = 0
     decoded_bytes: int = 0
     hits: int = 0

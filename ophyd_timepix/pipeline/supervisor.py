@@ -93,6 +93,8 @@ class OpenRun:
     def __init__(self, request: RunRequest) -> None:
         self.request = request
         self.acquisitions: list[Acquired] = []
+        """Without their ledgers."""
+        self.ledger: dict[str, Any] = add_ledgers([])
         self.acquisition: int | None = None
         self.begun = 0.0
         self._sent: Sent | None = Sent(datagrams=0)
@@ -112,6 +114,13 @@ class OpenRun:
         way = Way(*self._known, sent.datagrams, self.arrived)
         self._known = (sent.datagrams, self.arrived)
         return way
+
+    def add(self, acquired: Acquired) -> None:
+        """One more acquisition of the run. Its ledger is added up and not kept: there may be very many."""
+        self.ledger = add_ledgers([self.ledger, acquired.ledger] if self.acquisitions else [acquired.ledger])
+        if self.request.preview:
+            self.acquisitions.clear()  # it may go on for days
+        self.acquisitions.append(acquired.model_copy(update={"ledger": {}}))
 
     def begin_counting(self, arrived: int) -> None:
         """The board's count begins at 0; what arrived before is not compared with it."""
@@ -375,9 +384,7 @@ class Supervisor:
             acquired = yield from self._drain(run, run.acquisition, arguments)
         finally:
             run.acquisition = None
-        if run.request.preview:
-            run.acquisitions.clear()  # it may go on for days
-        run.acquisitions.append(acquired)
+        run.add(acquired)
         return acquired
 
     def _drain(self, run: OpenRun, number: int, arguments: dict[str, Any]) -> Generator[Wanted, Any, Acquired]:
@@ -413,7 +420,7 @@ class Supervisor:
         if run.acquisition is not None:
             raise RuntimeError(f"acquisition {run.acquisition} is running; end it before the run closes")
         totals = yield self._children["capture"].send("close")
-        ledger = add_ledgers([a.ledger for a in run.acquisitions])
+        ledger = run.ledger
         ledger["stray_words"] = (
             ledger.get("stray_words", 0) + totals.payload_bytes // 8 - ledger.get("received_words", 0)
         )
@@ -439,7 +446,7 @@ class Supervisor:
             spool=request.spool,
             master=master,
             rows=rows,
-            acquisitions=tuple(a.model_copy(update={"ledger": {}}) for a in run.acquisitions),
+            acquisitions=tuple(run.acquisitions),
             ledger=ledger,
         )
 
@@ -463,12 +470,11 @@ class Supervisor:
                 ledger.take_recording(read.span, read.recording, read.way)
                 yield self._children["write"].send("begin", Counting())
                 yield self._children["decode"].send("read", read._replace(acquisition=number))
-                run.acquisitions.append((yield from self._finish_part(part, ledger)))
+                run.add((yield from self._finish_part(part, ledger)))
         except Refused:
             yield from self._abandon(request)
             raise
-        ledger_sum = add_ledgers([a.ledger for a in run.acquisitions])
-        return (yield from self._close_files(run, ledger_sum, arguments))
+        return (yield from self._close_files(run, run.ledger, arguments))
 
     def _opened(self) -> OpenRun:
         if self._run is None:
@@ -482,12 +488,16 @@ class Supervisor:
             received_datagrams=int(marks[Mark.DATAGRAMS]),
             received_bytes=int(marks[Mark.PAYLOAD_BYTES]),
             kernel_dropped=int(marks[Mark.KERNEL_DROPPED]),
+            malformed_datagrams=int(marks[Mark.MALFORMED_DATAGRAMS]),
+            wrong_sender_datagrams=int(marks[Mark.WRONG_SENDER]),
             unrecorded_datagrams=int(marks[Mark.UNRECORDED]),
             stopped_by=self._stopped_by(),
             disk_free_bytes=int(marks[Mark.DISK_FREE]) if marks[Mark.DISK_FREE] >= 0 else None,
             disk_seconds_left=disk_seconds_left(marks),
             disk_low=bool(marks[Mark.DISK_LOW]),
             arrived_datagrams=arrived_datagrams(marks),
+            recording_bytes=self._shared.ring.received,
+            spool_bytes=self._spool_bytes(),
             on_disk_bytes=int(marks[Mark.ON_DISK]),
             decoded_bytes=int(gauges[Gauge.DECODED_BYTES]),
             hits=int(gauges[Gauge.HITS]),
@@ -499,6 +509,12 @@ class Supervisor:
             lag_seconds=self._lag_seconds(),
             host_ns=time.monotonic_ns(),
         )
+
+    def _spool_bytes(self) -> int:
+        """What waits to be decoded; between acquisitions nothing does."""
+        if self._run is None or self._run.acquisition is None or not self._run.request.centroid:
+            return 0
+        return max(0, self._shared.ring.received - int(self._shared.gauges[Gauge.DECODED_BYTES]))
 
     def _stopped_by(self) -> str | None:
         """Why nothing more is recorded, with the file that it is about."""

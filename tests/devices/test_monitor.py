@@ -5,7 +5,7 @@ import threading
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import pytest
-from bluesky.suspenders import SuspendFloor
+from bluesky.suspenders import SuspendBoolLow, SuspendFloor
 from ophyd.sim import SynAxis
 
 from ophyd_timepix.control import ConnectionLost, SpidrRefused
@@ -168,3 +168,65 @@ def test_polling_goes_on_when_the_board_is_back(simulated, server):
     seen.clear()
     assert seen.wait(10)
     assert simulated.connected
+
+
+def test_a_suspender_trips_when_the_board_goes_away_and_lets_go_when_it_answers(RE, checker, spidr, fake_board):
+    """Other quantities fall silent then."""
+    spidr.connect()
+    held = threading.Event()
+    suspender = SuspendBoolLow(spidr.monitor.answering, pre_plan=lambda: _tell(held))
+    RE.install_suspender(suspender)
+    fake_board.poller.poll()
+    assert spidr.monitor.answering.get() == 1
+    axis = SynAxis(name="axis")
+
+    def away(value: float, **_: object) -> None:
+        if value == 1.0 and not held.is_set():
+            fake_board.off = True
+            with pytest.raises(SpidrRefused):
+                fake_board.poller.poll()
+
+    def back() -> None:
+        assert held.wait(20)
+        fake_board.off = False
+        fake_board.poller.poll()
+
+    axis.subscribe(away, run=False)
+    hand = threading.Thread(target=back)
+    hand.start()
+    RE(bp.scan([], axis, 0, 2, 3))
+    hand.join()
+    RE.remove_suspender(suspender)
+    assert held.is_set()
+    assert len(checker.run.stream("primary")) == 3
+    assert not fake_board.poller.watches
+    assert not fake_board.client.watchers
+
+
+def test_a_line_that_anybody_finds_lost_is_told_at_once(simulated, server):
+    """Not when the next poll is due."""
+    told: list[int] = []
+    lost, back = threading.Event(), threading.Event()
+
+    def tell(value: int, **_: object) -> None:
+        told.append(value)
+        (back if value else lost).set()
+
+    simulated.monitor.period.put(3600)
+    simulated.monitor.answering.subscribe(tell)
+    assert back.wait(10)
+    back.clear()
+    lost.clear()
+    server.faults.arm("reset:GET_LOCALTEMP")
+    with pytest.raises(ConnectionLost):
+        simulated.monitor.board_temperature.get()
+    assert lost.wait(10)
+    assert simulated.monitor.answering.get() == 1
+    assert back.wait(10)
+    simulated.monitor.answering.unsubscribe_all()
+
+
+def test_asking_a_board_that_is_away_whether_it_answers_is_no_error(spidr, fake_board):
+    assert spidr.monitor.answering.get() == 1
+    fake_board.off = True
+    assert spidr.monitor.answering.get() == 0
