@@ -310,7 +310,7 @@ def _add(values: Sequence[Any]) -> Any:
         keys = dict.fromkeys(key for value in values for key in value)
         return {key: _add([value[key] for value in values if key in value]) for key in keys}
     if isinstance(values[0], str):
-        return ", ".join(dict.fromkeys(values))
+        return ", ".join(dict.fromkeys(word for value in values for word in value.split(", ")))
     return sum(values)
 
 

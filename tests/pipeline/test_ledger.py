@@ -40,6 +40,11 @@ def test_what_one_acquisition_does_not_know_the_run_does_not_know():
     assert total["chips"]["0"] == {"hits": 10, "sent_pixel_words": None}
 
 
+def test_a_sum_goes_on_as_if_all_were_added_at_once():
+    other = ONE | {"ended_by": "silence", "hits": 1, "max_lateness_ns": 7.0}
+    assert add_ledgers([add_ledgers([ONE, other]), ONE]) == add_ledgers([ONE, other, ONE])
+
+
 def test_a_chip_that_one_acquisition_heard_nothing_of_counts_in_the_others():
     assert add_ledgers([ONE | {"chips": {}}, ONE, ONE | {"chips": {}}])["chips"] == ONE["chips"]
 
