@@ -25,10 +25,13 @@ from .live_source import LiveSource
 from .losses import Losses, Way
 from .messages import Phase, RunRequest
 from .shared import Gauge, Shared
-from .stage import POLL_S, Stage
+from .stage import Stage
 
 log = logging.getLogger(__name__)
 
+LOOK_S: Final = 0.004
+"""How often new words are looked for when there are few: each look costs as much as decoding some thousand of them."""
+FEW_BYTES: Final = 1 << 18
 PARTIAL_S: Final = 0.02
 """Hits wait at most this long for their block to fill."""
 
@@ -102,7 +105,7 @@ class DecodeStage(Stage):
         self._free.append(connection.recv())
 
     def idle_s(self) -> float | None:
-        return None if self._source is None else POLL_S
+        return None if self._source is None else LOOK_S
 
     def close(self) -> None:
         if self._source is not None:
@@ -170,7 +173,7 @@ class DecodeStage(Stage):
     # --- work -------------------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Decode one slice. True: there may be more."""
+        """Decode one slice. True: there is more, and it is worth while."""
         source, stream = self._source, self._stream
         if source is None or stream is None:
             return False
@@ -186,7 +189,7 @@ class DecodeStage(Stage):
         self._emit_full(stream)
         self._emit_partial(stream)
         self._show(source, stream)
-        return True
+        return not isinstance(source, LiveSource) or source.stop is not None or source.behind >= FEW_BYTES
 
     def _show(self, source: Source, stream: "_Stream") -> None:
         gauges = self._shared.gauges

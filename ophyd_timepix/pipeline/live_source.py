@@ -54,6 +54,11 @@ class LiveSource:
         return self._cursor
 
     @property
+    def behind(self) -> int:
+        """Bytes that are there and were not read yet."""
+        return self._available() - self.position
+
+    @property
     def at_end(self) -> bool:
         """True when the acquisition has ended, all of it was read, and what stands behind it was told."""
         return self._told_end

@@ -16,8 +16,6 @@ from typing import Any, Final, Protocol
 
 log = logging.getLogger(__name__)
 
-POLL_S: Final = 0.001
-"""How often a busy stage looks for new work when nothing wakes it."""
 PROCESSING_NICENESS: Final = 5
 """Processing may fall behind, receiving may not: when cores are short, the scheduler shall know."""
 REFUSALS: Final = (OSError, ValueError, RuntimeError)
