@@ -11,15 +11,15 @@ LOST: Final = {
     "tdc_missing_edges": "trigger edges missing",
     "missing_triggers": "triggers missing",
     "double_triggers": "double triggers",
-    "missing_packets": "numbered packets missing",
     "rejected_edges": "trigger words with impossible fields",
-    "foreign_chip_words": "words of chips that were not asked for",
     "rejected_late_hits": "hits too late",
     "rejected_late_edges": "edges too late",
     "missing_words": "words missing at the end of the recording",
 }
 """What is not there. Shots that it may touch are marked."""
 DOUBTED: Final = {
+    "missing_packets": "numbered packets missing",
+    "foreign_chip_words": "words of chips that were not asked for",
     "surplus_datagrams": "datagrams more than were sent: doubled, or a stranger's",
     "altered_words": "words altered on the way",
     "unknown_words": "words of no known kind",
@@ -31,7 +31,7 @@ DOUBTED: Final = {
     "cut_chunks": "datagrams cut short",
     "skipped_bytes": "damaged bytes skipped",
 }
-"""What is there and may be wrong."""
+"""What is there and may be wrong, or is missing without a trace of when."""
 
 
 TIME_OVER: Final = "time"
