@@ -84,7 +84,7 @@ def spoiled_beam(rng: Rng, n: int, start: int) -> Words:
     moved, doubled = rng.integers(0, n, (2, n // 1000))
     words[moved] = words[doubled]
     timers = rng.integers(0, n - 1, n // 2000)
-    lies = rng.choice([0, 0, 0, 1 << 33, 1 << 47], timers.size).astype(np.uint64)
+    lies = rng.choice([0, 0, 0, 1 << 33, 1 << 43], timers.size).astype(np.uint64)
     words[timers], words[timers + 1] = timer_pair(counts[timers] + lies)
     return words
 

@@ -14,6 +14,7 @@ from ophyd_timepix.protocol import words as w
 
 PERIOD_30, PERIOD_32, PERIOD_48 = 1 << 30, 1 << 32, 1 << 48
 BACKWARD = 1 << 27
+FOREVER = 1 << 54
 MS = 40_000  # counts of 25 ns
 
 
@@ -56,7 +57,7 @@ class NaiveDecoder:
         self.anchored = False
         self.known = 0
         self.offset = 0
-        self.ceiling: float = inf
+        self.ceiling = FOREVER
         self.worst = 0
         self.late: list[int] = []
 
@@ -64,7 +65,7 @@ class NaiveDecoder:
 
     def decode(self, words: list[int], anchor: int | None = None) -> None:
         """Take the next words."""
-        self.ceiling = inf
+        self.ceiling = FOREVER
         if anchor is not None:
             self._take_anchor(anchor)
         for word in words:
@@ -238,6 +239,8 @@ class NaiveDecoder:
         if too_old:
             self.counts[Count.LATE_HITS if self._is_hit(word) else Count.LATE_EDGES] += 1
             self.late.append(time * 96)
+        elif time > FOREVER:
+            self.counts[Count.JUMPED_HITS if self._is_hit(word) else Count.JUMPED_EDGES] += 1
         elif self.newest is None or time > self.newest + self.jump:
             if self.known == 0:
                 self.reference, self.known, self.offset = time, bits, 0

@@ -147,7 +147,8 @@ ANCHOR_MARGIN: Final = (1 << (_HIT_BITS - 1)) - BACKWARD
 """An anchor becomes the reference this much lower, so that a hit may lie 13.4 s to either side of it."""
 CEILING_MARGIN: Final = 1 << (_HIT_BITS - 1)
 """A timer word may be this far beyond an anchor (13.4 s)."""
-FOREVER: Final = 1 << 56
+FOREVER: Final = 1 << 54
+"""No stream lasts 14 years: lies that add up to more are not believed, and ticks stay far from the end of int64."""
 _PAIR_GAP: Final = 64
 """The SPIDR time of a high timer word may be this many units of 0.41 ms after the low word: pixels pass between."""
 
@@ -381,6 +382,8 @@ def _timed(
         counts[_N_LATE_HITS if is_hit else _N_LATE_EDGES] += 1
         late[state[S_LATE]] = time * TICKS_PER_COUNT
         state[S_LATE] += 1
+    elif time > FOREVER:
+        counts[_N_JUMPED_HITS if is_hit else _N_JUMPED_EDGES] += 1
     elif newest == NEVER or time > newest + state[S_JUMP]:
         if state[S_KNOWN] == 0:
             state[S_REFERENCE] = time

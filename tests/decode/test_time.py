@@ -237,3 +237,13 @@ def test_packets_that_are_passed_over_are_missing_until_they_come():
     decoder.decode(packets(11, 13))
     assert decoder.counts[Count.MISSING_PACKETS] == 1
     assert decoder.counts[Count.PACKET_IDS] == 6
+
+
+def test_timer_words_whose_lies_add_up_to_years_are_not_believed_for_ever():
+    """Each jump is possible by itself; times stay where every later stage can count."""
+    decoder, now = Decoder(Framing.RAW, 1), 1000
+    for _ in range(500):
+        decoder.decode(as_words([hit_word(now, 0, 1, 1, 5), hit_word(now, 0, 2, 2, 5), *timer_words(now)]))
+        now += (1 << 47) - 1
+    assert decoder.counts[Count.TIMER_JUMPS] > 100
+    assert 1 << 58 < decoder.newest_ticks.max() < 1 << 61

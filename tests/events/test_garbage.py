@@ -65,6 +65,7 @@ class Chain:
     def _take(self) -> None:
         self._finder.process(self._block)
         header, sums = self._block.header, self.sums
+        assert header.n_hits or header.n_edges or header.n_closed or header.n_filtered or header.last, "no progress"
         assert np.isfinite(self._block.centroid_columns()["toa"]).all()
         sums["hits"] += header.n_hits
         sums["filtered"] += header.n_filtered
