@@ -207,7 +207,8 @@ class NaiveDecoder:
             self.offset, self.known, self.reference = 0, 48, value
         else:
             time = self._extend(value, 48)
-            if time > self.ceiling or time < self.reference - BACKWARD:
+            ceiling = self.ceiling if self.ceiling == FOREVER else max(self.ceiling, self.reference + (1 << 29))
+            if time > ceiling or time < self.reference - BACKWARD:
                 self.counts[Count.TIMER_JUMPS] += 1
                 return
             self.reference = max(self.reference, time)

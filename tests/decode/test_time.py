@@ -239,6 +239,16 @@ def test_packets_that_are_passed_over_are_missing_until_they_come():
     assert decoder.counts[Count.PACKET_IDS] == 6
 
 
+def test_timer_words_of_a_slow_camera_agree_with_an_anchor_of_minutes_ago():
+    """Offline, a minute of two hits a second is one slice with one anchor."""
+    words = []
+    for now in range(1000, 60 * SECOND, SECOND // 2):
+        words += [hit_word(now, 0, 1, 1, 5), *timer_words(now + 100)]
+    decoder = Decoder(Framing.RAW, 1)
+    decoder.decode(as_words(words), 1000)
+    assert (decoder.counts[Count.TIMER_JUMPS], decoder.counts[Count.TIMER_PAIRS]) == (0, 120)
+
+
 def test_timer_words_whose_lies_add_up_to_years_are_not_believed_for_ever():
     """Each jump is possible by itself; times stay where every later stage can count."""
     decoder, now = Decoder(Framing.RAW, 1), 1000
