@@ -342,6 +342,8 @@ class FakePipeline:
         self.lost_datagrams = 0
         self.told: dict[str, Any] = {}
         """What `progress` says besides."""
+        self.problem = ""
+        """What is wrong with the master."""
         self.entries: dict[str, Any] = {}
         """What the ledger of a point says besides."""
         self.polls: list[Sent | None] = []
@@ -496,7 +498,7 @@ class FakePipeline:
         file.close()
         return RunSummary(
             event_file=path, spool=path.with_suffix(".tpx3"), master=path.with_suffix(".nxs"), rows=self._rows,
-            acquisitions=tuple(self.acquisitions), ledger={"unaccounted": 0, "sent": {"datagrams": 10}},
+            problem=self.problem, acquisitions=tuple(self.acquisitions), ledger={"unaccounted": 0, "sent": {"datagrams": 10}},
         )  # fmt: skip
 
     def close(self) -> None:

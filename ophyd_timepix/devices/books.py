@@ -236,5 +236,6 @@ class Books:
             "error": "",
         }
         if summary is not None:
+            row["error"] = summary.problem
             row |= {"recording": str(summary.spool or ""), "master": str(summary.master or "")}
         return row

@@ -507,7 +507,7 @@ class TimepixDetector(ConfiguredDetector):
             logger.debug("the triggers could not be counted in a pause: %s", error)
 
     def _show(self, look: Look) -> None:
-        if time.monotonic() - self._shown_at >= LIVE_S:
+        if time.monotonic() - self._shown_at >= LIVE_S or look.progress.stopped_by is not None:
             self._shown_at = time.monotonic()
             first = self.aligning and not self.image.get().any()  # who aligns looks at pictures before they are whole
             self._publish_live(look, self._recording.sums, everybody=first)

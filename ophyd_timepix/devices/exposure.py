@@ -378,6 +378,7 @@ class Exposure:
         goal = self.goal
         progress = self._recording.progress()
         if progress.stopped_by is not None:
+            self._looked(self._seen(began, before, progress, 0.0))
             raise AcquisitionError(f"nothing more is recorded: {progress.stopped_by}")
         shots = progress.shots - before.shots
         pace.note_shots(shots)
@@ -385,10 +386,13 @@ class Exposure:
             watch.shots(shots)
         elapsed = time.monotonic() - began
         done = goal.done(max(shots, pace.shots), elapsed, self._recording.sums if goal.until is not None else None)
-        seen = self._recording.seen
-        missing = self._recording.missing(progress)
-        self._looked(Look(progress, before, elapsed, done, missing, seen.datagrams, seen.paused))
+        self._looked(self._seen(began, before, progress, done))
         return goal.until is not None and done >= goal.target
+
+    def _seen(self, began: float, before: Progress, now: Progress, done: float) -> Look:
+        sent = self._recording.seen
+        missing = self._recording.missing(now)
+        return Look(now, before, time.monotonic() - began, done, missing, sent.datagrams, sent.paused)
 
     def _interrupted(self, within_s: float) -> bool:
         with self._changed:

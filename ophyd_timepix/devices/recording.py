@@ -415,6 +415,8 @@ def _between(before: Sent, now: Sent) -> Sent:
 def _say_how_it_went(summary: RunSummary) -> None:
     level = logging.INFO if is_complete(summary.ledger) else logging.WARNING
     logger.log(level, "%s: %s", summary.event_file.name, verdict(summary.ledger))
+    if summary.problem:
+        logger.error("%s", summary.problem)
 
 
 def _plain(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -191,6 +191,7 @@ class RunSummary(Message):
     event_file: Path
     spool: Path | None
     master: Path | None
+    problem: str = Field("", description="why there is no master, and how to get it")
     rows: int
     acquisitions: tuple[Acquired, ...]
     ledger: dict[str, Any]

@@ -433,18 +433,19 @@ class Supervisor:
     ) -> Generator[Wanted, Any, RunSummary]:
         request = run.request
         paths = _paths(request)
-        rows = 0
+        rows, problem = 0, ""
         master = paths.master if request.centroid and not request.preview and arguments.get("master", True) else None
         if request.centroid:
             cancelled = tuple(arguments.get("cancelled", ()))
             settings = arguments.get("configuration") or request.configuration
             configuration = {"request": request.description(), **settings}
             closing = CloseRequest(arguments.get("start") or request.start, configuration, ledger, master, cancelled)
-            rows = yield self._children["write"].send("close", closing)
+            rows, problem = yield self._children["write"].send("close", closing)
         return RunSummary(
             event_file=request.event_file,
             spool=request.spool,
-            master=master,
+            master=None if problem else master,
+            problem=problem,
             rows=rows,
             acquisitions=tuple(run.acquisitions),
             ledger=ledger,
@@ -474,7 +475,10 @@ class Supervisor:
         except Refused:
             yield from self._abandon(request)
             raise
-        return (yield from self._close_files(run, run.ledger, arguments))
+        summary = yield from self._close_files(run, run.ledger, arguments)
+        if summary.problem:
+            raise RuntimeError(summary.problem)
+        return summary
 
     def _opened(self) -> OpenRun:
         if self._run is None:

@@ -144,22 +144,28 @@ class WriteStage(Stage):
             },
         )
 
-    def _close_file(self, request: CloseRequest) -> int:
-        """Store the ledger, close the event file, write the master. Returns the centroid rows."""
+    def _close_file(self, request: CloseRequest) -> tuple[int, str]:
+        """Store the ledger, close the event file, write the master. Returns the centroid rows, and what went wrong with
+        the master: everything is in the event file, so that is no failure of the run.
+        """
         file, run = self._opened()
         file.write_ledger(request.ledger)
         file.flag_cancelled(request.cancelled)
         rows = file.rows("centroids")
         self.close()
-        if request.master is not None:
-            write_master(
-                request.master,
-                run.event_file,
-                start=request.start,
-                configuration=request.configuration,
-                ledger=request.ledger,
+        return rows, "" if request.master is None else self._write_master(request.master, run.event_file, request)
+
+    def _write_master(self, path: Path, event_file: Path, request: CloseRequest) -> str:
+        told = {"start": request.start, "configuration": request.configuration, "ledger": request.ledger}
+        try:
+            write_master(path, event_file, **told)
+        except (OSError, RuntimeError) as error:  # h5py tells a full disk as either, and at length
+            log.exception("%s could not be written", path)
+            return (
+                f"{event_file} is complete, the master {path.name} could not be written ({str(error)[:80]}); "
+                f"if the disk is full, make room; then: ophyd-timepix recover {event_file.parent}"
             )
-        return rows
+        return ""
 
     def _opened(self) -> tuple[EventFile | NoEventFile, RunRequest]:
         if self._file is None or self._run is None:

@@ -85,6 +85,16 @@ def test_a_point_and_a_run_have_a_verdict(RE, checker, installed, tpx, pipe, now
     assert now.run_verdict.get().startswith(("complete", "not known"))
 
 
+def test_a_master_that_could_not_be_written_fails_no_run(RE, checker, installed, tpx, pipe, caplog):
+    pipe.problem = "/data/a.h5 is complete, the master a.nxs could not be written (no room)"
+    RE(bp.count([tpx]))
+    assert checker.run.stop["exit_status"] == "success"
+    (row,) = checker.run.stream("tpx_ledger")
+    assert row["tpx_ledger_error"] == pipe.problem
+    assert row["tpx_ledger_unaccounted"] == 0
+    assert pipe.problem in caplog.text
+
+
 def test_a_loss_of_an_earlier_point_does_not_ail_the_next(tpx, pipe, now, monkeypatch):
     """The pipeline counts through the run."""
     monkeypatch.setattr(detector, "LIVE_S", 0.0)
