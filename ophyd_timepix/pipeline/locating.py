@@ -7,8 +7,10 @@ their way must have come. Then of the first S datagrams between S - R' and S - R
 end, when nothing is on its way any more. Losses only add up, so each bound holds for its neighbours too, and a stretch
 between two readings may hide a loss only if the upper bound at its end exceeds the lower bound at its beginning.
 
-Where more came than was sent (a datagram was doubled, a stranger sends), sums prove less: if they prove both a loss and
-a surplus, the loss may lie anywhere. A loss and a surplus between the same two readings cancel, and nothing shows.
+Where more came than was sent (a datagram was doubled, a stranger sends), sums prove less: if they speak for both a loss
+and a surplus, the loss may lie anywhere. Datagrams that were on their way for longer than those milliseconds look the
+same, so that no such loss is counted; only its place is told. A loss and a surplus between the same two readings
+cancel, and nothing shows.
 
 So a reading settles what came before it if few datagrams are on their way: at a low rate, or in a pause. At a high rate
 a small loss may lie anywhere in its acquisition, and that is what is told.
@@ -62,7 +64,7 @@ def places(begin: Reading, readings: Sequence[Reading], end: Reading) -> list[Pl
     if certain <= 0:
         return []
     if _largest_rise(-least, -most) > 0:
-        return [Place(begin.low, end.high, max(certain, total), max(certain, total))]
+        return [Place(begin.low, end.high, max(0, total), max(certain, total))]
     least = np.clip(np.maximum.accumulate(least), 0, total)
     most = np.clip(np.minimum.accumulate(most[::-1])[::-1], least, total)
     found: list[Place] = []
