@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ from ophyd_timepix.protocol import words as w
 from ophyd_timepix.wiring import NotReady, install
 from spidr_sim.board import Board as SimulatedBoard
 from spidr_sim.tcp import TcpServer
+from tests import garbage
 from tests.doc_checker import DocChecker
 from tests.sim.board_doubles import RecordingStreams, StandingClock
 from tests.sim_process import SimProcess, running_sim
@@ -303,16 +305,19 @@ def assert_rows_are_good(event_file: Path, at_least: int) -> None:
 # --- random bytes as words --------------------------------------------------------------------------------------------
 
 
-def test_random_bytes_on_the_wire_do_not_harm_the_hits_around_them(tmp_path):
+@pytest.fixture(scope="module")
+def pipeline() -> Iterator[Pipeline]:
+    with Pipeline(ring_bytes=1 << 24) as made:
+        yield made
+
+
+def test_random_bytes_on_the_wire_do_not_harm_the_hits_around_them(pipeline, tmp_path):
     counts = 1000 + 400 * np.arange(2000, dtype=np.uint64)
     hits = np.uint64(w.HEADER.put(w.PIXEL_DATA_DRIVEN) | w.DCOL.put(5) | w.TOT.put(30))
     good = hits | (counts & np.uint64(0x3FFF)) << np.uint64(w.TOA.shift) | counts >> np.uint64(14)
     noise = np.random.default_rng(1).integers(0, 2**64, 500, dtype=np.uint64)
     datagrams = [good[:1000].tobytes(), noise.tobytes(), b"no words", b"cut off", good[1000:].tobytes()]
-    with (
-        Pipeline(ring_bytes=1 << 24) as pipeline,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
-    ):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         (port,) = pipeline.bind([Receiver(chip=0, host=HOST)])
         pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5", processing=Processing(hits=True)))
         pipeline.begin(1)
@@ -328,3 +333,43 @@ def test_random_bytes_on_the_wire_do_not_harm_the_hits_around_them(tmp_path):
     # Noise may look like the chip's timer and put later hits into another turn of their 30-bit clock, nothing else.
     turns = np.rint(rows["toa"][own] / 25.0).astype(np.int64) % (1 << 30)
     assert np.isin(counts, turns).all()
+
+
+LENGTHS = (0, 1, 7, 8, 9, 1400, 1403, 8192, 9000, 65_504, 65_507)
+PIXELS = (w.PIXEL_SEQUENTIAL, w.PIXEL_DATA_DRIVEN)
+TIMERS = (w.TIMER_LOW_BYTE, w.TIMER_HIGH_BYTE)
+
+
+def test_datagrams_of_any_length_and_words_of_any_kind_are_counted_under_their_own_names(pipeline, tmp_path):
+    rng = np.random.default_rng(3)
+    random = [rng.bytes(n) for n in LENGTHS] + [rng.bytes(int(n)) for n in rng.integers(0, 3000, 40)]
+    known = [garbage.headers(rng, 500, 0).tobytes() for _ in range(40)]
+    datagrams = [*random, *known, known[0]]
+    whole = [d for d in datagrams if d and len(d) % 8 == 0]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        (port,) = pipeline.bind([Receiver(chip=0, host=HOST)])
+        pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5", processing=Processing(hits=True)))
+        pipeline.begin(1)
+        for k, datagram in enumerate(datagrams, 1):
+            sender.sendto(datagram, (HOST, port))
+            while pipeline.progress().arrived_datagrams < k:
+                pass
+        pipeline.end(Sent(datagrams=len(datagrams)))
+        ledger = pipeline.close_run().ledger
+    words = np.frombuffer(b"".join(whole), "<u8")
+    top = (words >> np.uint64(w.TOP_BYTE.shift)).astype(int)
+    stamps = words[np.isin(top, list(w.TdcByte))] >> np.uint64(w.TDC_STAMP.shift) & np.uint64(w.TDC_STAMP.mask)
+    low_bits = words[np.isin(top, list(w.TdcByte))] & np.uint64(w.TDC_ZERO.mask)
+    is_known = np.isin(top >> 4, PIXELS) | np.isin(top, [*w.TdcByte, *TIMERS, *w.CONTROL_BYTES])
+    unknown = Counter(f"0x{byte:02X}" for byte in top[~is_known])
+    assert ledger["unaccounted"] == ledger["lost_on_the_way"] == 0
+    assert ledger["malformed_datagrams"] == len(datagrams) - len(whole)
+    assert ledger["decoded_words"] == ledger["received_words"] == words.size
+    assert ledger["pixel_words"] == np.isin(top >> 4, PIXELS).sum()
+    assert ledger["tdc_words"] == stamps.size
+    assert ledger["rejected_edges"] == ((stamps < 1) | (stamps > w.TDC_STAMPS) | (low_bits != 0)).sum() > 0
+    assert ledger["timer_words"] == np.isin(top, TIMERS).sum() > 0
+    assert ledger["control_words"] == np.isin(top, w.CONTROL_BYTES).sum() > 0
+    assert ledger["unknown_headers"] == unknown
+    assert ledger["unknown_words"] == unknown.total() > 0
+    assert ledger["verdict"].split(":")[0] != "complete"
