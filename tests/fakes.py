@@ -498,7 +498,8 @@ class FakePipeline:
         file.close()
         return RunSummary(
             event_file=path, spool=path.with_suffix(".tpx3"), master=path.with_suffix(".nxs"), rows=self._rows,
-            problem=self.problem, acquisitions=tuple(self.acquisitions), ledger={"unaccounted": 0, "sent": {"datagrams": 10}},
+            acquisitions=tuple(self.acquisitions), ledger={"unaccounted": 0, "sent": {"datagrams": 10}},
+            problem=self.problem,
         )  # fmt: skip
 
     def close(self) -> None:
