@@ -18,14 +18,14 @@ PROCESSING = Processing(lateness_ns=500_000, window_ns=100)
 
 
 def write(path: Path, n: int, **changed: Any) -> Path:
-    """The first n rows of a run. changed: (row, value) of columns, `valid` of the shots."""
+    """The first n rows of a run. changed: (row, value) of columns, of the shots where they have it."""
     columns = some_rows(0, n)
     columns["toa"] = np.arange(n) * 1e6
     columns["shot"] = np.arange(n) // PER_SHOT
     n_shots = -(-n // PER_SHOT)
     shots = {"time": np.arange(n_shots) * 1e7, "valid": np.ones(n_shots, np.uint8)}
     for name, (row, value) in changed.items():
-        (shots if name == "valid" else columns)[name][row] = value
+        (shots if name in shots else columns)[name][row] = value
     file = EventFile(path, image_shape=(8, 8), tof_edges_ns=np.linspace(0, 1, 3), attributes={})
     file.append("centroids", columns)
     file.append("shots", shots)
@@ -55,7 +55,7 @@ def test_last_clusters_and_shots_of_a_cut_recording_may_differ(longer: Path, tmp
     [
         ({"size": (200, 77)}, "row 200 of centroids, 0.200000 s after the timer's zero"),
         ({"tof": (302, 77.0)}, "row 302 of centroids, 0.302000 s after"),
-        ({"valid": (12, 0)}, "row 12 of shots, 0.130000 s after"),
+        ({"time": (12, 1.3e8)}, "row 12 of shots, 0.130000 s after"),
     ],
 )
 def test_what_differs_long_before_the_end_is_told(longer: Path, tmp_path: Path, changed: Any, told: str) -> None:

@@ -260,7 +260,7 @@ def small_disk(tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4M", "none", place], check=False).returncode:
         pytest.skip("mounting a small file system is not allowed here")
     yield place
-    subprocess.run(["umount", place], check=True)
+    subprocess.run(["umount", "--lazy", place], check=True)
 
 
 @pytest.mark.parametrize("limits", [Limits(0, 0, 0.0), Limits()], ids=["until it is full", "watched"])
