@@ -38,7 +38,7 @@ LONGEST_PAUSE_S = 10.0
 SPREAD_BINS = 192_000
 """Hits are up to 0.3 ms older than their datagram, in any order."""
 DRIFT = 20e-6
-"""Of the host's clock: 1.7 s in a day."""
+"""Of the host's clock, by which a quartz may be wrong."""
 ZERO_NS = 5_000_000_000_000
 POLL_S = 0.1
 ANSWER_NS = 200_000
@@ -74,7 +74,15 @@ class _Piece:
     kept: npt.NDArray[np.bool_]
 
 
-def record(path: Path, seconds: float, *, seed: int = 1, losses: int = 5, silences: tuple[float, ...] = ()) -> Told:
+def record(
+    path: Path,
+    seconds: float,
+    *,
+    seed: int = 1,
+    losses: int = 5,
+    silences: tuple[float, ...] = (),
+    drift: float = DRIFT,
+) -> Told:
     """Write `path` and its index. losses: places where datagrams were dropped. silences: longer pauses (s)."""
     rng = np.random.default_rng(seed)
     sent = _departures(rng, seconds, silences)
@@ -97,7 +105,7 @@ def record(path: Path, seconds: float, *, seed: int = 1, losses: int = 5, silenc
             sums.append(np.add.reduceat(words, starts) if starts.size else np.zeros(0, np.uint64))
             told.append(truth)
     sizes = np.where(kept, 8 * (1 + n_hits + edge), 0)
-    _write_index(path, rng, seconds, sent, kept, sizes, np.concatenate(sums))
+    _write_index(path, rng, seconds, sent, kept, sizes, np.concatenate(sums), _HostClock(drift))
     ticks, pixels, edges, lost = (np.concatenate(columns) for columns in zip(*told, strict=True))
     return Told(ticks, pixels, edges, lost, int((~kept).sum()))
 
@@ -165,23 +173,28 @@ def _hit_words(bins: Ints, x: Ints, y: Ints, tot: Ints) -> npt.NDArray[np.uint64
     return words
 
 
-def _host_ns(counts: Any) -> Ints:
-    return ZERO_NS + np.asarray(counts * 25 * (1 + DRIFT)).astype(np.int64)
+class _HostClock(NamedTuple):
+    drift: float
+
+    def at(self, counts: Any) -> Ints:
+        """The host's time (ns) when the board's timer is at `counts`."""
+        return ZERO_NS + np.asarray(counts * 25 * (1 + self.drift)).astype(np.int64)
 
 
 def _write_index(
     path: Path, rng: np.random.Generator, seconds: float, sent: Ints, kept: npt.NDArray[np.bool_], sizes: Ints,
     sums: npt.NDArray[np.uint64],
+    clock: _HostClock,
 ) -> None:  # fmt: skip
     """As capture writes it: a record each 10 ms with data, at losses, at readings of the counters, at the end."""
-    come = np.maximum.accumulate(_host_ns(sent) + rng.integers(100_000, ON_THE_WAY_NS, sent.size))
+    come = np.maximum.accumulate(clock.at(sent) + rng.integers(100_000, ON_THE_WAY_NS, sent.size))
     behind = np.cumsum(sizes)
     n_kept, n_lost = np.cumsum(kept), np.cumsum(~kept)
     known_lost = np.maximum.accumulate(np.where(kept, n_lost, 0))
     """Drops are told of with the next datagram."""
     stretches = _stretches(np.flatnonzero(kept), come, behind - sizes)
     losses = np.flatnonzero(kept & np.append(False, ~kept[:-1]))
-    asked = _host_ns(np.arange(POLL_S, seconds - POLL_S, POLL_S) * COUNTS_PER_S)
+    asked = clock.at(np.arange(POLL_S, seconds - POLL_S, POLL_S) * COUNTS_PER_S)
     noted = asked + ANSWER_NS + ON_THE_WAY_NS
     place = np.searchsorted(come, noted) - 1
     rows = _rows(stretches, come, behind - sizes, n_kept - 1, known_lost - np.diff(known_lost, prepend=0))
@@ -190,7 +203,7 @@ def _write_index(
     lost["lost"] = np.diff(known_lost, prepend=0)[losses]
     read = _rows(place, come, behind, n_kept, n_lost)
     read["host_ns"], read["kind"] = noted, Kind.POLL
-    read["sent"] = np.searchsorted(_host_ns(sent), asked + ANSWER_NS)
+    read["sent"] = np.searchsorted(clock.at(sent), asked + ANSWER_NS)
     read["received_before"] = np.searchsorted(come, asked)
     for name in ("offset", "datagrams", "kernel_dropped"):
         read[name][place < 0] = 0
@@ -199,7 +212,7 @@ def _write_index(
     everything = everything[np.argsort(everything["host_ns"], kind="stable")]
     total = int(behind[-1])
     begin = np.array([Row(0, ZERO_NS, sent=0, received_before=0, kind=Kind.POLL)], RECORD)
-    last = int(_host_ns(seconds * COUNTS_PER_S))
+    last = int(clock.at(seconds * COUNTS_PER_S))
     end_counts = round(seconds * COUNTS_PER_S)
     end = Row(total, last, int(n_kept[-1]), int(n_lost[-1]), end_counts=end_counts, sent=int(sent.size), kind=Kind.END)
     everything = np.concatenate([begin, everything, np.array([end], RECORD)])

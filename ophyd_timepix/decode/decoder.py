@@ -22,6 +22,9 @@ SKEW_TICKS: Final = TICKS_PER_SECOND // 4
 MIN_JUMP_TICKS: Final = TICKS_PER_SECOND // 2000
 """A word is held for confirmation when it is ahead by more than the lateness bound, and by at least this (0.5 ms)."""
 
+FOLLOWED_COUNTS: Final = 1 << 28
+"""6.7 s: an anchor that is suddenly off by more is not what a clock does, and is taken as it is."""
+
 Words = npt.NDArray[np.uint64]
 
 
@@ -99,6 +102,8 @@ class Decoder:
         self._chips[:, k.C_NEWEST] = k.NEVER
         self._chips[:, k.C_TIMER_LOW] = -1
         self._chips[:, k.C_PACKET] = -1
+        self._ahead = 0
+        """Counts by which anchors were ahead of the words when these came last."""
         self._make_outputs(batch_words)
 
     @property
@@ -130,8 +135,9 @@ class Decoder:
     def decode(self, words: Words, anchor_counts: int | None = None) -> Batch:
         """Decode the next words of the stream.
 
-        anchor_counts: an estimate of the timer (25 ns counts) when these words came, good to a few seconds. It serves
-        only to choose the epoch after a silence.
+        anchor_counts: an estimate of the timer (25 ns counts) when these words came. It serves only to choose the epoch
+        after a silence. It may drift away from the timer as far as it will, yet only by seconds within a silence: the
+        host's clock is not the board's.
         """
         if len(words) > self._capacity:
             self._make_outputs(len(words))
@@ -139,7 +145,7 @@ class Decoder:
             words = words.copy()  # one type of array is one compilation
         self._state[k.S_CEILING] = k.FOREVER
         if anchor_counts is not None:
-            self._anchor(anchor_counts)
+            self._anchor(anchor_counts - self._ahead)
         k.decode_words(
             words.view(np.int64),
             self.framing is Framing.TPX3,
@@ -151,6 +157,8 @@ class Decoder:
             self._late,
             *self._outputs,
         )
+        if anchor_counts is not None:
+            self._follow(anchor_counts)
         return self._batch()
 
     def flush(self) -> Batch:
@@ -170,6 +178,19 @@ class Decoder:
             state[k.S_REFERENCE] = max(int(state[k.S_REFERENCE]), anchor - k.ANCHOR_MARGIN)
             state[k.S_CEILING] = anchor + k.CEILING_MARGIN
         state[k.S_ANCHORED] = 1
+
+    def _follow(self, anchor_counts: int) -> None:
+        """Note by how much the anchor was ahead of the first word that it was given for."""
+        ticks, edge_ticks = self._outputs[0], self._outputs[2]
+        if self._state[k.S_HITS]:
+            first = int(ticks[0])
+        elif self._state[k.S_EDGES]:
+            first = int(edge_ticks[0])
+        else:
+            return
+        ahead = anchor_counts - int(self._state[k.S_OFFSET]) - first // TICKS_PER_COUNT
+        if abs(ahead - self._ahead) < FOLLOWED_COUNTS:
+            self._ahead = ahead
 
     def _make_outputs(self, n_words: int) -> None:
         """Arrays that are touched as far as they are used, and used again by the next call."""

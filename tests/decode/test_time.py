@@ -94,6 +94,17 @@ def test_an_anchor_tells_the_epoch_after_a_silence_of_any_length(silence_s, erro
     assert counts_of(decoder.decode(as_words(words), later + error_s * SECOND)) == [later, later + 1]
 
 
+@pytest.mark.parametrize("rate", [0.9, 1.1], ids=["slow", "fast"])
+def test_an_anchor_whose_clock_goes_wrong_by_minutes_moves_no_epoch(rate):
+    """Words in every second for ten minutes, then after silences of 20 s."""
+    times = [*range(0, 600), *range(600, 1000, 20)]
+    decoder = raw()
+    for second in times:
+        words = [hit_word(second * SECOND + t, 0, 1, 1, 1) for t in (5, 6)]
+        batch = decoder.decode(as_words(words), round(rate * second * SECOND))
+        assert counts_of(batch) == [second * SECOND + 5, second * SECOND + 6]
+
+
 def test_a_timer_pair_tells_the_epoch_after_a_silence_of_any_length():
     later = 4000 * SECOND + 12345
     words = [*(hit_word(t, 0, 1, 1, 1) for t in (5, 6)), *timer_words(later), hit_word(later + 7, 0, 1, 1, 1)]
