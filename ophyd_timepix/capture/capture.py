@@ -223,6 +223,8 @@ class Capture:
             self.ring.marks[Mark.STOP] = 0
             self.ring.marks[Mark.STOPPED_BY] = Stopped.NO
             self._unrecorded_before = int(self.ring.marks[Mark.UNRECORDED])
+            if self._recording is not None:  # the index knows of it, though nothing may ever come
+                self._record(Kind.STRETCH, time.monotonic_ns())
             return self.ring.received, self.totals()
 
     def end(self, end_counts: int | None = None, sent: int | None = None) -> tuple[int, Totals]:

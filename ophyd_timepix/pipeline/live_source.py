@@ -6,13 +6,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..spool.index import HEADER_BYTES, RECORD, Records, cut_slice, index_path
+from ..spool.index import HEADER_BYTES, RECORD, Records, Window, index_path
 from ..spool.ring import Mark, Ring
 from ..spool.segments import SegmentReader
 from ..spool.sources import Slice
 
 RECORDS_AT_ONCE: Final = 4096
 NO_WORDS: Final = np.zeros(0, "<u8")
+NO_RECORDS: Final = np.zeros(0, RECORD)
 PREVIEW_SHARE: Final = 4
 """A preview that is behind by this part of the ring, 1 / 4, goes on with what is newest."""
 
@@ -42,6 +43,9 @@ class LiveSource:
         self._may_skip = may_skip
         self._file = None if recording is None else SegmentReader(recording)
         self._cursor = first_record
+        self._window = Window(NO_RECORDS)
+        self._known_to = start
+        """All records of slices that end here at the latest are in the window."""
         self._acquisition = acquisition
         self._told_end = False
         self.position = start
@@ -51,7 +55,7 @@ class LiveSource:
     @property
     def record(self) -> int:
         """Number of the index record that covers the position: where the next acquisition's source may begin."""
-        return self._cursor
+        return self._cursor + self._window.covering(self.position)
 
     @property
     def behind(self) -> int:
@@ -73,13 +77,12 @@ class LiveSource:
         if self._may_skip:
             self._keep_up()
         start = self.position
-        stop = min(self._available(), start + out.size)
-        if stop <= start:
+        available = self._available()
+        if available <= start:
             return self._end() if self.stop is not None and start >= self.stop else None
-        records = self._records(start)
-        if records.size >= RECORDS_AT_ONCE:
-            stop = min(stop, int(records["offset"][-1]))
-        cut = cut_slice(records, start, stop, self._acquisition)
+        if self._known_to <= start and not self._look_up(start, available):
+            return None
+        cut = self._window.cut(start, min(start + out.size, self._known_to), self._acquisition)
         view = out[: cut.stop - start]
         if not self._ring.copy_out(start, view):
             if self._may_skip:
@@ -93,9 +96,11 @@ class LiveSource:
         """What stands behind the last word, once."""
         if self._told_end:
             return None
-        self._told_end = True
         start = self.position
-        cut = cut_slice(self._records(start), start, start, self._acquisition)
+        if not self._look_up(start, start + 1):
+            return None
+        self._told_end = True
+        cut = self._window.cut(start, start, self._acquisition)
         return Slice(NO_WORDS, cut.host_ns, start, cut.losses, cut.poll) if cut.losses or cut.poll else None
 
     def _keep_up(self) -> None:
@@ -111,7 +116,7 @@ class LiveSource:
         if place > self.position:
             self.skipped += place - self.position
             self.position = place
-            self._cursor = newest
+            self._cursor, self._window, self._known_to = newest, Window(NO_RECORDS), place
 
     def _available(self) -> int:
         """What is received, up to the end of the acquisition. The order of the readings matters: see `Mark.STOP`."""
@@ -125,30 +130,39 @@ class LiveSource:
             raise RuntimeError(f"the ring has overwritten byte {start} before it was decoded, and there is no file")
         self._file.read(view, start)
 
-    def _records(self, start: int) -> Records:
-        """Index records from the one that covers `start` on, a limited number of them.
+    def _look_up(self, start: int, available: int) -> bool:
+        """Records from the one that covers `start` on, a limited number of them: more only if all stand at `start`.
 
-        The cursor follows the position, so that a slice costs the same after hours as at the beginning.
+        available: received when nobody had looked at the records yet: those before it are there. The cursor follows the
+        position, so that a slice costs the same after hours as at the beginning. False: the file lacks some as yet.
         """
-        records = self._fetch()
-        offsets = records["offset"]
-        first = int(np.searchsorted(offsets, start, side="left"))
-        if first == offsets.size or offsets[first] > start:
-            first = max(0, first - 1)
-        if first == 0:
-            return records
-        self._cursor += first
-        return self._fetch()
+        self._cursor += self._window.covering(start)
+        limit = RECORDS_AT_ONCE
+        while True:
+            records, all_of_them = self._fetch(limit)
+            self._window = Window(records)
+            if all_of_them or not records.size:
+                self._known_to = available if all_of_them else start
+            else:
+                self._known_to = min(available, int(records["offset"][-1]))
+            if self._known_to > start or records.size < limit:
+                return self._known_to > start
+            limit *= 2
 
-    def _fetch(self) -> Records:
-        """Records from the cursor on: from shared memory while it holds them, else from the file."""
+    def _fetch(self, limit: int) -> tuple[Records, bool]:
+        """Up to `limit` records from the cursor on, and whether these are all.
+
+        They come from shared memory while it holds them, else from the file.
+        """
         marks, size = self._ring.marks, self._index.size
-        n = min(int(marks[Mark.INDEX_RECORDS]) - self._cursor, RECORDS_AT_ONCE)
-        records = self._index[(self._cursor + np.arange(n)) % size]
-        if int(marks[Mark.INDEX_RECORDS]) - size < self._cursor:
-            return records
-        if self._recording is None:  # nobody needs those that are overwritten: they were of words outside acquisitions
-            self._cursor = int(marks[Mark.INDEX_RECORDS]) - size // 2
-            return self._fetch()
-        offset = HEADER_BYTES + self._cursor * RECORD.itemsize
-        return np.fromfile(index_path(self._recording), RECORD, RECORDS_AT_ONCE, offset=offset)
+        n_records = int(marks[Mark.INDEX_RECORDS])
+        n = min(n_records - self._cursor, limit, size)
+        first = self._cursor % size
+        records = np.concatenate([self._index[first : first + n], self._index[: max(0, first + n - size)]])
+        if int(marks[Mark.INDEX_RECORDS]) - size >= self._cursor:
+            if self._recording is None:  # nobody needs what is overwritten: it was of words outside acquisitions
+                self._cursor = int(marks[Mark.INDEX_RECORDS]) - size // 2
+                return self._fetch(limit)
+            offset = HEADER_BYTES + self._cursor * RECORD.itemsize
+            records = np.fromfile(index_path(self._recording), RECORD, limit, offset=offset)
+        return records, self._cursor + records.size >= n_records

@@ -235,11 +235,11 @@ def spans(records: Records, n_bytes: int) -> list[Span]:
     for k, first in enumerate(starts):
         if numbers[first] == 0:
             continue
-        if records["offset"][first] >= n_bytes:
-            break
         closing = records[starts[k + 1]] if k + 1 < len(starts) else None
         stop = n_bytes if closing is None else min(int(closing["offset"]), n_bytes)
         closed = closing is not None and bool(closing["offset"] <= n_bytes)
+        if records["offset"][first] >= n_bytes and not closed:  # nothing came of it, or nothing is left
+            break
         end_counts = int(closing["end_counts"]) if closing is not None and closed else -1
         known = end_counts if end_counts >= 0 else None
         sent = int(closing["sent"]) if closing is not None and closed else UNKNOWN
@@ -290,6 +290,33 @@ def cut_slice(records: Records, start: int, stop: int, acquisition: int | None =
     quiet = np.flatnonzero(np.diff(times) >= SILENCE_NS)
     end = int(offsets[first + quiet[0]]) if quiet.size else stop
     return Cut(end, int(times[0]), losses, poll)
+
+
+class Window:
+    """Records that stand next to each other in an index, looked through once: then a slice costs little, whatever the
+    number of losses is.
+    """
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+        self.offsets = np.ascontiguousarray(records["offset"])
+        self._barriers = np.flatnonzero(records["kind"] != Kind.STRETCH)
+
+    def covering(self, start: int) -> int:
+        """Place of the first record at `start`; where there is none, of the last before it."""
+        first = int(np.searchsorted(self.offsets, start, side="left"))
+        if first == self.offsets.size or self.offsets[first] > start:
+            return max(0, first - 1)
+        return first
+
+    def cut(self, start: int, stop: int, acquisition: int | None = None) -> Cut:
+        """See `cut_slice`."""
+        behind = int(np.searchsorted(self.offsets, start, side="right"))
+        last = max(behind, int(np.searchsorted(self.offsets, stop, side="left")))
+        barrier = int(np.searchsorted(self._barriers, behind))
+        if barrier < self._barriers.size:
+            last = min(last, int(self._barriers[barrier]) + 1)
+        return cut_slice(self.records[self.covering(start) : last], start, stop, acquisition)
 
 
 def _standing_at(records: Records, acquisition: int | None) -> tuple[tuple[Loss, ...], Poll | None]:

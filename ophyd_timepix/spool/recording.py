@@ -20,7 +20,7 @@ import numpy as np
 
 from .index import HEADER_BYTES, RECORD, Kind, Records, Row, header, index_path
 from .ring import ALIGNMENT, Bytes, Mark, Ring
-from .segments import segment_path, segment_starts
+from .segments import further_segments, segment_path, segment_starts
 from .space import Limits, SpaceWatch
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ class RecordingWriter:
         self._start = self._synced = 0
         self._ahead, self._next_ahead = 0, 0.0
         self._space.check()
-        if segment_path(path, 2).exists():  # it would be found when the first is full
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(segment_path(path, 2)))
+        for stale in further_segments(path):  # it would be found when those before it are full, or read as ours
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(stale))
         head = header(run)
         self._index_fd = os.open(index_path(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o664)
         try:

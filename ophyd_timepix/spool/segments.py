@@ -4,6 +4,7 @@ Addresses are run-wide: a segment that begins at address `start` holds byte `sta
 """
 
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,12 @@ class Segment(NamedTuple):
 def segment_path(recording: Path, number: int) -> Path:
     """The file of segment `number`, from 1 on."""
     return recording if number == 1 else recording.with_name(f"{recording.stem}.{number:04d}{recording.suffix}")
+
+
+def further_segments(recording: Path) -> list[Path]:
+    """Files that are there and bear names of later segments, in order, whoever made them."""
+    name = re.compile(rf"{re.escape(recording.stem)}\.\d{{4,}}{re.escape(recording.suffix)}")
+    return sorted(path for path in recording.parent.iterdir() if name.fullmatch(path.name))
 
 
 def segment_starts(records: Records) -> list[int]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..protocol import words
-from .index import RECORD, Index, Loss, Poll, Records, cut_slice, read_index
+from .index import RECORD, Index, Loss, Poll, Window, read_index
 from .segments import Segment, SegmentReader, find_segments
 
 Words = npt.NDArray[np.uint64]
@@ -17,7 +17,7 @@ Words = npt.NDArray[np.uint64]
 SPIDR_DAT_MAGICS: Final = (b"SPDR", b"SPT3")
 TPX3_MAGIC: Final = b"TPX3"
 SLICE_BYTES: Final = 4 << 20
-NO_RECORDS: Final[Records] = np.zeros(0, RECORD)
+NO_RECORDS: Final = np.zeros(0, RECORD)
 
 
 class Slice(NamedTuple):
@@ -139,7 +139,7 @@ class RecordingReader:
         self._stop = recording.n_bytes if stop is None else stop
         self._acquisition = acquisition
         self.index: Index | None = read_index(recording.path) if recording.chunked else None
-        self._offsets = np.zeros(0, np.int64) if self.index is None else self.index.records["offset"].copy()
+        self._window = Window(NO_RECORDS if self.index is None else self.index.records)
         starts = [0] if recording.segments is None else [segment.start for segment in recording.segments]
         self._file = SegmentReader(recording.path, recording.data_offset, starts)
         self._told_end = False
@@ -167,19 +167,10 @@ class RecordingReader:
         start = self.position
         self._told_end = start >= self._stop
         stop = min(start + out.size, self._stop)
-        cut = cut_slice(self._records(start, stop), start, stop, self._acquisition)
+        cut = self._window.cut(start, stop, self._acquisition)
         if self._told_end and not (cut.losses or cut.poll):
             return None
         view = out[: cut.stop - start]
         self._file.read(view, start)
         self.position = cut.stop
         return Slice(view.view("<u8"), cut.host_ns, start, cut.losses, cut.poll)
-
-    def _records(self, start: int, stop: int) -> Records:
-        """Those from the one that covers `start` to the last before `stop`."""
-        if self.index is None:
-            return NO_RECORDS
-        first = int(np.searchsorted(self._offsets, start, side="left"))
-        if first == self._offsets.size or self._offsets[first] > start:
-            first = int(np.searchsorted(self._offsets, self._offsets[max(0, first - 1)], side="left"))
-        return self.index.records[first : int(np.searchsorted(self._offsets, stop, side="right"))]

@@ -8,7 +8,7 @@ import pytest
 
 from ophyd_timepix.capture.capture import Capture
 from ophyd_timepix.capture.sockets import PAYLOAD_SHARE, Buffer, enlarge_buffer, kernel_drops, open_socket
-from ophyd_timepix.spool.index import RECORD, read_index
+from ophyd_timepix.spool.index import RECORD, read_index, spans
 from ophyd_timepix.spool.recording import RecordingWriter
 from ophyd_timepix.spool.ring import N_MARKS, Mark, Ring
 
@@ -136,10 +136,31 @@ def test_the_index_tells_when_each_stretch_came(capture, tmp_path):
     capture.close()
     index = read_index(tmp_path / "a.tpx3")
     assert index is not None
-    record, closing = index.records
-    assert (record["offset"], record["acquisition"]) == (0, 7)
+    begun, record, closing = index.records
+    assert (begun["offset"], begun["acquisition"]) == (record["offset"], record["acquisition"]) == (0, 7)
     assert (closing["offset"], closing["acquisition"], closing["end_counts"]) == (72, 0, 99)
     assert before <= record["host_ns"] <= time.monotonic_ns()
+
+
+def test_an_acquisition_of_which_nothing_came_is_in_the_index_all_the_same(capture, tmp_path):
+    (endpoint,) = capture.bind([(0, HOST, 0, ())])
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {"n_chips": 1}))
+    for number, sends in ((1, True), (2, False), (3, True), (4, False)):
+        capture.begin(number)
+        if sends:
+            send(endpoint.port, bytes(64))
+            wait_for(lambda n=number: capture.totals().datagrams == (n + 1) // 2)
+        capture.end(end_counts=number, sent=10 * number)
+    capture.begin(5)  # and is never ended
+    capture.close()
+    index = read_index(tmp_path / "a.tpx3")
+    found = spans(index.records, 144)
+    assert [(s.acquisition, s.start, s.stop, s.end_counts, s.sent, s.arrived) for s in found] == [
+        (1, 0, 72, 1, 10, 1),
+        (2, 72, 72, 2, 20, 1),
+        (3, 72, 144, 3, 30, 2),
+        (4, 144, 144, 4, 40, 2),
+    ]
 
 
 def test_a_drop_of_the_kernel_is_counted_exactly_the_last_ones_too():

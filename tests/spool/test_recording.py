@@ -108,6 +108,20 @@ def test_an_existing_recording_is_never_overwritten(tmp_path):
     assert (tmp_path / "a.tpx3").read_bytes() == b"precious"
 
 
+@pytest.mark.parametrize("stale", ["a.0002.tpx3", "a.0007.tpx3", "a.12345.tpx3"])
+def test_a_recording_is_refused_while_a_later_file_of_another_is_there(tmp_path, stale):
+    """A reader that is behind would take it for ours."""
+    for name in ("a.1.tpx3", "a.0002.tpx3.idx", "b.0002.tpx3", "a.0002.h5"):
+        (tmp_path / name).touch()
+    RecordingWriter(tmp_path / "a.tpx3", {}).close()
+    for name in ("a.tpx3", "a.tpx3.idx"):
+        (tmp_path / name).unlink()
+    (tmp_path / stale).write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match=stale):
+        RecordingWriter(tmp_path / "a.tpx3", {})
+    assert not (tmp_path / "a.tpx3").exists()
+
+
 def test_the_ring_of_a_killed_writer_completes_its_recording(tmp_path):
     ring = make_ring()
     writer = RecordingWriter(tmp_path / "a.tpx3", {"n_chips": 1})

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ophyd_timepix.pipeline import live_source
 from ophyd_timepix.pipeline.live_source import LiveSource
 from ophyd_timepix.protocol.words import chunk_header
 from ophyd_timepix.spool.index import HEADER_BYTES, RECORD, Kind, Row, index_path, read_index
@@ -117,6 +118,30 @@ def test_a_live_reader_that_is_behind_follows_through_the_files(capture):
     assert data == capture.bytes
     assert source.at_end
     capture.finish()
+
+
+def test_many_losses_are_each_told_once_and_looked_up_once(capture, monkeypatch):
+    monkeypatch.setattr(live_source, "RECORDS_AT_ONCE", 100)
+    source = LiveSource(capture.ring, capture.index, capture.path, 0)
+    fetches = []
+    fetch = source._fetch
+    monkeypatch.setattr(source, "_fetch", lambda limit: fetches.append(limit) or fetch(limit))
+    expected = []
+    for k in range(700):
+        capture.record(Kind.LOSS_MALFORMED)
+        if k in (300, 301):  # many in one place: words do not tell how many records there are
+            for _ in range(250):
+                capture.record(Kind.LOSS_MALFORMED)
+        expected.append((len(capture.bytes), 251 if k in (300, 301) else 1))
+        capture.receive(64, write=False)
+    source.stop = capture.ring.received
+    out = np.empty(1 << 18, np.uint8)
+    pieces = [(p.address, len(p.losses)) for p in iter(lambda: source.next_slice(out), None)]
+    source.close()
+    assert pieces == expected
+    assert source.at_end
+    assert len(fetches) < 30
+    assert source.record == capture.ring.marks[Mark.INDEX_RECORDS] - 1
 
 
 @pytest.mark.parametrize("roll_seen", [True, False], ids=["after the roll", "before the roll"])
