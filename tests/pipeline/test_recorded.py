@@ -1,0 +1,53 @@
+"""What the index tells of the board's counter around acquisitions, also of one that was never ended."""
+
+import numpy as np
+
+from ophyd_timepix.pipeline.losses import Way
+from ophyd_timepix.pipeline.recorded import recorded_ways
+from ophyd_timepix.spool.index import RECORD, Kind, Row, spans
+
+
+def ways(*rows: Row, n_bytes: int = 1000) -> list[Way | None]:
+    records = np.array(list(rows), RECORD)
+    return recorded_ways(records, spans(records, n_bytes))
+
+
+def poll(offset: int, acquisition: int, sent: int, before: int, after: int) -> Row:
+    return Row(offset, 0, after, 0, acquisition, sent=sent, received_before=before, kind=Kind.POLL)
+
+
+BASELINE = poll(0, 0, 0, 7, 7)
+
+
+def begin(offset: int, number: int, arrived: int) -> Row:
+    return Row(offset, 0, arrived, 0, number)
+
+
+def end(offset: int, sent: int, arrived: int) -> Row:
+    return Row(offset, 0, arrived, 0, 0, sent=sent, kind=Kind.END)
+
+
+def test_each_end_is_compared_with_the_one_before_and_the_first_with_the_baseline():
+    told = ways(BASELINE, begin(0, 1, 7), end(400, 50, 55), begin(400, 2, 55), end(900, 90, 97))
+    assert told == [Way(0, 7, 50, 55), Way(50, 55, 90, 97)]
+
+
+def test_an_acquisition_whose_end_nobody_counted_is_told_with_the_next():
+    told = ways(BASELINE, begin(0, 1, 7), end(400, -1, 55), begin(400, 2, 55), end(900, 90, 97))
+    assert told == [None, Way(0, 7, 90, 97)]
+
+
+def test_of_one_that_broke_off_the_last_reading_counts_when_something_is_lost_for_certain():
+    """All that may be lost by then: what had arrived before the board was asked."""
+    readings = (poll(200, 1, 20, 26, 27), poll(300, 1, 50, 52, 54))
+    assert ways(BASELINE, begin(0, 1, 7), *readings) == [Way(0, 7, 50, 52)]
+
+
+def test_of_one_that_broke_off_with_datagrams_under_way_nothing_is_said():
+    assert ways(BASELINE, begin(0, 1, 7), poll(300, 1, 50, 52, 57)) == [None]
+
+
+def test_a_reading_beyond_the_words_that_are_left_does_not_count():
+    rows = (BASELINE, begin(0, 1, 7), poll(200, 1, 20, 27, 27), poll(300, 1, 50, 52, 54))
+    assert ways(*rows, n_bytes=250) == [None]
+    assert ways(*rows, n_bytes=300) == [Way(0, 7, 50, 52)]
