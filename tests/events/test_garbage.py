@@ -55,6 +55,10 @@ class Chain:
         self.builder.take_gaps()
         self.assert_all_is_counted()
 
+    def forget(self) -> None:
+        """Of many chains the counts stay."""
+        del self.builder, self._finder, self._block
+
     def _build(self, batch) -> None:
         self.builder.add(batch)
         while self.builder.take(self._block):
@@ -102,6 +106,7 @@ def _feed_kind(kind: str, n_words: int, piece: int) -> Iterator[Chain]:
             if chain.framing is Framing.TPX3 and turn % 8 != 7:
                 words = garbage.in_datagrams(rng, words, chain.n_chips)
             chain.add(words, start)
+        chain.forget()
         yield chain
 
 
