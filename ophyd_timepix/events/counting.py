@@ -20,6 +20,8 @@ from .sums import COUNTED, N_GATES, SHOTS, VALID, PointArrays
 Array = npt.NDArray[Any]
 Columns = Mapping[str, Array]
 
+WAITING_ROWS: Final = 1 << 21
+"""Rows that wait for the end of their shots: 67 MB. Of more (no trigger comes any longer) the counter lets go."""
 LOOKED_AT: Final = ("shot", "x", "y", "tof", "tot", "size")
 """Columns of centroids."""
 
@@ -28,7 +30,8 @@ class PointCounter:
     """Adds blocks of one acquisition to `PointArrays`. Rows come in the order of their shots.
 
     triggered: the run has had shots before, so that rows outside of a shot do not count. Else they count until the
-    first shot ends: where nobody gives triggers, validity says nothing.
+    first shot ends: where nobody gives triggers, validity says nothing. `incomplete`: too many rows waited for the end
+    of their shot and were let go; whoever has all rows restarts and gives them again.
     """
 
     def __init__(self, arrays: PointArrays, gates: Sequence[Condition] = (), *, triggered: bool = False) -> None:
@@ -42,6 +45,7 @@ class PointCounter:
 
     def restart(self) -> None:
         """Nothing is counted yet."""
+        self.incomplete = False
         self._triggered = self._began_triggered
         self._waiting: deque[dict[str, Array]] = deque()
         """Rows whose shots have not ended."""
@@ -69,7 +73,14 @@ class PointCounter:
             return
         left = rows if self._waiting else self._count_ended(rows)
         if left is not None:
-            self._waiting.append({name: column.copy() for name, column in left.items()})
+            self._wait(left)
+
+    def _wait(self, columns: dict[str, Array]) -> None:
+        if len(columns["shot"]) + sum(len(waiting["shot"]) for waiting in self._waiting) > WAITING_ROWS:
+            self._waiting.clear()
+            self.incomplete = True
+        else:
+            self._waiting.append({name: column.copy() for name, column in columns.items()})
 
     def results(self) -> list[GateCounts]:
         """What each gate has."""

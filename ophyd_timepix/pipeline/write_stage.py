@@ -192,6 +192,8 @@ class WriteStage(Stage):
         file, _ = self._opened()
         rows = {name: (start, file.stored_rows(name)) for name, start in self._starts.items()}
         self._shots += self._totals.shots
+        if self._counter is not None and self._counter.incomplete and isinstance(file, EventFile):
+            self._count_again(file, rows["shots"], rows["centroids"])
         self.report("acquired", (rows, self._totals, self._gates()))
         self._begin_acquisition()
 
@@ -206,19 +208,19 @@ class WriteStage(Stage):
         touched, invalidated = invalidate_shots(file, request.losses, request.shots, run.processing.tof_max_ns)
         file.append("losses", loss_columns(request.acquisition, request.losses, touched))
         if invalidated:
-            self._count_again(file, run, request)
+            self._count_again(file, request.shots, request.centroids)
         self._flush()
         return invalidated, self._gates()
 
-    def _count_again(self, file: EventFile, run: RunRequest, request: Settlement) -> None:
-        """The sums of the point, from its rows."""
+    def _count_again(self, file: EventFile, shots: tuple[int, int], centroids: tuple[int, int]) -> None:
+        """The sums of the point, from its rows [start, stop)."""
         counter = self._counter
         if counter is None:
             return
         counter.restart()
-        first, stop = request.shots
+        first, stop = shots
         counter.add(_no_rows(), first, file.column("shots", "valid")[first:stop])
-        start, stop = request.centroids
+        start, stop = centroids
         for row in range(start, stop, RECOUNTED_ROWS):
             rows = slice(row, min(row + RECOUNTED_ROWS, stop))
             counter.add({name: file.column("centroids", name)[rows] for name in LOOKED_AT})

@@ -12,7 +12,7 @@ MOST_BYTES = 1e9
 
 
 def test_a_day_with_every_roll_over_pauses_and_losses_keeps_every_time_exact(tmp_path):
-    told: Told = record(tmp_path / "run.tpx3", DAY_S, losses=40, silences=(60.0, 300.0, 3600.0))
+    told: Told = record(tmp_path / "run.tpx3", DAY_S, losses=40, silences=(60.0, 300.0, 3600.0), drift=500e-6)
     with Pipeline() as pipeline:
         summary, largest, seconds = process_watched(pipeline, tmp_path / "run.tpx3", tmp_path / "again.h5")
     print(
