@@ -44,7 +44,7 @@ docs: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests/docs
 
 bench: $(VENV)/installed-bench
-	$(BIN)/python -m pytest tests/benchmarks -m bench -s
+	$(BIN)/python -m pytest tests/benchmarks -m bench
 
 clean:
 	rm -rf $(VENV) $(DEMO_DIR) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from ophyd_timepix.config import Geometry, Processing
@@ -14,6 +13,7 @@ from ophyd_timepix.devices.recording import Recording, RunFile
 from ophyd_timepix.pipeline.client import Pipeline
 from ophyd_timepix.spool.segments import files_of
 from ophyd_timepix.spool.sources import open_recording
+from tests.benchmarks.cores import Cores
 from tests.sim_process import running_sim
 
 pytestmark = pytest.mark.bench
@@ -22,13 +22,8 @@ SECONDS = 10
 HALF_A_CORE = 0.5
 
 
-def cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
-
-
-def capture(directory: Path, rate: float, length: int) -> dict[str, Any]:
-    """One acquisition of raw words, and what it cost."""
+def capture(directory: Path, rate: float, length: int) -> tuple[dict[str, Any], bool]:
+    """One acquisition of raw words: what it cost, and whether the machine was free."""
     with (
         running_sim(scene="load", rate=rate, datagram_bytes=length, seed=1) as sim,
         SpidrClient(sim.host, sim.port) as client,
@@ -38,8 +33,7 @@ def capture(directory: Path, rate: float, length: int) -> dict[str, Any]:
         recording = Recording(lambda: board, 1, lambda: pipeline)
         recording.open("run", RunFile(directory / "run.h5", Processing(), Geometry(), centroid=False))
         recording.begin()
-        processes = [psutil.Process(pid) for pid in (pipeline.pids["capture"], sim.process.pid)]
-        before = [cpu_seconds(process) for process in processes]
+        cores = Cores({**pipeline.pids, "simulator": sim.process.pid})
         recording.open_shutter()
         begin = time.monotonic()
         left = None
@@ -48,8 +42,8 @@ def capture(directory: Path, rate: float, length: int) -> dict[str, Any]:
             left = recording.progress().disk_seconds_left
         recording.close_shutter()
         seconds = time.monotonic() - begin
+        used = cores.used()
         acquired = recording.end(end_counts=None, cancelled=False)
-        after = [cpu_seconds(process) for process in processes]
         recording.close({}, {})
     ledger = acquired.ledger
     path = directory / "run.tpx3"
@@ -64,22 +58,26 @@ def capture(directory: Path, rate: float, length: int) -> dict[str, Any]:
         "unaccounted": ledger["unaccounted"],
         "ended by": acquired.ended_by,
         "waits for the disk": ledger["ring_full_waits"],
-        "CPU share of capture": round((after[0] - before[0]) / seconds, 3),
-        "CPU share of the simulator": round((after[1] - before[1]) / seconds, 3),
+        "cores of capture": round(used.own["capture"], 3),
+        "cores of the simulator": round(used.own["simulator"], 3),
+        "cores of others": round(used.others, 2),
         "disk seconds left": left and round(left),
         "recorded GB": round(open_recording(path).n_bytes / 1e9, 2),
     }
     for file in files_of(path):
         file.unlink()
-    return report
+    return report, used.machine_was_free
 
 
 @pytest.mark.parametrize(("rate", "length"), [(80e6, 8960), (40e6, 1400), (20e6, 8960)])
 def test_one_chip_to_the_recording_without_a_loss(tmp_path, rate, length):
-    report = capture(tmp_path, rate, length)
-    print("\n" + json.dumps(report))
+    """On a machine that is free. On any other each loss has its name."""
+    report, free = capture(tmp_path, rate, length)
+    print(json.dumps(report))
     assert report["unaccounted"] == 0
-    assert report["sent"] == report["received"]
-    assert report["Mhit/s"] > 0.9 * rate / 1e6
+    assert report["sent"] == report["received"] + report["dropped by the kernel"] + report["lost on the way"]
     if length == 8960:
-        assert report["CPU share of capture"] <= HALF_A_CORE
+        assert report["cores of capture"] <= HALF_A_CORE
+    if free:
+        assert report["sent"] == report["received"]
+        assert report["Mhit/s"] > 0.9 * rate / 1e6
