@@ -308,9 +308,10 @@ class Exposure:
         try:
             before = self._recording.progress()
             if self._may_open():
+                pace = self._pace()
                 self._recording.open_shutter()
                 began = time.monotonic()
-                pace = self._pace()
+                pace.begin()
                 self._opened()
                 whole = self._expose(pace, began, before)
                 pace.close()
@@ -322,7 +323,7 @@ class Exposure:
             acquired = self._recording.end(end_counts=end_counts, cancelled=not whole)
             if whole:
                 edges = acquired.trigger_stop - acquired.trigger_start
-                pace.end(edges, acquired.shot_stop - acquired.shot_start)
+                pace.end(edges, acquired.shot_stop - acquired.shot_start, self._recording.tdc_counted)
             return acquired
         except Exception as error:
             self._clean_up_after(error)

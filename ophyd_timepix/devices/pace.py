@@ -10,10 +10,10 @@ import math
 import time
 from typing import Final, Protocol
 
-AGREEMENT: Final = 0.25
-"""Counter and edges of a point may differ by this part: the counter is read a little after the shutter has opened."""
+SHARES: Final = (1.0, 0.5)
+"""Of the edges in the stream the counter takes all, or one of each pulse."""
 FEW: Final = 3
-"""And by so many."""
+"""By so many counts a point may disagree."""
 FORGETS: Final = 0.8
 """What was learnt from a point counts so much less with each that follows."""
 FINEST_S: Final = 0.001
@@ -43,17 +43,18 @@ class CountsPerShot:
             self._trigger = trigger
             self._forget()
 
-    def learn(self, counts: int, edges: int, shots: int) -> None:
-        """A point had so many shots, and edges of all kinds, while the counter moved by so much."""
-        share = next((s for s in (1.0, 0.5) if abs(counts - s * edges) <= max(FEW, AGREEMENT * s * edges)), None)
-        if not shots or share is None or not counts:
+    def learn(self, counts: tuple[int, int], edges: int, shots: int) -> None:
+        """A point had so many shots, and edges of all kinds, while the counter moved by (at least, at most) so much."""
+        low, high = counts
+        shares = [share for share in SHARES if low - FEW <= share * edges <= high + FEW]
+        if not shots or not high or not shares:
             self._forget()
-            return
-        self._edges = FORGETS * self._edges + edges
-        self._shots = FORGETS * self._shots + shots
-        each = self._edges / self._shots
-        exact = abs(edges - round(each) * shots) < round(each) and edges <= round(each) * shots
-        self.value = share * (round(each) if exact else each)
+        elif len(shares) == 1:
+            self._edges = FORGETS * self._edges + edges
+            self._shots = FORGETS * self._shots + shots
+            each = self._edges / self._shots
+            exact = abs(edges - round(each) * shots) < round(each) and edges <= round(each) * shots
+            self.value = shares[0] * (round(each) if exact else each)
 
     def needed(self, shots: int) -> float | None:
         """Counts after which there are surely so many shots; None while nobody knows. Between other edges one more."""
@@ -76,7 +77,10 @@ class Counting(Protocol):
 
 
 class Pace(Protocol):
-    """How far an exposure is. Made when the shutter has opened."""
+    """How far an exposure is. Made while the shutter is still closed."""
+
+    def begin(self) -> None:
+        """The shutter has opened."""
 
     @property
     def shots(self) -> int:
@@ -91,8 +95,8 @@ class Pace(Protocol):
     def close(self) -> None:
         """The shutter is about to close."""
 
-    def end(self, edges: int, shots: int) -> None:
-        """It is over, and had so many edges at the TDC, and shots."""
+    def end(self, edges: int, shots: int, counted: int) -> None:
+        """It is over, and had so many edges at the TDC, and shots; the TDC's counter stands at `counted`."""
 
 
 class TimePace:
@@ -101,7 +105,11 @@ class TimePace:
     shots = 0
 
     def __init__(self, seconds: float) -> None:
-        self._over_at = time.monotonic() + seconds if seconds else math.inf
+        self._seconds = seconds or math.inf
+        self._over_at = math.inf
+
+    def begin(self) -> None:
+        self._over_at = time.monotonic() + self._seconds
 
     def note_shots(self, shots: int) -> None: ...
 
@@ -111,7 +119,7 @@ class TimePace:
 
     def close(self) -> None: ...
 
-    def end(self, edges: int, shots: int) -> None: ...
+    def end(self, edges: int, shots: int, counted: int) -> None: ...
 
 
 class ShotPace:
@@ -127,11 +135,14 @@ class ShotPace:
         self._after_s = recording.tof_max_s
         self._target = shots + (self._after_s is None)
         self._needed = recording.counts_per_shot.needed(self._target)
-        self._first = self._last = recording.tdc_counts()
-        self._began = time.monotonic()
-        self._look_at = self._began
+        self._before = self._first = self._last = recording.tdc_counts()
+        self._began = self._look_at = time.monotonic()
         self._left = math.inf
         self._over_at: float | None = None
+
+    def begin(self) -> None:
+        self._began = self._look_at = time.monotonic()
+        self._first = self._last = self._recording.tdc_counts()
 
     def note_shots(self, shots: int) -> None:
         self.shots = max(self.shots, shots)
@@ -153,8 +164,9 @@ class ShotPace:
         if self._needed is None or self._look_at > time.monotonic():
             self._last = self._recording.tdc_counts()
 
-    def end(self, edges: int, shots: int) -> None:
-        self._recording.counts_per_shot.learn(self._last - self._first, edges, shots)
+    def end(self, edges: int, shots: int, counted: int) -> None:
+        counts = self._last - self._first, counted - self._before
+        self._recording.counts_per_shot.learn(counts, edges, shots)
 
     def _count(self, needed: float) -> None:
         self._last = self._recording.tdc_counts()

@@ -103,6 +103,8 @@ class Recording:
         self.acquired: list[Acquired] = []
         self.phase: tuple[tuple[int, ...], ...] = ()
         self.counts_per_shot = CountsPerShot()
+        self.tdc_counted = 0
+        """The TDC's counter when the last acquisition had ended."""
         self.tof_max_s: float | None = None
         """After so long a shot is whole; None: when the next one comes."""
         self._board = board
@@ -351,7 +353,8 @@ class Recording:
     def end(self, *, end_counts: int | None, cancelled: bool) -> Acquired:
         """Wait until the pipeline has everything that the board sent, on disk."""
         pipeline = self.connect()
-        sent = self._since_open(self._settled_counters(self._board()))
+        counters = self._settled_counters(self._board())
+        sent, self.tdc_counted = self._since_open(counters), counters.tdc_triggers
         acquired = self._ask(pipeline, lambda: pipeline.end(sent, end_counts=end_counts, cancelled=cancelled))
         self._ended = sent
         self._lost_before += acquired.ledger.get("lost_on_the_way") or 0
