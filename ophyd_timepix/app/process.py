@@ -204,6 +204,8 @@ def exit_code(recordings: list[Recording], summary: RunSummary) -> int:
         problems.append(f"{ledger['missing_words']} words of a last chunk are missing: the recording was cut off")
     if ledger["cut_chunks"]:
         problems.append(f"{ledger['cut_chunks']} chunks end before their stated size: the recording was cut there")
+    if ledger["damaged_bytes"]:
+        problems.append(f"{ledger['damaged_bytes']} bytes are not as they were received: the disk lost or altered them")
     if ledger["foreign_chip_words"]:
         problems.append(f"{ledger['foreign_chip_words']} words are of chips that no board has (4 and above)")
     if ledger["unknown_words"]:

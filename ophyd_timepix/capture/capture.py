@@ -101,6 +101,18 @@ class _Poll(NamedTuple):
     received_before: int
 
 
+class _Spread(NamedTuple):
+    """Malformed datagrams in several places of one batch: two records tell of them, at the first place and the last."""
+
+    first: int
+    last: int
+    """Datagrams of the batch with which the first and the last run of them begin."""
+    lost: int
+    """Of them, before the last run."""
+    n_bytes: int
+    """Chunks that lie between."""
+
+
 class Capture:
     """Sockets, ring and recording of one board.
 
@@ -370,6 +382,7 @@ class Capture:
             if dropped is not None:
                 first |= dropped > 0
         starts = np.flatnonzero(first)
+        spread = None if dropped is not None else self._spread(lengths, whose, starts)
         for a, b in zip(starts.tolist(), [*starts[1:].tolist(), n], strict=True):
             if dropped is not None:
                 self._located += int(dropped[a])
@@ -380,7 +393,26 @@ class Capture:
                 self._append(channel, a, b, now)
             else:
                 self._put_aside(channel.batch, range(a, b), Mark.MALFORMED_DATAGRAMS, now, channel.chip)
-                self._lose(Kind.LOSS_MALFORMED, b - a, channel.chip, now)
+                if spread is None or a == spread.last:
+                    self._lose(Kind.LOSS_MALFORMED, b - a, channel.chip, now)
+                elif a == spread.first:
+                    until = self.ring.received + spread.n_bytes
+                    self._lose(Kind.LOSS_MALFORMED, spread.lost, channel.chip, now, until)
+
+    def _spread(
+        self, lengths: npt.NDArray[np.uint32], whose: npt.NDArray[np.bool_], starts: npt.NDArray[np.intp]
+    ) -> _Spread | None:
+        """None: there are none, or in one place, or another record may have to stand between them."""
+        good = (lengths % 8 == 0) & (lengths > 0) & (lengths <= CHUNK_MAX_BYTES)
+        bad = np.flatnonzero(whose & ~good)
+        if not bad.size:
+            return None
+        first, last = int(bad[0]), int(starts[np.searchsorted(starts, bad[-1], side="right") - 1])
+        between = lengths[first:last][(whose & good)[first:last]]
+        n_bytes = int(between.sum()) + 8 * between.size
+        if last == first or n_bytes > STRETCH_BYTES or self.ring.received + n_bytes >= self._segment_full:
+            return None
+        return _Spread(first, last, int(np.count_nonzero(bad < last)), n_bytes)
 
     def _append(self, channel: Channel, a: int, b: int, now: int) -> None:
         """Datagrams [a, b) of a batch, all of one length, one chunk each: two strided copies for all of them."""
@@ -434,13 +466,13 @@ class Capture:
         if n and self._index["offset"][(n - 1) % self._index.size] < self.ring.received:
             self._record(Kind.STRETCH, time.monotonic_ns())
 
-    def _lose(self, kind: Kind, lost: int, chip: int, now: int) -> None:
-        """Datagrams are missing just before the next byte."""
+    def _lose(self, kind: Kind, lost: int, chip: int, now: int, until: int = UNKNOWN) -> None:
+        """Datagrams are missing just before the next byte; some of them later, up to the address `until`."""
         if not lost:
             return
         marks = self.ring.marks
         marks[Mark.KERNEL_DROPPED] = max(self._located, int(marks[Mark.KERNEL_DROPPED]))
-        self._record(kind, now, lost=lost, chip=chip)
+        self._record(kind, now, lost=lost, chip=chip, received_before=until)
 
     def _roll(self, now: int) -> None:
         """A new segment begins with the next chunk, if that lies where O_DIRECT can write it, or none does for long."""

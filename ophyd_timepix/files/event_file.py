@@ -39,9 +39,14 @@ ACQUISITIONS: Final = (
 )
 LOSSES: Final = (
     Column("acquisition", "<i8", "", "number of the acquisition within the run"),
-    Column("cause", "S12", "", "kernel, malformed, unrecorded, way (between board and machine), tdc (edges), late"),
+    Column(
+        "cause",
+        "S12",
+        "",
+        "kernel, malformed, unrecorded, damaged, way (between board and machine), tdc, late",
+    ),
     Column("chip", "<i2", "", "chip number, -1: any"),
-    Column("amount", "<i8", "", "datagrams lost (way: at most); tdc: edges; late: words"),
+    Column("amount", "<i8", "", "datagrams lost (way: at most); tdc: edges; late: words; damaged: bytes"),
     Column(
         "start", "<f8", "ns", "nothing before may be missing, since the timer's zero; -inf: the acquisition's start"
     ),

@@ -22,7 +22,7 @@ from typing import Any, Final
 from ..decode.counts import CLASSES, ENDS_OF_READOUT, PIXEL_CLASSES, TDC_CLASSES, Count, total
 from ..events.block import BlockHeader
 from ..protocol.words import MAX_CHIPS
-from ..spool.index import Counted, Span
+from ..spool.index import DAMAGED, Counted, Span
 from ..spool.sources import Recording
 from .capture_stage import Drained
 from .losses import LossSpan, Way
@@ -170,6 +170,7 @@ class Ledger:
             "timer_jumps": counts[Count.TIMER_JUMPS],
             "packet_ids": counts[Count.PACKET_IDS],
             "missing_packets": counts[Count.MISSING_PACKETS],
+            "damaged_bytes": sum(span.amount for span in totals.losses if span.cause == DAMAGED),
             "loss_intervals": len(totals.losses),
             "ends_of_readout": total(counts, ENDS_OF_READOUT),
             "chips": {str(chip): self._chip(chip, totals) for chip in range(MAX_CHIPS) if self._knows(chip, counts)},

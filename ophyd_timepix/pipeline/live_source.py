@@ -83,6 +83,12 @@ class LiveSource:
         if self._known_to <= start and not self._look_up(start, available):
             return None
         cut = self._window.cut(start, min(start + out.size, self._known_to), self._acquisition)
+        reach = start + max((loss.reach for loss in cut.losses), default=0)
+        if cut.stop < reach:  # such a slice is read as a whole, by everybody
+            self._known_to = start
+            if (available < reach and self.stop is None) or not self._look_up(start, available):
+                return None
+            cut = self._window.cut(start, min(start + out.size, self._known_to), self._acquisition)
         view = out[: cut.stop - start]
         if not self._ring.copy_out(start, view):
             if self._may_skip:

@@ -14,6 +14,7 @@ LOST: Final = {
     "rejected_edges": "trigger words with impossible fields",
     "rejected_late_hits": "hits too late",
     "rejected_late_edges": "edges too late",
+    "damaged_bytes": "bytes of the recording not as they were received",
     "missing_words": "words missing at the end of the recording",
 }
 """What is not there. Shots that it may touch are marked."""

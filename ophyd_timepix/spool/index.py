@@ -50,6 +50,8 @@ LOSS_CAUSES: Final = {
     Kind.LOSS_MALFORMED: "malformed",
     Kind.LOSS_UNRECORDED: "unrecorded",
 }
+DAMAGED: Final = "damaged"
+"""Cause of a loss that no record tells of: bytes that do not agree with their checksum."""
 
 RECORD: Final = np.dtype(
     [
@@ -60,7 +62,9 @@ RECORD: Final = np.dtype(
         ("acquisition", "<i8"),  # 0: outside any
         ("end_counts", "<i8"),  # END: the board's timer when the shutter closed (25 ns); else -1
         ("sent", "<i8"),  # POLL, END: datagrams the board says it sent since the run was opened; -1 unknown
-        ("received_before", "<i8"),  # POLL: datagrams that had arrived (see `arrived`) when the board was asked
+        # POLL: datagrams that had arrived (see `arrived`) when the board was asked;
+        # LOSS_MALFORMED: address up to which they lie between the bytes, where they share a record; else -1
+        ("received_before", "<i8"),
         ("malformed", "<i8"),  # datagrams before it that were no whole words
         ("unrecorded", "<i8"),  # datagrams before it that came when disk or ring were full
         ("lost", "<i4"),  # LOSS_*: datagrams lost just before `offset`
@@ -98,19 +102,22 @@ class Row(NamedTuple):
 
 STRETCH_BYTES: Final = 1 << 20
 STRETCH_NS: Final = 10_000_000
-SILENCE_NS: Final = 1_000_000_000
-"""Readers do not take one slice across a pause of this length: the epoch is chosen once per slice."""
+SILENCE_NS: Final = 200_000_000
+"""What came so long after the first words of a slice is in the next one: a slice has one time of the host."""
 
 Records = npt.NDArray[np.void]
 
 
 class Loss(NamedTuple):
-    """Datagrams that are missing just before an address."""
+    """Datagrams that are missing just before an address; or bytes from there on that are not as they were received."""
 
     chip: int
     cause: str
-    """'kernel', 'malformed' or 'unrecorded'."""
+    """'kernel', 'malformed' or 'unrecorded'; or 'damaged'."""
     datagrams: int
+    """Of cause 'damaged': bytes."""
+    reach: int = 0
+    """Bytes behind the address among which more of them are missing, or which are damaged. Slices end there."""
 
 
 class Poll(NamedTuple):
@@ -272,7 +279,8 @@ class Cut(NamedTuple):
 def cut_slice(records: Records, start: int, stop: int, acquisition: int | None = None) -> Cut:
     """How far a reader at `start` may go towards `stop` in one slice, and what stands at `start`.
 
-    The slice ends before the first record that follows a silence, and before any that is more than a mere stretch.
+    The slice ends before the first record that is younger than its first by `SILENCE_NS`, so that one time serves for
+    all its words, and before any that is more than a mere stretch.
     acquisition: losses and readings of others that stand at the same address are left out; None: all are told.
     """
     offsets = records["offset"]
@@ -287,7 +295,7 @@ def cut_slice(records: Records, start: int, stop: int, acquisition: int | None =
     if first == 0:
         return Cut(stop, None, losses, poll)
     times = records["host_ns"][first - 1 : max(first, last)]
-    quiet = np.flatnonzero(np.diff(times) >= SILENCE_NS)
+    quiet = np.flatnonzero(times[1:] - times[0] >= SILENCE_NS)
     end = int(offsets[first + quiet[0]]) if quiet.size else stop
     return Cut(end, int(times[0]), losses, poll)
 
@@ -324,7 +332,14 @@ def _standing_at(records: Records, acquisition: int | None) -> tuple[tuple[Loss,
     if acquisition is not None:
         records = records[records["acquisition"] == acquisition]
     losses = tuple(
-        Loss(int(r["chip"]), LOSS_CAUSES[Kind(r["kind"])], int(r["lost"])) for r in records if r["kind"] in LOSS_CAUSES
+        Loss(
+            int(r["chip"]),
+            LOSS_CAUSES[Kind(r["kind"])],
+            int(r["lost"]),
+            max(0, int(r["received_before"]) - int(r["offset"])),
+        )
+        for r in records
+        if r["kind"] in LOSS_CAUSES
     )
     polls = records[records["kind"] == Kind.POLL]
     if not polls.size:

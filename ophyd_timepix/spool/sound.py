@@ -5,15 +5,14 @@ the index may know more than the recording holds, or less. A segment that anothe
 that only the last is read through.
 """
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from .comparison import checksum_of
 from .index import Index, Records, read_index
 from .segments import SegmentReader
 from .sources import Recording
-
-PIECE_BYTES: Final = 4 << 20
 
 
 class Sound(NamedTuple):
@@ -81,21 +80,10 @@ def _compare(recording: Recording, records: Records, first: int) -> tuple[int, t
             start, stop = int(records["offset"][k - 1]), int(records["offset"][k])
             if stop > recording.n_bytes:
                 break
-            if start < stop and _checksum(file, start, stop) != int(records["checksum"][k]):
+            if start < stop and checksum_of(file, start, stop) != int(records["checksum"][k]):
                 between.append((start, stop))
             elif start < stop or good == k - 1:  # nothing between two records says nothing by itself
                 good, damaged, between = k, damaged + between, []
     finally:
         file.close()
     return good, tuple(damaged)
-
-
-def _checksum(file: SegmentReader, start: int, stop: int) -> int:
-    """Sum of the words in [start, stop), modulo 2^64."""
-    total = 0
-    while start < stop:
-        words = np.empty(min(PIECE_BYTES, stop - start) // 8, "<u8")
-        file.read(words.view(np.uint8), start)
-        total += int(words.sum())
-        start += words.nbytes
-    return total & 0xFFFF_FFFF_FFFF_FFFF

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..protocol import words
-from .index import RECORD, Index, Loss, Poll, Window, read_index
+from .comparison import Comparison
+from .index import DAMAGED, RECORD, Index, Loss, Poll, Window, read_index
 from .segments import Segment, SegmentReader, find_segments
 
 Words = npt.NDArray[np.uint64]
@@ -142,6 +143,10 @@ class RecordingReader:
         self._window = Window(NO_RECORDS if self.index is None else self.index.records)
         starts = [0] if recording.segments is None else [segment.start for segment in recording.segments]
         self._file = SegmentReader(recording.path, recording.data_offset, starts)
+        self._comparison: Comparison | None = None
+        if self.index is not None and self.index.has_checksums:
+            self._comparison = Comparison(self.index, recording.n_bytes, self._file)
+        self._damaged_to = -1
         self._told_end = False
         self.position = start
 
@@ -168,9 +173,22 @@ class RecordingReader:
         self._told_end = start >= self._stop
         stop = min(start + out.size, self._stop)
         cut = self._window.cut(start, stop, self._acquisition)
-        if self._told_end and not (cut.losses or cut.poll):
-            return None
         view = out[: cut.stop - start]
         self._file.read(view, start)
-        self.position = cut.stop
-        return Slice(view.view("<u8"), cut.host_ns, start, cut.losses, cut.poll)
+        view, damage = self._compare(view, start)
+        losses = cut.losses + damage
+        if self._told_end and not (losses or cut.poll):
+            return None
+        self.position += view.size
+        return Slice(view.view("<u8"), cut.host_ns, start, losses, cut.poll)
+
+    def _compare(self, view: npt.NDArray[np.uint8], start: int) -> tuple[npt.NDArray[np.uint8], tuple[Loss, ...]]:
+        """What of a slice is all as it was received, or all of it damaged; and what to tell of that.
+
+        A damaged stretch is told where it begins, and where it ends: what it held may be newer than all that is left.
+        """
+        n, is_damaged = (view.size, False) if self._comparison is None else self._comparison.look(view, start)
+        if is_damaged:
+            self._damaged_to = start + n
+            return view[:n], (Loss(-1, DAMAGED, n, n),)
+        return view[:n], (Loss(-1, DAMAGED, 0),) if self._damaged_to == start else ()

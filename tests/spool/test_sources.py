@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -63,8 +65,12 @@ def test_a_reader_gives_every_word_once(tmp_path):
 
 def indexed(tmp_path, *rows: Row, n_words: int = 8):
     path = tmp_path / "a.tpx3"
-    path.write_bytes(words(chunk_header(0, 8 * (n_words - 1)), *range(1, n_words)))
-    index_path(path).write_bytes(header({}) + np.array(list(rows), RECORD).tobytes())
+    data = np.array([chunk_header(0, 8 * (n_words - 1)), *range(1, n_words)], "<u8")
+    path.write_bytes(data.tobytes())
+    records = np.array(list(rows), RECORD)
+    borders = [0, *(records["offset"] // 8).tolist()]
+    records["checksum"] = [data[a:b].sum() for a, b in itertools.pairwise(borders)]
+    index_path(path).write_bytes(header({}) + records.tobytes())
     return open_recording(path)
 
 
@@ -86,3 +92,58 @@ def test_a_loss_before_the_words_and_one_behind_the_last_are_both_told(tmp_path)
         (4, 6, 32, (), Poll(sent=9, arrived_before=5, arrived_after=6)),
         (0, 7, 64, (Loss(1, "kernel", 4),), None),
     ]
+
+
+STRETCHES = [Row(8 * k, k, acquisition=1) for k in (0, 2, 4, 8, 12)] + [Row(128, 9, kind=Kind.END)]
+
+
+def damaged(tmp_path, *words: int):
+    """A recording of 16 words, some of which are not as they were received."""
+    recording = indexed(tmp_path, *STRETCHES, n_words=16)
+    with open(recording.path, "r+b") as file:
+        for word in words:
+            file.seek(8 * word)
+            file.write(b"changed!")
+    return recording
+
+
+def pieces_of(recording, size: int = 1024) -> list[tuple[int, int, tuple[Loss, ...]]]:
+    """(address, words, losses) of each slice."""
+    with RecordingReader(recording, 0, 128, acquisition=1) as reader:
+        out = np.empty(size, np.uint8)
+        return [(p.address, p.words.size, p.losses) for p in iter(lambda: reader.next_slice(out), None)]
+
+
+def test_a_damaged_stretch_is_a_slice_of_its_own_and_told_at_both_ends(tmp_path):
+    whole, behind = Loss(-1, "damaged", 32, 32), Loss(-1, "damaged", 0)
+    assert pieces_of(damaged(tmp_path)) == [(0, 16, ())]
+    assert pieces_of(damaged(tmp_path, 5)) == [(0, 4, ()), (32, 4, (whole,)), (64, 8, (behind,))]
+    assert pieces_of(damaged(tmp_path, 4, 9)) == [
+        (0, 4, ()),
+        (32, 4, (whole,)),
+        (64, 4, (whole,)),
+        (96, 4, (behind,)),
+    ]
+    assert pieces_of(damaged(tmp_path, 15)) == [(0, 12, ()), (96, 4, (whole,)), (128, 0, (behind,))]
+
+
+def test_a_damaged_stretch_that_is_longer_than_a_slice_is_damaged_in_all_its_parts(tmp_path):
+    part, behind = Loss(-1, "damaged", 24, 24), Loss(-1, "damaged", 0)
+    assert pieces_of(damaged(tmp_path, 7), 24) == [
+        (0, 2, ()),
+        (16, 2, ()),
+        (32, 3, (part,)),
+        (56, 1, (Loss(-1, "damaged", 8, 8),)),
+        (64, 3, (behind,)),
+        (88, 1, ()),
+        (96, 3, ()),
+        (120, 1, ()),
+    ]
+
+
+def test_bytes_behind_the_last_record_have_nothing_to_be_compared_with(tmp_path):
+    recording = indexed(tmp_path, *STRETCHES[:4], n_words=16)
+    with open(recording.path, "r+b") as file:
+        file.seek(96)
+        file.write(b"changed!")
+    assert [losses for *_, losses in pieces_of(recording)] == [()]

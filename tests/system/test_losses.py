@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from ophyd_timepix.app.process import recorded_file, request_for
+from ophyd_timepix.app.recovery import find_runs, recover_run
 from ophyd_timepix.config import Geometry, Processing
 from ophyd_timepix.control import Board, SpidrClient
 from ophyd_timepix.devices.recording import Recording, RunFile
 from ophyd_timepix.files.reader import read_table
 from ophyd_timepix.pipeline.client import Pipeline
+from ophyd_timepix.spool.sound import sound_part
 from ophyd_timepix.spool.sources import open_recording
 from tests.sim_process import SimProcess, running_sim
 
@@ -66,6 +68,12 @@ class Taken:
     @property
     def losses(self) -> dict[str, np.ndarray]:
         return read_table(self.event_file, "losses")
+
+    def hits_of_shots(self) -> np.ndarray:
+        """How many hits the centroids of each shot have together."""
+        rows = read_table(self.event_file, "centroids", ["shot", "size"])
+        known = rows["shot"] >= 0
+        return np.bincount(rows["shot"][known], rows["size"][known], minlength=len(self.shots["time"]))
 
     def assert_touched_shots_are_invalid(self) -> None:
         """Each shot that overlaps what a struck datagram held is not valid."""
@@ -187,7 +195,7 @@ def test_words_too_late_for_their_stamp_are_suspected(bench, tmp_path):
     assert taken.ledger["max_lateness_ns"] > 384_000
 
 
-@pytest.mark.parametrize("fault", ["drop=40", "truncate=40", "miss-trigger=40"])
+@pytest.mark.parametrize("fault", ["drop=40", "truncate=2:60", "truncate=40", "miss-trigger=40"])
 def test_the_recording_tells_the_same_losses_again(bench, tmp_path, fault):
     taken = take(bench, tmp_path, fault)
     recording = open_recording(tmp_path / "run.tpx3")
@@ -200,3 +208,32 @@ def test_the_recording_tells_the_same_losses_again(bench, tmp_path, fault):
     told = ("valid_shots", "loss_intervals", "tdc_gaps", "missing_triggers", "unaccounted")
     for name in (*told, "lost_on_the_way", "malformed_datagrams", "lost_datagrams", "sent_datagrams", "verdict"):
         assert again.ledger[name] == taken.ledger[name], name
+
+
+@pytest.mark.parametrize("recovered", [False, True], ids=["process", "recover"])
+def test_what_the_disk_damaged_is_counted_and_its_shots_are_invalid(bench, tmp_path, recovered):
+    taken = take(bench, tmp_path)
+    recording = open_recording(tmp_path / "run.tpx3")
+    with open(recording.path, "r+b") as file:  # a block that never reached the disk
+        file.seek(recording.n_bytes // 2 // 4096 * 4096)
+        file.write(bytes(4096))
+    n_damaged = sum(stop - start for start, stop in sound_part(recording).damaged)
+    of_old = dict(zip(taken.shots["time"], taken.hits_of_shots(), strict=True))
+    if recovered:
+        taken.event_file.unlink()
+        taken.event_file.with_suffix(".nxs").unlink()
+        (found,) = find_runs([tmp_path])
+        ledger, again = recover_run(found, bench.pipeline).ledger, taken.event_file
+    else:
+        request = request_for([recording], tmp_path / "again.h5", PROCESSING)
+        again = request.event_file
+        ledger = bench.pipeline.process(request, [recorded_file(recording, request.n_chips)]).ledger
+    assert ledger["damaged_bytes"] == n_damaged >= 4096
+    assert f"{n_damaged:,} bytes of the recording not as they were received" in ledger["verdict"]
+    assert ledger["unaccounted"] == 0
+    shots, hits = read_table(again, "shots"), Taken(ledger, again, {}).hits_of_shots()
+    valid = shots["valid"] == 1
+    assert 0 < valid.sum() < len(of_old)
+    assert all(of_old[time] == n for time, n in zip(shots["time"][valid], hits[valid], strict=True))
+    losses = read_table(again, "losses")
+    assert losses["amount"][losses["cause"] == b"damaged"].sum() == n_damaged
