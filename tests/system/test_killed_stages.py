@@ -34,7 +34,7 @@ WITHIN_S = 2.0
 """A plan whose pipeline died has failed in less than this."""
 GONE_S = 10.0
 """And its processes are gone."""
-FAULTS = ("truncate=50", "drop=80")
+FAULTS = ("truncate=10", "drop=23")
 TICK_NS = 25 / 96
 DEADLINE_S = 30.0
 
@@ -107,7 +107,8 @@ def is_sending(board: Board) -> bool:
 def strikes(truth: Path, n_before: int = 0) -> dict[str, np.ndarray]:
     """What the simulator did to the data after the first `n_before` times."""
     with h5py.File(truth, libver="latest", swmr=True) as file:
-        return {name: column[n_before:] for name, column in file["faults"].items()}
+        n = min(len(column) for column in file["faults"].values())  # it goes on writing
+        return {name: column[n_before:n] for name, column in file["faults"].items()}
 
 
 def recovered(pipeline: Pipeline, event_file: Path) -> dict[str, Any]:
@@ -162,4 +163,4 @@ def test_a_killed_stage_fails_the_plan_and_the_next_one_works(RE, tpx, pipeline,
         assert len(read_table(event_file, "centroids", ["x"])["x"]) >= killed.rows > 0
         assert assert_struck_shots_are_invalid(event_file, struck) > 0
         losses = read_table(event_file, "losses")
-        assert (losses["cause"] == b"malformed").sum() == ledger["malformed_datagrams"] > 0
+        assert losses["amount"][losses["cause"] == b"malformed"].sum() == ledger["malformed_datagrams"] > 0
