@@ -29,6 +29,8 @@ class Chip:
     held: tuple[int, int] | None = None
     timer_low: int | None = None
     packet: int | None = None
+    far: int = 0
+    far_time: int = 0
 
 
 @dataclass
@@ -63,9 +65,10 @@ class NaiveDecoder:
 
     # chunks
 
-    def decode(self, words: list[int], anchor: int | None = None) -> None:
+    def decode(self, words: list[int], anchor: int | None = None, latest: float | None = None) -> None:
         """Take the next words."""
         self.ceiling = FOREVER
+        self.latest = FOREVER if latest is None else latest
         if anchor is not None:
             self._take_anchor(anchor)
         for word in words:
@@ -224,6 +227,14 @@ class NaiveDecoder:
     def _timed(self, word: int, value: int, bits: int) -> None:
         chip = self.chips[self.chip]
         time = self._extend(value, bits)
+        if time > self.latest:
+            agrees = abs(time - chip.far_time) <= 1 << 25
+            chip.far, chip.far_time = chip.far + 1 if agrees else 1, time
+            if chip.far < 256:
+                self.counts[Count.JUMPED_HITS if self._is_hit(word) else Count.JUMPED_EDGES] += 1
+                return
+        else:
+            chip.far = 0
         if chip.held is not None:
             held_word, held_time = chip.held
             chip.held = None

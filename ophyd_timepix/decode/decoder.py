@@ -102,6 +102,10 @@ class Decoder:
         self._chips[:, k.C_NEWEST] = k.NEVER
         self._chips[:, k.C_TIMER_LOW] = -1
         self._chips[:, k.C_PACKET] = -1
+        self._followed = 0
+        """The last anchor that words came with."""
+        self._least_ahead = 0
+        """The same at least, as far as clocks drift."""
         self._ahead = 0
         """Counts by which anchors were ahead of the words when these came last."""
         self._make_outputs(batch_words)
@@ -132,20 +136,26 @@ class Decoder:
         self._state[k.S_WORST] = 0
         return worst
 
-    def decode(self, words: Words, anchor_counts: int | None = None) -> Batch:
+    def decode(self, words: Words, anchor_counts: int | None = None, lasting_counts: int | None = None) -> Batch:
         """Decode the next words of the stream.
 
         anchor_counts: an estimate of the timer (25 ns counts) when these words came. It serves only to choose the epoch
         after a silence. It may drift away from the timer as far as it will, yet only by seconds within a silence: the
         host's clock is not the board's.
+        lasting_counts: how long after the anchor the last of the words came, at most; with it words are refused that
+        claim to be later.
         """
         if len(words) > self._capacity:
             self._make_outputs(len(words))
         if not words.flags.writeable or not words.flags.c_contiguous:
             words = words.copy()  # one type of array is one compilation
         self._state[k.S_CEILING] = k.FOREVER
+        newest_before = int(self._state[k.S_NEWEST])
+        self._state[k.S_LATEST] = k.FOREVER
         if anchor_counts is not None:
             self._anchor(anchor_counts - self._ahead)
+            if lasting_counts is not None:
+                self._state[k.S_LATEST] = self._latest(anchor_counts, lasting_counts)
         k.decode_words(
             words.view(np.int64),
             self.framing is Framing.TPX3,
@@ -159,6 +169,7 @@ class Decoder:
         )
         if anchor_counts is not None:
             self._follow(anchor_counts)
+            self._follow_closely(anchor_counts, newest_before)
         return self._batch()
 
     def flush(self) -> Batch:
@@ -179,6 +190,12 @@ class Decoder:
             state[k.S_CEILING] = anchor + k.CEILING_MARGIN
         state[k.S_ANCHORED] = 1
 
+    def _latest(self, anchor_counts: int, lasting_counts: int) -> int:
+        """No word of a slice is later. The anchor may have drifted since words came last."""
+        drift = max(0, anchor_counts - self._followed) >> k.DRIFT_SHIFT
+        present = anchor_counts - self._least_ahead - int(self._state[k.S_OFFSET])
+        return present + lasting_counts + drift + k.LATEST_MARGIN
+
     def _follow(self, anchor_counts: int) -> None:
         """Note by how much the anchor was ahead of the first word that it was given for."""
         ticks, edge_ticks = self._outputs[0], self._outputs[2]
@@ -191,6 +208,16 @@ class Decoder:
         ahead = anchor_counts - int(self._state[k.S_OFFSET]) - first // TICKS_PER_COUNT
         if abs(ahead - self._ahead) < FOLLOWED_COUNTS:
             self._ahead = ahead
+
+    def _follow_closely(self, anchor_counts: int, newest_before: int) -> None:
+        """Note by how much at least anchors are ahead: of the newest word, for others may have been held for long."""
+        newest = int(self._state[k.S_NEWEST])
+        if newest == newest_before or self._state[k.S_N_HELD]:
+            return
+        least = anchor_counts - int(self._state[k.S_OFFSET]) - newest
+        drift = max(0, anchor_counts - self._followed) >> k.DRIFT_SHIFT
+        self._least_ahead = min(least, self._least_ahead + drift)
+        self._followed = anchor_counts
 
     def _make_outputs(self, n_words: int) -> None:
         """Arrays that are touched as far as they are used, and used again by the next call."""

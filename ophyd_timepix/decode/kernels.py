@@ -19,6 +19,8 @@ Rules of time (all of them functions of the stream, never of how it is cut into 
   later are brought onto the same line by an offset.
 * Lateness. A word older than its chip's newest time by more than `lateness`, or, with several chips, older than the
   newest of all by more than `skew`, is late: counted, not returned.
+* Latest. Where it is known when words came, none is believed that is later by more than some seconds, unless 256 in a
+  row of its chip agree.
 * Jumps. A word ahead of everything accepted by more than `jump` is held until the chip's next timed word confirms it
   (not older than it by more than `lateness`) or refutes it (counted, not returned), or another chip gets that far.
 """
@@ -71,7 +73,9 @@ S_CEILING: Final = 16
 """No timer word is believed beyond this."""
 S_LATE: Final = 17
 """Late words in the output."""
-N_STATE: Final = 18
+S_LATEST: Final = 18
+"""Later than the host's clock allows: a hit or edge beyond is not believed."""
+N_STATE: Final = 19
 
 # --- indices into a row of `chips` ------------------------------------------------------------------------------------
 C_NEWEST: Final = 0
@@ -84,6 +88,10 @@ C_TIMER_LOW: Final = 4
 """Low half of a timer pair, -1 when there is none."""
 C_PACKET: Final = 5
 """Newest number of a packet, -1 before the first."""
+C_FAR: Final = 6
+"""Words in a row beyond the latest that agree with each other."""
+C_FAR_TIME: Final = 7
+"""Time of the last of them."""
 N_CHIP: Final = 8
 
 # --- from the word table ----------------------------------------------------------------------------------------------
@@ -147,6 +155,10 @@ ANCHOR_MARGIN: Final = (1 << (_HIT_BITS - 1)) - BACKWARD
 """An anchor becomes the reference this much lower, so that a hit may lie 13.4 s to either side of it."""
 CEILING_MARGIN: Final = 1 << (_HIT_BITS - 1)
 """A timer word may be this far beyond an anchor (13.4 s)."""
+LATEST_MARGIN: Final = 10_000_000
+"""Counts (0.25 s) that a word may be later than when it came, as far as the host's clock can tell."""
+DRIFT_SHIFT: Final = 3
+"""The margin grows by 1 / 8 of a silence: no clock drifts as much."""
 FOREVER: Final = 1 << 54
 """No stream lasts 14 years: lies that add up to more are not believed, and ticks stay far from the end of int64."""
 _PAIR_GAP: Final = 64
@@ -154,6 +166,10 @@ _PAIR_GAP: Final = 64
 
 WRAP_SUSPECT: Final = (1 << _TOA_WIDTH) - (1 << (_TOA_WIDTH - 4))
 """Lateness (384 us) near the 409.6 us beyond which the board's extension of ToA is wrong by a wrap."""
+FAR_AGREE: Final = 1 << 25
+"""Counts (0.8 s) within which words beyond the latest agree with the one before."""
+FAR_ENOUGH: Final = 256
+"""So many that agree are not damaged: then it is the host's clock that is not believed."""
 PACKETS_MAX: Final = 1 << 16
 """A larger step between numbers of packets is no loss but another count."""
 
@@ -359,6 +375,15 @@ def _timed(
     else:
         value, bits = (word >> _TDC_COARSE_SHIFT) & _TDC_COARSE_MASK, _TDC_BITS
     time = _extend(value, bits, state)
+    if time > state[S_LATEST]:
+        agrees = abs(time - chips[chip, C_FAR_TIME]) <= FAR_AGREE
+        chips[chip, C_FAR] = chips[chip, C_FAR] + 1 if agrees else 1
+        chips[chip, C_FAR_TIME] = time
+        if chips[chip, C_FAR] < FAR_ENOUGH:
+            counts[_N_JUMPED_HITS if is_hit else _N_JUMPED_EDGES] += 1
+            return
+    else:
+        chips[chip, C_FAR] = 0
     if chips[chip, C_HELD]:
         held = chips[chip, C_TIME]
         held_word = chips[chip, C_WORD]

@@ -18,7 +18,7 @@ from ..decode.chunks import first_chunk
 from ..decode.counts import Count
 from ..decode.decoder import Batch, Decoder, Framing
 from ..events.builder import BlockBuilder
-from ..spool.index import Span, timer_estimate
+from ..spool.index import SILENCE_NS, Span, timer_estimate
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Slice
 from .ledger import DecodeTotals
 from .live_source import LiveSource
@@ -36,6 +36,8 @@ PARTIAL_S: Final = 0.02
 """Hits wait at most this long for their block to fill."""
 
 
+SLICE_COUNTS: Final = SILENCE_NS // NS_PER_COUNT
+"""The words of a slice came within this."""
 
 
 class ReadRequest(NamedTuple):
@@ -305,11 +307,11 @@ class _Stream:
         reach = max((loss.reach for loss in piece.losses), default=0) // 8
         while self._losses.waiting and len(words):  # chunk by chunk, wherever slices end: the same times each time
             n, reach = reach or first_chunk(words), 0
-            batch = decoder.decode(words[:n], anchor)
+            batch = decoder.decode(words[:n], anchor, SLICE_COUNTS)
             self._losses.after(batch.newest_ticks)
             self._build(batch)
             words = words[n:]
-        self._build(decoder.decode(words, anchor))
+        self._build(decoder.decode(words, anchor, SLICE_COUNTS))
         self._losses.gaps(self.builder.take_gaps())
 
     def _build(self, batch: Batch) -> None:

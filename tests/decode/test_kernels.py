@@ -60,6 +60,21 @@ def test_decoder_equals_its_slow_twin_however_the_words_are_cut(data, bad, frame
     assert decoder.take_lateness() == 0
 
 
+@EXAMPLES
+@given(st.data())
+def test_words_later_than_they_can_be_are_refused_as_the_slow_twin_refuses_them(data):
+    stream = data.draw(streams(bad=True))
+    late = data.draw(st.sampled_from((0, SECOND, 20 * SECOND)))
+    decoder = Decoder(n_chips=stream.n_chips, lateness_ticks=LATENESS * 96)
+    hits = hits_of(decoder.decode(as_words(stream.words), stream.start, late))
+    hits += hits_of(decoder.flush())
+    twin = naive.NaiveDecoder(True, stream.n_chips, lateness=LATENESS)
+    twin.decode(stream.words, stream.start, stream.start + late + 10_000_000 + (stream.start >> 3))
+    twin.flush()
+    assert sorted(hits) == sorted(twin.hits)
+    assert {count: int(decoder.counts[count]) for count in Count} == twin.counts
+
+
 def assert_all_found(stream: Stream, hits, edges) -> int:
     """Every hit and edge that was sent came out, all on one time line. Returns its epoch in ticks."""
     expected_edges = sorted((*edge, chip) for edge in stream.edges for chip in range(stream.n_chips))

@@ -268,3 +268,21 @@ def test_timer_words_whose_lies_add_up_to_years_are_not_believed_for_ever():
         now += (1 << 47) - 1
     assert decoder.counts[Count.TIMER_JUMPS] > 100
     assert 1 << 58 < decoder.newest_ticks.max() < 1 << 61
+
+
+def test_a_word_that_claims_to_be_later_than_it_came_moves_nothing():
+    """Damaged words that agree by chance with one another would take the time with them."""
+    decoder = raw()
+    far = [hit_word(9 * SECOND + t, 0, 1, 1, 1) for t in (0, 1, 2)]
+    good = [hit_word(SECOND + t, 0, 1, 1, 1) for t in (0, 1, 2)]
+    found = counts_of(decoder.decode(as_words([*good, *far, *good]), SECOND, 0)) + counts_of(decoder.flush())
+    assert found == [SECOND + t for t in (0, 1, 2)] * 2
+    assert decoder.counts[Count.JUMPED_HITS] == 3
+
+
+def test_a_host_clock_that_is_wrong_is_not_believed_against_hundreds_of_words():
+    decoder = raw()
+    words = [hit_word(9 * SECOND + t, 0, 1, 1, 1) for t in range(600)]
+    found = counts_of(decoder.decode(as_words(words), SECOND, 0)) + counts_of(decoder.flush())
+    assert found == [9 * SECOND + t for t in range(255, 600)]
+    assert decoder.counts[Count.JUMPED_HITS] == 255
