@@ -24,7 +24,7 @@ from ..control.timer_service import TimerService
 from ..events.sums import PointArrays
 from ..pipeline.errors import PipelineError, PipelineTimeout, StageDied
 from ..pipeline.messages import Acquired, Counting, Progress, Receiver, RunPaths, RunRequest, RunSummary, Sent
-from ..pipeline.verdict import is_complete, verdict
+from ..pipeline.verdict import COMPLETE, is_complete, verdict
 from ..protocol.chip_config import column_phase
 from .pace import CountsPerShot
 
@@ -127,6 +127,8 @@ class Recording:
         """When the board was asked last in this acquisition, and what it had sent by then."""
         self._missing = 0
         self._keeps = True
+        self._said = COMPLETE
+        """Kind of the verdict on the acquisition before."""
         self._lock = threading.RLock()
 
     # --- a pipeline that listens, a board that knows where to send
@@ -194,6 +196,7 @@ class Recording:
             self._begin_counting(pipeline, board)
             self._note_shots(file.processing)
             self.run = run
+            self._said = COMPLETE
             self.acquired = []
             self._number = 0
             self._keeps = not file.preview
@@ -368,8 +371,17 @@ class Recording:
         acquired = self._ask(pipeline, lambda: pipeline.end(None, cancelled=True))
         self._note(acquired)
 
+    def _warn_of(self, acquired: Acquired) -> None:
+        """A loss is said when its point ends, once for each kind of verdict in a row."""
+        said = verdict(acquired.ledger)
+        kind = said.split(":")[0]
+        if kind not in (self._said, COMPLETE):
+            logger.warning("acquisition %d: %s", acquired.acquisition, said)
+        self._said = kind
+
     def _note(self, acquired: Acquired) -> None:
         if self._keeps:
+            self._warn_of(acquired)
             self.rows_on_disk = acquired.row_stop
             self.acquired.append(acquired)
 

@@ -35,12 +35,13 @@ DOUBTED: Final = {
 """What is there and may be wrong, or is missing without a trace of when."""
 
 
+COMPLETE: Final = "complete"
 TIME_OVER: Final = "time"
 
 
 def is_complete(ledger: Mapping[str, Any]) -> bool:
     """Nothing is missing, nothing in doubt."""
-    return verdict(ledger).startswith("complete")
+    return verdict(ledger).startswith(COMPLETE)
 
 
 def verdict(ledger: Mapping[str, Any]) -> str:
@@ -61,10 +62,16 @@ def verdict(ledger: Mapping[str, Any]) -> str:
     if doubted:
         return f"doubtful: {', '.join(doubted + lost)}; {shots}"
     if lost:
-        return f"{'valid shots only' if ledger.get('shots') else 'incomplete'}: {', '.join(lost)}; {shots}"
+        return f"{_what_is_left(ledger)}: {', '.join(lost)}; {shots}"
     if "sent_datagrams" in ledger:
         return f"complete: nothing was lost; {shots}"
     return f"complete: all of the recording was read; {shots}"
+
+
+def _what_is_left(ledger: Mapping[str, Any]) -> str:
+    if not ledger.get("shots"):
+        return "incomplete"
+    return "valid shots only" if ledger.get("valid_shots") else "no valid shot"
 
 
 def _told(ledger: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:

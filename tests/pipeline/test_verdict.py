@@ -25,6 +25,10 @@ def test_a_loss_leaves_the_valid_shots(name):
     assert verdict({"unaccounted": 0, name: 3}) == f"incomplete: 3 {LOST[name]}; no shots"
 
 
+def test_where_every_shot_is_touched_none_is_offered():
+    assert verdict(GOOD | {"lost_on_the_way": 1, "valid_shots": 0}).startswith("no valid shot: 1 datagrams lost")
+
+
 @pytest.mark.parametrize("name", DOUBTED)
 def test_what_may_be_wrong_is_said_before_what_is_missing(name):
     line = verdict(GOOD | {name: -2, "kernel_dropped": 1})
