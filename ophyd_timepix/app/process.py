@@ -12,7 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..config import Geometry, Metric, Processing
+from ..config import Edge, Geometry, Metric, Processing
 from ..files.reader import PRODUCT_KEY, read_about
 from ..pipeline.client import Pipeline
 from ..pipeline.errors import PipelineError
@@ -37,30 +37,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options that `process` and `record` share: each a field of `Processing`."""
-    default = Processing()
-    group = parser.add_argument_group("processing")
-    group.add_argument("--radius-px", type=float, default=default.radius_px)
-    group.add_argument("--window-ns", type=float, default=default.window_ns)
-    group.add_argument("--min-samples", type=int, default=default.min_samples)
-    group.add_argument("--min-size", type=int, default=default.min_size)
-    group.add_argument("--metric", type=Metric, choices=list(Metric), default=default.metric)
-    group.add_argument("--tof-min-ns", type=float, default=None)
-    group.add_argument("--tof-max-ns", type=float, default=None)
-    group.add_argument("--trigger-input", type=int, choices=(1, 2), default=default.trigger_input)
+    """Options that `process` and `record` share: each a field of `Processing`. Those not given are not there."""
+    group = parser.add_argument_group("processing", argument_default=argparse.SUPPRESS)
+    group.add_argument("--radius-px", type=float)
+    group.add_argument("--window-ns", type=float)
+    group.add_argument("--min-samples", type=int)
+    group.add_argument("--min-size", type=int)
+    group.add_argument("--metric", type=Metric, choices=list(Metric))
+    group.add_argument("--tof-min-ns", type=float)
+    group.add_argument("--tof-max-ns", type=float)
+    group.add_argument("--lateness-ns", type=float)
+    group.add_argument("--trigger-input", type=int, choices=(1, 2))
+    group.add_argument("--trigger-edge", type=Edge, choices=list(Edge))
+    group.add_argument("--trigger-period-ns", type=float)
     group.add_argument("--hits", action="store_true", help="write the hit columns too")
 
 
-def processing_of(options: argparse.Namespace) -> Processing:
-    """The validated parameters of a command line."""
-    names = set(Processing.model_fields) & set(vars(options))
-    return Processing(**{name: getattr(options, name) for name in names})
+def processing_of(options: argparse.Namespace, otherwise: Processing | None = None) -> Processing:
+    """The validated parameters of a command line. otherwise: where those come from that it does not give."""
+    given = {name: getattr(options, name) for name in Processing.model_fields if hasattr(options, name)}
+    return Processing.model_validate({**(otherwise or Processing()).model_dump(), **given})
+
+
+def recorded_processing(recordings: list[Recording]) -> Processing:
+    """How the run that made the first of these recordings was processed, if that is one of ours."""
+    return next((run.processing for run in map(_own_run, recordings) if run is not None), Processing())
 
 
 def run(options: argparse.Namespace) -> int:
     """Process the files; exit code 1 when something could not be read or accounted for."""
     recordings = [open_recording(path) for path in options.files]
-    request = request_for(recordings, options.output.resolve(), processing_of(options))
+    request = request_for(recordings, options.output.resolve(), processing_of(options, recorded_processing(recordings)))
     begin = time.monotonic()
     with Pipeline(workers=options.workers) as pipeline:
         started = time.monotonic()

@@ -51,14 +51,15 @@ def verdict(ledger: Mapping[str, Any]) -> str:
         return "not known: the run was finished without its recording"
     if unaccounted:
         return f"do not publish: {unaccounted:,} words, hits or datagrams are unaccounted for"
-    if "sent_datagrams" in ledger and ledger["sent_datagrams"] is None:
-        return f"not known: the board could not be asked how much it sent; {_shots(ledger)}"
     lost, doubted = _told(ledger, LOST), _told(ledger, DOUBTED)
     if TIME_OVER in ledger.get("ended_by", ""):
         doubted.append("data still came 10 s after the shutter had closed")
     if ledger.get("loss_intervals") and not lost:
         lost.append(f"{ledger['loss_intervals']:,} times of a loss")
     shots = _shots(ledger)
+    if "sent_datagrams" in ledger and ledger["sent_datagrams"] is None:
+        besides = "".join(f", {words}" for words in doubted + lost)
+        return f"not known: the board could not be asked how much it sent{besides}; {shots}"
     if doubted:
         return f"doubtful: {', '.join(doubted + lost)}; {shots}"
     if lost:

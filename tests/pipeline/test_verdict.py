@@ -37,6 +37,8 @@ def test_what_may_be_wrong_is_said_before_what_is_missing(name):
 
 def test_a_run_is_not_called_complete_when_the_board_could_not_be_asked():
     assert verdict(GOOD | {"sent_datagrams": None}).startswith("not known: the board could not be asked")
+    line = verdict(GOOD | {"sent_datagrams": None, "malformed_datagrams": 30, "timer_jumps": 2})
+    assert "2 timer words that contradict the stream, 30 malformed datagrams; " in line
 
 
 def test_a_time_of_a_loss_without_a_name_is_said_all_the_same():

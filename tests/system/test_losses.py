@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ophyd_timepix.app.process import recorded_file, request_for
+from ophyd_timepix.app.process import recorded_file, recorded_processing, request_for
 from ophyd_timepix.app.recovery import find_runs, recover_run
 from ophyd_timepix.config import Geometry, Processing
 from ophyd_timepix.control import Board, SpidrClient
@@ -199,6 +199,7 @@ def test_words_too_late_for_their_stamp_are_suspected(bench, tmp_path):
 def test_the_recording_tells_the_same_losses_again(bench, tmp_path, fault):
     taken = take(bench, tmp_path, fault)
     recording = open_recording(tmp_path / "run.tpx3")
+    assert recorded_processing([recording]) == PROCESSING
     request = request_for([recording], tmp_path / "again.h5", PROCESSING)
     again = bench.pipeline.process(request, [recorded_file(recording, request.n_chips)])
     for table in ("losses", "shots", "centroids"):
