@@ -126,6 +126,12 @@ class Decoder:
         return np.asarray(self._chips[:, k.C_NEWEST] * TICKS_PER_COUNT, np.int64)
 
     @property
+    def reached_ticks(self) -> npt.NDArray[np.int64]:
+        """The same with words that are held until another confirms them."""
+        held = np.where(self._chips[:, k.C_HELD] != 0, self._chips[:, k.C_TIME], k.NEVER)
+        return np.asarray(np.maximum(self._chips[:, k.C_NEWEST], held) * TICKS_PER_COUNT, np.int64)
+
+    @property
     def horizon_ticks(self) -> int:
         """No later hit or edge of this stream will be earlier than this."""
         return self._horizon()

@@ -308,7 +308,7 @@ class _Stream:
         while self._losses.waiting and len(words):  # chunk by chunk, wherever slices end: the same times each time
             n, reach = reach or first_chunk(words), 0
             batch = decoder.decode(words[:n], anchor, SLICE_COUNTS)
-            self._losses.after(batch.newest_ticks)
+            self._losses.after(batch.newest_ticks, decoder.reached_ticks)
             self._build(batch)
             words = words[n:]
         self._build(decoder.decode(words, anchor, SLICE_COUNTS))

@@ -120,23 +120,25 @@ class Losses:
         earlier = (m.reading.high for m in reversed(self._marks) if m.reading.arrived_after <= poll.arrived_before)
         return next(earlier, self._start)
 
-    def after(self, newest: Ints) -> None:
+    def after(self, newest: Ints, reached: Ints | None = None) -> None:
         """A chunk was decoded: what waited for a later time of its chip has its end.
 
+        reached: the same with words that the decoder holds until the next one confirms them; those of a sparse stream.
         A chip that stays silent is not waited for long: chips are never apart by more than the skew.
         """
+        reached = newest if reached is None else reached
         if self._unanswered is not None:
-            self._unanswered.high_ticks = int(newest.max()) + self._lateness
+            self._unanswered.high_ticks = int(reached.max()) + self._lateness
             self._unanswered = None
         still_open = []
         for one in self._open:
             one.chunks += 1
             chip = one.loss.chip
-            own = int(newest[chip] if 0 <= chip < len(newest) else newest.max())
-            if own > one.known:
-                self._close(one, own + self._lateness)
+            chips = slice(chip, chip + 1) if 0 <= chip < len(newest) else slice(None)
+            if int(newest[chips].max()) > one.known:
+                self._close(one, int(reached[chips].max()) + self._lateness)
             elif one.chunks >= CHUNKS_WAITED:
-                self._close(one, int(newest.max()) + SKEW_TICKS + self._lateness)
+                self._close(one, int(reached.max()) + SKEW_TICKS + self._lateness)
             else:
                 still_open.append(one)
         self._open = still_open

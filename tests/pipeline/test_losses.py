@@ -50,6 +50,15 @@ def test_a_loss_lasts_from_the_lateness_before_it_to_the_lateness_after_the_next
     assert not told.losses.waiting
 
 
+def test_in_a_sparse_stream_a_loss_lasts_to_the_word_that_is_not_confirmed_yet():
+    told = Told()
+    told.losses.before(piece(losses=[Loss(0, "kernel", 1)]), times(1000), 900)
+    told.losses.after(times(1000), times(40_000))  # the word that came before the loss is held still
+    assert told.losses.waiting
+    told.losses.after(times(40_000), times(80_000))
+    assert told.spans == [(1000 - BOUND, 80_000 + BOUND)]
+
+
 def test_a_loss_before_the_first_word_reaches_back_to_the_beginning_and_one_behind_the_last_to_the_end():
     told = Told()
     told.losses.before(piece(losses=[Loss(0, "malformed", 1)]), times(NEVER), NEVER)
