@@ -79,7 +79,7 @@ def test_a_point_and_a_run_have_a_verdict(RE, checker, installed, tpx, pipe, now
     pipe.lost_datagrams = 4
     RE(bp.count([tpx]))
     (point,) = checker.run.stream("primary")
-    assert point["tpx_ledger_now_verdict"].startswith("valid shots only: 4 datagrams dropped by the kernel")
+    assert point["tpx_ledger_now_verdict"].startswith("no valid shot: 4 datagrams dropped by the kernel")
     assert (now.kernel_dropped.get(), now.loss_intervals.get(), now.board_pauses.get()) == (4, 1, 0)
     assert (now.lost_datagrams.get(), tpx.stats.lost_datagrams.get()) == (4, 4)
     assert now.run_verdict.get().startswith(("complete", "not known"))

@@ -113,7 +113,7 @@ def test_a_distribution_names_its_median() -> None:
 def test_the_ledger_shows_what_was_lost_and_leaves_out_what_was_not() -> None:
     whole = {"hits": 1000, "centroids": 90, "written": 90, "unaccounted": 0, "unknown_words": 0}
     (axes,) = ledger_picture(whole).axes
-    assert axes.get_title() == "Ledger: complete: nothing was lost; no shots"
+    assert axes.get_title() == "Ledger: complete: all of the recording was read; no shots"
     said = [label.get_text() for label in axes.get_yticklabels()]
     assert said == ["hits", "centroids", "rows written", "unaccounted"]
     (axes,) = ledger_picture(whole | {"lost_datagrams": 3, "unaccounted": 7}).axes
