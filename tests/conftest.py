@@ -16,10 +16,6 @@ settings.load_profile("busy machine")
 REAL_DATA = Path(os.environ.get("TIMEPIX_REAL_DATA", "../shared/data"))
 
 
-ENDING_S = 5.0
-"""How long a thread may take to end once it was told."""
-
-
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """Fail a test that leaves a process, a thread, a socket or a shared-memory block of its own.
@@ -34,9 +30,6 @@ def nothing_left_behind() -> Iterator[None]:
     left = [p for p in _our_processes() if p.pid not in processes]
     assert not left, f"processes left behind: {[p.cmdline() for p in left]}"
     strays = [t for t in threading.enumerate() if t not in threads and _is_our_thread(t)]
-    for thread in strays:  # those of a catalog's database end a moment after they were told to
-        thread.join(ENDING_S)
-    strays = [t for t in strays if t.is_alive()]
     assert not strays, f"threads left behind: {strays}"
     bound = _bound(_socket_fds() - sockets)
     assert not bound, f"sockets left behind: {bound}"
@@ -79,8 +72,20 @@ def _is_ours(process: psutil.Process) -> bool:
 
 
 def _is_our_thread(thread: threading.Thread) -> bool:
-    """Threads of the RunEngine's loop and of ophyd's dispatchers live as long as the interpreter: not ours."""
-    foreign = ("bluesky", "ThreadPoolExecutor", "asyncio", "ophyd-dispatcher", "AnyIO", "monitor", "util")
+    """Threads of the RunEngine's loop and of ophyd's dispatchers live as long as the interpreter: not ours.
+
+    Nor are those of aiosqlite: an embedded catalog that a user opened keeps its connections pooled until he leaves.
+    """
+    foreign = (
+        "_connection_worker_thread",
+        "bluesky",
+        "ThreadPoolExecutor",
+        "asyncio",
+        "ophyd-dispatcher",
+        "AnyIO",
+        "monitor",
+        "util",
+    )
     name = thread.name.replace("_watch_request", "bluesky")  # its ear for Ctrl-C ends a moment after the plan
     return thread.is_alive() and not any(word in name for word in foreign) and not name.endswith("dispatcher")
 
