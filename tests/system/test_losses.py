@@ -102,7 +102,8 @@ def take(bench: Bench, folder: Path, *faults: str, processing: Processing = PROC
     bench.sim.clear_faults()
     recording.close({}, {})
     assert acquired.ledger["unaccounted"] == 0, acquired.ledger
-    assert acquired.ledger["ends_of_readout"] <= 1
+    if not any(fault.startswith("corrupt") for fault in faults):  # a random word may look like an end of readout
+        assert acquired.ledger["ends_of_readout"] <= 1
     (chip,) = acquired.ledger["chips"].values()
     for name in ("hits", "sent_pixel_words", "received_datagrams", "malformed_datagrams"):
         assert chip[name] == acquired.ledger[name], name
