@@ -4,9 +4,7 @@ import errno
 import logging
 import mmap
 import os
-import shutil
 import socket
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -25,6 +23,7 @@ from ophyd_timepix.spool.segments import files_of
 from ophyd_timepix.spool.sound import sound_part
 from ophyd_timepix.spool.sources import RecordingReader, open_recording
 from ophyd_timepix.spool.space import Limits, SpaceWatch
+from tests.small_disk import small_disk
 
 HOST = "127.0.0.1"
 RING = 1 << 21
@@ -251,22 +250,15 @@ def test_an_index_that_cannot_be_written_is_told_too(tmp_path):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 4 MB."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root may mount a small disk")
-    place = tmp_path / "small"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4M", "none", place], check=False).returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
+def disk_of_4_mb(tmp_path):
+    with small_disk(tmp_path / "small", 4 << 20) as place:
+        yield place
 
 
 @pytest.mark.parametrize("limits", [Limits(0, 0, 0.0), Limits()], ids=["until it is full", "watched"])
-def test_a_small_disk_holds_what_fits_and_all_of_it_is_good(capture, send, failures, small_disk, limits, monkeypatch):
+def test_a_small_disk_holds_what_fits_and_all_of_it_is_good(capture, send, failures, disk_of_4_mb, limits, monkeypatch):
     monkeypatch.setattr("ophyd_timepix.spool.space.LOOK_NS", 0)
-    path: Path = small_disk / "a.tpx3"
+    path: Path = disk_of_4_mb / "a.tpx3"
     (endpoint,) = capture.bind([(0, HOST, 0, ())])
     capture.open(RecordingWriter(path, {}, limits=limits))
     capture.begin(1)

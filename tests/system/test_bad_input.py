@@ -3,9 +3,7 @@
 Files that are no recordings are in `test_process_command.py`; what spidr-sim refuses in `tests/sim/test_cli.py`.
 """
 
-import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -39,6 +37,7 @@ from tests import garbage
 from tests.doc_checker import DocChecker
 from tests.sim.board_doubles import RecordingStreams, StandingClock
 from tests.sim_process import SimProcess, running_sim
+from tests.small_disk import small_disk
 from tests.user_process import UserWorld
 
 HOST = "127.0.0.1"
@@ -225,32 +224,13 @@ def test_a_directory_that_cannot_be_written_is_refused_before_a_run(RE, spidr, t
 # --- a disk that fills up ---------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def small_disk(directory: Path, size: str) -> Iterator[Path]:
-    """A file system of its own that is soon full. Needs the right to mount."""
-    directory.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", directory], check=False)
-    if done.returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", directory], check=True)
-
-
-needs_a_small_disk = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("mount") is None, reason="only root may mount a small disk"
-)
-
-
-@needs_a_small_disk
 def test_a_full_disk_fails_the_run_and_keeps_what_was_written(RE, spidr, tmp_path):
     """Whichever of the two files finds the disk full first."""
     detector = TimepixDetector(spidr, name="tpx", data_dir=tmp_path, exposure=0.2)
     checker = DocChecker()
     RE.subscribe(checker)
     installation = install(RE, [detector], min_free_bytes=0)
-    with small_disk(tmp_path / "small", "8M") as disk:
+    with small_disk(tmp_path / "small", 8 << 20) as disk:
         detector.paths = lambda name, uid: disk / "full.h5"
         with pytest.raises(
             FailedStatus, match=r"cannot write the (recording|event file)|disk is nearly full"
@@ -282,10 +262,9 @@ while True:
 """
 
 
-@needs_a_small_disk
 def test_an_event_file_on_a_full_disk_says_where_and_why(tmp_path):
     """In a process of its own: HDF5 does not let go of a file that it cannot write."""
-    with small_disk(tmp_path / "small", "2M") as disk:
+    with small_disk(tmp_path / "small", 2 << 20) as disk:
         ended = subprocess.run([sys.executable, "-c", FILL, disk / "full.h5"], capture_output=True, text=True)
         assert re.search(r"OSError: .*cannot write the event file .*No space left .*choose another", ended.stderr)
         assert str(disk / "full.h5") in ended.stderr

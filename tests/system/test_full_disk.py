@@ -3,9 +3,7 @@ with an error that says what to do, the run closes with all that was acquired, a
 """
 
 import os
-import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import bluesky.plan_stubs as bps
@@ -20,6 +18,7 @@ from ophyd_timepix.pipeline.client import Pipeline
 from ophyd_timepix.wiring import install
 from tests.bluesky_fixtures import RE, checker
 from tests.sim_process import running_sim
+from tests.small_disk import small_disk
 
 __all__ = ["RE", "checker"]
 
@@ -29,15 +28,9 @@ FILLER_BYTES = 28_000_000
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root may mount a small disk")
-    place = tmp_path / "small"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", place], check=False).returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
+def disk(tmp_path):
+    with small_disk(tmp_path / "small", DISK_BYTES) as place:
+        yield place
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +107,12 @@ def assert_works_again(RE, checker, tpx) -> None:
     assert tpx.ledger_now.stopped_by.get() == ""
 
 
-def test_a_full_disk(RE, checker, make, small_disk):
-    filler = small_disk / "filler"
+def test_a_full_disk(RE, checker, make, disk):
+    filler = disk / "filler"
     filler.write_bytes(bytes(FILLER_BYTES))
-    tpx = make(small_disk / "data")
+    tpx = make(disk / "data")
     said = scan_until_it_fails(RE, tpx)
-    assert str(small_disk) in said
+    assert str(disk) in said
     assert "free space on that file system or choose another data directory" in said
     assert "the disk is nearly full" in tpx.ledger_now.stopped_by.get()
     assert_kept(checker.runs[-1], "the disk is nearly full")
