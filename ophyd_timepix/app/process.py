@@ -19,7 +19,7 @@ from ..pipeline.errors import PipelineError
 from ..pipeline.messages import RecordedFile, RunRequest, RunSummary
 from ..protocol.chip_config import column_phase
 from ..protocol.words import MATRIX_SIDE, MAX_CHIPS
-from ..spool.index import read_index
+from ..spool.index import read_run
 from ..spool.sources import Format, Recording, open_recording
 from .survey import chunks_of
 
@@ -125,8 +125,8 @@ def recorded_file(recording: Recording, n_chips: int) -> RecordedFile:
 
 def _own_run(recording: Recording) -> RunRequest | None:
     """The run that made this recording, if it is one of ours."""
-    index = read_index(recording.path) if recording.chunked else None
-    return None if index is None else RunRequest.model_validate(index.run)
+    run = read_run(recording.path) if recording.chunked else None
+    return None if run is None else RunRequest.model_validate(run)
 
 
 def _chips(recordings: list[Recording]) -> int:

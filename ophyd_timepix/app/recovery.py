@@ -24,7 +24,7 @@ from ..files.master import write_master
 from ..files.naming import give_its_name
 from ..files.reader import PRODUCT_KEY, count_rows, open_event_file, read_about, read_ledger, read_table
 from ..pipeline.messages import RecordedFile, RunRequest, RunSummary
-from ..spool.index import Index, index_path, read_index, spans
+from ..spool.index import Index, index_path, read_index, read_run, spans
 from ..spool.recording import claim
 from ..spool.sound import sound_part
 from ..spool.sources import open_recording
@@ -124,10 +124,10 @@ def _look_at(path: Path) -> Found | None:
     """The run that a file belongs to; None when it is none of ours."""
     path = path.absolute()
     if path.suffix == ".tpx3":
-        index = read_index(path)
-        return None if index is None else _of_recording(path, RunRequest.model_validate(index.run))
+        run = read_run(path)
+        return None if run is None else _of_recording(path, RunRequest.model_validate(run))
     recording = path.with_suffix(".tpx3")
-    if read_index(recording) is not None:
+    if read_run(recording) is not None:
         return _look_at(recording)
     state = _state_of(path)
     return None if state is None else Found(path, None, state)

@@ -10,7 +10,7 @@ from ..clock import TICKS_PER_SECOND
 from ..decode import PIXEL_CLASSES, Batch, Count, Decoder, Framing, total
 from ..decode.chunks import count_chunks
 from ..protocol.words import MAX_CHIPS
-from ..spool.index import read_index, timer_estimate
+from ..spool.index import read_run, timer_estimate
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Slice
 
 
@@ -65,8 +65,8 @@ def survey(recording: Recording) -> dict[str, Any]:
 
 
 def _batches(recording: Recording, decoder: Decoder) -> Iterator[Batch]:
-    index = read_index(recording.path) if recording.chunked else None
-    zero_ns = None if index is None else index.run.get("timer_zero_ns")
+    run = read_run(recording.path) if recording.chunked else None
+    zero_ns = None if run is None else run.get("timer_zero_ns")
     for piece in slices(recording):
         yield decoder.decode(piece.words, timer_estimate(piece.host_ns, zero_ns))
     yield decoder.flush()

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from ..capture.capture import Capture, Recorder, Totals
 from ..spool.recording import RecordingWriter
 from ..spool.space import Limits
+from .locating import Way
 from .messages import Receiver, RunRequest, Sent
 from .preview import NoRecording
 from .ring_only import RingOnly
@@ -57,6 +58,8 @@ class Drained(NamedTuple):
     stray_words: int
     """Words among them that came before this acquisition began."""
     ended_by: str
+    way: Way | None
+    """What the board sent and what arrived, at the end and when both were known last; None: it could not be asked."""
 
 
 class CaptureStage(Stage):
@@ -140,11 +143,10 @@ class CaptureStage(Stage):
         self._stray_words = (totals.payload_bytes - self._at_end.payload_bytes) // 8
         return start
 
-    def _baseline(self, _: object) -> int:
-        """The board's count begins here. Returns the datagrams that arrived before."""
+    def _baseline(self, _: object) -> None:
+        """The board's count begins here, at 0; what arrived before is not compared with it."""
         self._at_end = self._capture.baseline()
         self._known = (0, self._at_end.arrived)
-        return self._at_end.arrived
 
     def _poll(self, argument: tuple[Sent, int]) -> None:
         """What the board has just said it sent since the run was opened, and what had arrived before it was asked.
@@ -168,16 +170,18 @@ class CaptureStage(Stage):
         stop, now = self._capture.end(self._end_counts, None if self._draining is None else self._draining.datagrams)
         since = Totals(*(a - b for a, b in zip(now, self._at_end, strict=True)))
         self._at_end = now
-        if self._draining is not None:
-            self._known = (self._draining.datagrams, now.arrived)
-        self.report("drained", Drained(stop, since, self._stray_words, ended_by))
+        way = self._way(now)
+        if way is not None:
+            self._known = (way.sent, way.arrived)
+        self.report("drained", Drained(stop, since, self._stray_words, ended_by, way))
+
+    def _way(self, totals: Totals) -> Way | None:
+        return None if self._draining is None else Way(*self._known, self._draining.datagrams, totals.arrived)
 
     def _ended_by(self) -> str | None:
-        if self._draining is not None:
-            sent, arrived = self._known
-            missing = (self._draining.datagrams - sent) - (self._capture.totals().arrived - arrived)
-            if missing <= 0 and self._capture.backlog() == 0:
-                return "counters"
+        way = self._way(self._capture.totals())
+        if way is not None and way.missing <= 0 and self._capture.backlog() == 0:
+            return "counters"
         now = time.monotonic_ns()
         if now - self._drain_began >= LONGEST_DRAIN_NS:
             return "time"

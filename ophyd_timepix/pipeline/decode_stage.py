@@ -22,7 +22,8 @@ from ..spool.index import SILENCE_NS, Span, timer_estimate
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Slice
 from .ledger import DecodeTotals
 from .live_source import LiveSource
-from .losses import Losses, Way
+from .locating import Way
+from .losses import Losses
 from .messages import Phase, RunRequest
 from .shared import Gauge, Shared
 from .stage import Stage

@@ -25,7 +25,8 @@ from ..protocol.words import MAX_CHIPS
 from ..spool.index import DAMAGED, Counted, Span
 from ..spool.sources import Recording
 from .capture_stage import Drained
-from .losses import LossSpan, Way
+from .locating import Way
+from .losses import LossSpan
 from .messages import Acquired, Sent
 from .verdict import verdict
 
@@ -34,8 +35,7 @@ def _on_the_way(way: Way | None) -> dict[str, int | None]:
     """What is missing or too much between board and machine."""
     if way is None:
         return {"lost_on_the_way": None, "surplus_datagrams": None}
-    missing = (way.sent - way.sent_before) - (way.arrived - way.arrived_before)
-    return {"lost_on_the_way": max(0, missing), "surplus_datagrams": max(0, -missing)}
+    return {"lost_on_the_way": max(0, way.missing), "surplus_datagrams": max(0, -way.missing)}
 
 
 VERDICT: Final = "verdict"
@@ -105,11 +105,8 @@ class Ledger:
         self._differences: list[int] = []
         self._sent_of_chips: tuple[int, ...] = ()
 
-    def take_capture(self, drained: Drained, sent: Sent | None, way: Way | None) -> None:
-        """What came through the sockets, against what the board says it sent (both since the acquisition before).
-
-        way: the same since the last one after which the board could be asked.
-        """
+    def take_capture(self, drained: Drained, sent: Sent | None) -> None:
+        """What came through the sockets, against what the board says it sent (both since the acquisition before)."""
         totals = drained.totals
         self._sent_of_chips = sent.pixel_words if sent else ()
         self._entries |= {
@@ -126,7 +123,7 @@ class Ledger:
             "kernel_dropped": totals.kernel_dropped,
             "unrecorded_datagrams": totals.unrecorded,
             "ring_full_waits": totals.ring_full_waits,
-        } | _on_the_way(way)
+        } | _on_the_way(drained.way)
 
     def take_recording(self, span: Span, recording: Recording, way: Way | None = None) -> None:
         """What a recording holds instead of sockets: the bytes of one acquisition, and what its index says of them."""

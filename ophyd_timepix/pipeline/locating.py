@@ -39,6 +39,20 @@ class Reading(NamedTuple):
     """An address that lies not before what was sent before the answer."""
 
 
+class Way(NamedTuple):
+    """Datagrams since the run was opened, as the board and this machine count them, around an acquisition."""
+
+    sent_before: int
+    arrived_before: int
+    sent: int
+    arrived: int
+
+    @property
+    def missing(self) -> int:
+        """Datagrams that were sent and have not arrived; negative: more came than was sent."""
+        return (self.sent - self.sent_before) - (self.arrived - self.arrived_before)
+
+
 class Place(NamedTuple):
     """Addresses [low, high] of a recording between which datagrams are missing."""
 

@@ -20,7 +20,7 @@ from ..decode.decoder import SKEW_TICKS
 from ..events.validity import Gap
 from ..spool.index import Loss, Poll
 from ..spool.sources import Slice
-from .locating import Reading, places
+from .locating import Reading, Way, places
 
 ALWAYS: Final = 1 << 62
 """Ticks: no word is this far from zero."""
@@ -48,14 +48,13 @@ class LossSpan(NamedTuple):
     low_ticks: int
     high_ticks: int
 
-
-class Way(NamedTuple):
-    """Datagrams since the run was opened, as the board and this machine count them, around an acquisition."""
-
-    sent_before: int
-    arrived_before: int
-    sent: int
-    arrived: int
+    def joined(self, other: "LossSpan") -> "LossSpan":
+        """One span of both, which are of one cause and chip."""
+        return self._replace(
+            amount=self.amount + other.amount,
+            low_ticks=min(self.low_ticks, other.low_ticks),
+            high_ticks=max(self.high_ticks, other.high_ticks),
+        )
 
 
 @dataclass
@@ -153,29 +152,18 @@ class Losses:
             self._last[span.cause, span.chip] = len(self._spans)
             self._spans.append(span)
             return
-        before = self._spans[last]
-        self._spans[last] = LossSpan(
-            span.cause,
-            span.chip,
-            before.amount + span.amount,
-            min(before.low_ticks, span.low_ticks),
-            max(before.high_ticks, span.high_ticks),
-        )
+        self._spans[last] = self._spans[last].joined(span)
 
     def late(self, ticks: Ints) -> None:
         """Words that came too late for their shots: those that lie near each other make one span."""
         for tick in ticks.tolist():
-            group = self._late
+            word, group = LossSpan("late", -1, 1, tick, tick), self._late
             if group is not None and group.low_ticks - NEAR_TICKS <= tick <= group.high_ticks + NEAR_TICKS:
-                self._late = group._replace(
-                    amount=group.amount + 1,
-                    low_ticks=min(group.low_ticks, tick),
-                    high_ticks=max(group.high_ticks, tick),
-                )
+                self._late = group.joined(word)
                 continue
             if group is not None:
                 self._add(group)
-            self._late = LossSpan("late", -1, 1, tick, tick)
+            self._late = word
 
     def gaps(self, found: list[Gap]) -> None:
         """Edges are missing; the builder knows it already."""

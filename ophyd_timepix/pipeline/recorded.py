@@ -9,7 +9,7 @@ from ..spool.index import Kind, Records, Span, arrived, baseline, read_index, sp
 from ..spool.sound import cut_recording
 from ..spool.sources import open_recording
 from .decode_stage import ReadRequest
-from .losses import Way
+from .locating import Way
 from .messages import RecordedFile
 
 
@@ -67,6 +67,6 @@ def _until_it_broke_off(records: Records, span: Span, sent_before: int, arrived_
     if not last.size:
         return None
     sent, came = int(records["sent"][last[0]]), int(arrived(records)[last[0]])
-    if sent - sent_before <= came - arrived_before:
+    if Way(sent_before, arrived_before, sent, came).missing <= 0:
         return None
     return sent, int(records["received_before"][last[0]])

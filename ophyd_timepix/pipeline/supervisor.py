@@ -30,7 +30,6 @@ from .capture_stage import CaptureStage
 from .centroid_stage import CentroidStage
 from .decode_stage import DecodeStage, EndRequest
 from .ledger import Ledger, Part, add_ledgers
-from .losses import Way
 from .messages import (
     Acquired,
     Counting,
@@ -98,22 +97,6 @@ class OpenRun:
         self.acquisition: int | None = None
         self.begun = 0.0
         self._sent: Sent | None = Sent(datagrams=0)
-        self.arrived = 0
-        """Datagrams of the board before the acquisition that is next to end."""
-        self._known = (0, 0)
-        """Sent and arrived, when both were known last."""
-
-    def way(self, sent: Sent | None, arrived: int) -> Way | None:
-        """What the board sent and what arrived, at the end of an acquisition and when both were known last.
-
-        arrived: since the acquisition before. None when the board could not be asked.
-        """
-        self.arrived += arrived
-        if sent is None:
-            return None
-        way = Way(*self._known, sent.datagrams, self.arrived)
-        self._known = (sent.datagrams, self.arrived)
-        return way
 
     def add(self, acquired: Acquired) -> None:
         """One more acquisition of the run. Its ledger is added up and not kept: there may be very many."""
@@ -121,11 +104,6 @@ class OpenRun:
         if self.request.preview:
             self.acquisitions.clear()  # it may go on for days
         self.acquisitions.append(acquired.model_copy(update={"ledger": {}}))
-
-    def begin_counting(self, arrived: int) -> None:
-        """The board's count begins at 0; what arrived before is not compared with it."""
-        self.arrived = arrived
-        self._known = (0, arrived)
 
     def sent_since(self, sent: Sent | None) -> Sent | None:
         """What the board sent since the acquisition before. Unknown when either count is."""
@@ -364,8 +342,8 @@ class Supervisor:
         return {}
 
     def _baseline(self, _: dict[str, Any]) -> Call:
-        run = self._opened()
-        run.begin_counting((yield self._children["capture"].send("baseline")))
+        self._opened()
+        yield self._children["capture"].send("baseline")
         return {}
 
     def _poll(self, arguments: dict[str, Any]) -> Call:
@@ -392,12 +370,12 @@ class Supervisor:
         capture = self._children["capture"]
         yield capture.send("end", (sent, arguments.get("end_counts")))
         drained = yield Wanted("capture", "drained")
-        way = run.way(sent, drained.totals.arrived)
         ledger = Ledger()
-        ledger.take_capture(drained, run.sent_since(sent), way)
+        ledger.take_capture(drained, run.sent_since(sent))
         part = Part(number, bool(arguments.get("cancelled")), drained.ended_by, run.begun)
         if run.request.centroid:
-            yield self._children["decode"].send("end", EndRequest(drained.stop, arguments.get("end_counts"), way))
+            end = EndRequest(drained.stop, arguments.get("end_counts"), drained.way)
+            yield self._children["decode"].send("end", end)
             return (yield from self._finish_part(part, ledger))
         return part.acquired({}, ledger)
 

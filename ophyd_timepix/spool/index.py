@@ -78,6 +78,7 @@ RECORD_2: Final = np.dtype(
     [(name, "<i8") for name in ("offset", "host_ns", "datagrams", "kernel_dropped", "acquisition", "end_counts")]
 )
 """A record of an index of version 2."""
+VERSIONS: Final = {MAGIC: RECORD, MAGIC_2: RECORD_2}
 
 
 class Row(NamedTuple):
@@ -158,15 +159,31 @@ def read_index(recording: Path) -> Index | None:
         raw = index_path(recording).read_bytes()
     except OSError:
         return None
-    version = {MAGIC: RECORD, MAGIC_2: RECORD_2}.get(raw[: len(MAGIC)])
-    if version is None or len(raw) < HEADER_BYTES:
+    run = _run_in(raw)
+    if run is None:
         return None
-    n_text = int.from_bytes(raw[8:12], "little")
-    run = json.loads(raw[12 : 12 + n_text])
+    version = VERSIONS[raw[: len(MAGIC)]]
     records = np.frombuffer(raw, version, (len(raw) - HEADER_BYTES) // version.itemsize, HEADER_BYTES)
     if version is RECORD:
         return Index(run, records)
     return Index(run, _from_version_2(records), has_checksums=False)
+
+
+def read_run(recording: Path) -> dict[str, Any] | None:
+    """The run that made `recording`, from the header of its index alone; None where `read_index` gives None."""
+    try:
+        with index_path(recording).open("rb") as file:
+            return _run_in(file.read(HEADER_BYTES))
+    except OSError:
+        return None
+
+
+def _run_in(raw: bytes) -> dict[str, Any] | None:
+    """The description of the run in the header that `raw` begins with; None when it is none of ours."""
+    if raw[: len(MAGIC)] not in VERSIONS or len(raw) < HEADER_BYTES:
+        return None
+    run: dict[str, Any] = json.loads(raw[12 : 12 + int.from_bytes(raw[8:12], "little")])
+    return run
 
 
 def _from_version_2(old: Records) -> Records:

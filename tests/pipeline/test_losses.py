@@ -4,6 +4,7 @@ import numpy as np
 
 from ophyd_timepix.decode.decoder import SKEW_TICKS
 from ophyd_timepix.events.validity import Gap
+from ophyd_timepix.pipeline.locating import Way
 from ophyd_timepix.pipeline.losses import (
     ALWAYS,
     CHUNKS_WAITED,
@@ -12,7 +13,6 @@ from ophyd_timepix.pipeline.losses import (
     SPANS_MAX,
     Losses,
     LossSpan,
-    Way,
 )
 from ophyd_timepix.spool.index import Loss, Poll
 from ophyd_timepix.spool.sources import Slice

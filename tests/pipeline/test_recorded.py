@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ophyd_timepix.pipeline.losses import Way
+from ophyd_timepix.pipeline.locating import Way
 from ophyd_timepix.pipeline.recorded import recorded_ways
 from ophyd_timepix.spool.index import RECORD, Kind, Row, spans
 
