@@ -2,8 +2,11 @@
 
 The streams that other programs were measured with: clusters of 1 + Poisson(7) hits on 5 x 5 pixels, time-walk to
 90 ns, read-out disorder exp(1 us), TDC1 at 1 kHz, chunks of 1000 words; uniform in time, or shots of 125 ions in six
-mass peaks.
+mass peaks. `busy_stream_with_truth` tells which hits are of which particle.
 """
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,20 +20,62 @@ CHUNK_WORDS = 1000
 SLAB_PARTICLES = 50_000
 
 
+class Truth(NamedTuple):
+    """What a stream was made of. Hits stand in the order (tick, y, x, ToT), that of rows of /entry/hits."""
+
+    tick: npt.NDArray[np.int64]
+    """25/96 ns."""
+    y: npt.NDArray[np.int64]
+    x: npt.NDArray[np.int64]
+    tot: npt.NDArray[np.int64]
+    particle: npt.NDArray[np.int64]
+    """The particle of each hit: a row of the following three."""
+    born: npt.NDArray[np.float64]
+    """Arrival of each particle, before time-walk (25/96 ns)."""
+    centre_x: npt.NDArray[np.float64]
+    centre_y: npt.NDArray[np.float64]
+
+
+class _Slab(NamedTuple):
+    """Words of some shots in the order of the wire, and of each its time, pixel, ToT and particle (-1: a trigger)."""
+
+    words: npt.NDArray[np.uint64]
+    hits: npt.NDArray[np.int64]
+    """Columns: time in fToA bins, y, x, ToT, particle."""
+    born: npt.NDArray[np.float64]
+    centre: npt.NDArray[np.float64]
+
+
 def busy_stream(n_hits: int, hits_per_s: float | None, seed: int = 1) -> npt.NDArray[np.uint64]:
     """A `.tpx3` stream of one chip with about `n_hits` hits. hits_per_s None: pulsed."""
+    return _chunked(np.concatenate([slab.words for slab in _slabs(n_hits, hits_per_s, seed)]))
+
+
+def busy_stream_with_truth(
+    n_hits: int, hits_per_s: float | None, seed: int = 1
+) -> tuple[npt.NDArray[np.uint64], Truth]:
+    """The same stream, and what it was made of."""
+    slabs = list(_slabs(n_hits, hits_per_s, seed))
+    words = np.concatenate([slab.words for slab in slabs])
+    hits = np.concatenate([slab.hits for slab in slabs])[: len(words) // CHUNK_WORDS * CHUNK_WORDS]
+    hits = hits[hits[:, 4] >= 0]
+    time, y, x, tot, particle = hits[np.lexsort((hits[:, 3], hits[:, 2], hits[:, 1], hits[:, 0]))].T.copy()
+    born, centre = (np.concatenate(parts, axis=-1) for parts in zip(*((s.born, s.centre) for s in slabs), strict=True))
+    return _chunked(words), Truth(6 * time, y, x, tot, particle, 6 * born, centre[0], centre[1])
+
+
+def _slabs(n_hits: int, hits_per_s: float | None, seed: int) -> Iterator[_Slab]:
     rng = np.random.default_rng(seed)
-    slabs: list[npt.NDArray[np.uint64]] = []
-    start, n_made = 0, 0
+    start, n_made, n_particles = 0, 0, 0
     while n_made < n_hits:
-        slab, start, n_slab = _slab(rng, start, hits_per_s)
-        slabs.append(slab)
-        n_made += n_slab
-    return _chunked(np.concatenate(slabs))
+        slab, start = _slab(rng, start, n_particles, hits_per_s)
+        n_made += int(np.count_nonzero(slab.hits[:, 4] >= 0))
+        n_particles += len(slab.born)
+        yield slab
 
 
-def _slab(rng: np.random.Generator, start: int, hits_per_s: float | None) -> tuple[npt.NDArray[np.uint64], int, int]:
-    """Words of some shots: (words, start of the next slab in fToA bins, hits)."""
+def _slab(rng: np.random.Generator, start: int, first_particle: int, hits_per_s: float | None) -> tuple[_Slab, int]:
+    """Words of some shots and the start of the next slab in fToA bins."""
     n = SLAB_PARTICLES
     if hits_per_s is None:
         n_shots = n // 125
@@ -50,7 +95,10 @@ def _slab(rng: np.random.Generator, start: int, hits_per_s: float | None) -> tup
     sent = time + rng.exponential(FTOA_PER_S / 1e6, len(time))
     triggers = start + np.arange(n_shots) * SHOT
     words = np.concatenate([_hits(time, x, y, tot), _triggers(triggers)])
-    return words[np.argsort(np.concatenate([sent, triggers]), kind="stable")], start + n_shots * SHOT, len(of)
+    order = np.argsort(np.concatenate([sent, triggers]), kind="stable")
+    hits = np.full((len(words), 5), -1)
+    hits[: len(of)] = np.stack([time, y, x, tot, of + first_particle], axis=1)
+    return _Slab(words[order], hits[order], born + start, centre), start + n_shots * SHOT
 
 
 def _hits(time: npt.NDArray[np.int64], x: npt.NDArray[np.int64], y: npt.NDArray[np.int64], tot: npt.NDArray[np.int64]):
