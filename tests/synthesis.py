@@ -1,11 +1,12 @@
 """Words of a busy detector, fast: clusters with a ToT profile and time-walk, read out a little out of order.
 
-The streams that other programs were measured with: clusters of 1 + Poisson(7) hits on 5 x 5 pixels, time-walk to
-90 ns, read-out disorder exp(1 us), TDC1 at 1 kHz, chunks of 1000 words; uniform in time, or shots of 125 ions in six
-mass peaks. `busy_stream_with_truth` tells which hits are of which particle.
+The streams that other programs were measured with: clusters of 1 + Poisson(7) hits on 5 x 5 pixels, each touching
+those before it, time-walk to 90 ns, read-out disorder exp(1 us), TDC1 at 1 kHz, chunks of 1000 words; uniform in
+time, or shots of 125 ions in six mass peaks. `busy_stream_with_truth` tells which hits are of which particle.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,9 @@ SHOT = FTOA_PER_S // 1000
 PEAKS = np.array([3000, 5000, 8000, 12_000, 20_000, 30_000]) * 6
 CHUNK_WORDS = 1000
 SLAB_PARTICLES = 50_000
+WIDTH = 5
+"""Side of the square that a cluster lies in, in pixels."""
+N_SHAPES = 1024
 
 
 class Truth(NamedTuple):
@@ -46,16 +50,19 @@ class _Slab(NamedTuple):
     centre: npt.NDArray[np.float64]
 
 
-def busy_stream(n_hits: int, hits_per_s: float | None, seed: int = 1) -> npt.NDArray[np.uint64]:
-    """A `.tpx3` stream of one chip with about `n_hits` hits. hits_per_s None: pulsed."""
-    return _chunked(np.concatenate([slab.words for slab in _slabs(n_hits, hits_per_s, seed)]))
+def busy_stream(n_hits: int, hits_per_s: float | None, seed: int = 1, *, rings: bool = False) -> npt.NDArray[np.uint64]:
+    """A `.tpx3` stream of one chip with about `n_hits` hits. hits_per_s None: pulsed.
+
+    rings: the ions of a pulse lie on four rings, and many more of them touch.
+    """
+    return _chunked(np.concatenate([slab.words for slab in _slabs(n_hits, hits_per_s, seed, rings)]))
 
 
 def busy_stream_with_truth(
-    n_hits: int, hits_per_s: float | None, seed: int = 1
+    n_hits: int, hits_per_s: float | None, seed: int = 1, *, rings: bool = False
 ) -> tuple[npt.NDArray[np.uint64], Truth]:
     """The same stream, and what it was made of."""
-    slabs = list(_slabs(n_hits, hits_per_s, seed))
+    slabs = list(_slabs(n_hits, hits_per_s, seed, rings))
     words = np.concatenate([slab.words for slab in slabs])
     hits = np.concatenate([slab.hits for slab in slabs])[: len(words) // CHUNK_WORDS * CHUNK_WORDS]
     hits = hits[hits[:, 4] >= 0]
@@ -64,31 +71,34 @@ def busy_stream_with_truth(
     return _chunked(words), Truth(6 * time, y, x, tot, particle, 6 * born, centre[0], centre[1])
 
 
-def _slabs(n_hits: int, hits_per_s: float | None, seed: int) -> Iterator[_Slab]:
+def _slabs(n_hits: int, hits_per_s: float | None, seed: int, rings: bool) -> Iterator[_Slab]:
     rng = np.random.default_rng(seed)
     start, n_made, n_particles = 0, 0, 0
     while n_made < n_hits:
-        slab, start = _slab(rng, start, n_particles, hits_per_s)
+        slab, start = _slab(rng, start, n_particles, hits_per_s, rings)
         n_made += int(np.count_nonzero(slab.hits[:, 4] >= 0))
         n_particles += len(slab.born)
         yield slab
 
 
-def _slab(rng: np.random.Generator, start: int, first_particle: int, hits_per_s: float | None) -> tuple[_Slab, int]:
+def _slab(
+    rng: np.random.Generator, start: int, first_particle: int, hits_per_s: float | None, rings: bool
+) -> tuple[_Slab, int]:
     """Words of some shots and the start of the next slab in fToA bins."""
     n = SLAB_PARTICLES
     if hits_per_s is None:
         n_shots = n // 125
-        born = rng.integers(0, n_shots, n) * SHOT + rng.choice(PEAKS, n) + rng.normal(0, 30, n)
+        born = rng.integers(0, n_shots, n) * SHOT + rng.choice(PEAKS, n) + rng.normal(0, 20, n)
         angle, radius = rng.uniform(0, 2 * np.pi, n), rng.choice([20, 40, 60, 80], n) + rng.normal(0, 2, n)
-        centre = 128 + radius * np.stack([np.cos(angle), np.sin(angle)])
+        centre = 128 + radius * np.stack([np.cos(angle), np.sin(angle)]) if rings else rng.uniform(3, 252, (2, n))
     else:
         n_shots = max(1, round(n * 8 / hits_per_s * 1000))
         born, centre = rng.uniform(0, n_shots * SHOT, n), rng.uniform(3, 252, (2, n))
-    of = np.repeat(np.arange(n), 1 + rng.poisson(7, n))
-    x, y = (np.rint(c[of] + np.clip(rng.normal(0, 0.95, len(of)), -2, 2)).astype(np.int64) for c in centre)
-    _, first = np.unique((of << 16) | (y << 8) | x, return_index=True)
-    of, x, y = of[first], x[first], y[first]
+    size = np.minimum(1 + rng.poisson(7, n), WIDTH * WIDTH)
+    of = np.repeat(np.arange(n), size)
+    step = np.arange(len(of)) - np.repeat(np.cumsum(size) - size, size)
+    offset = _shapes()[rng.integers(0, N_SHAPES, n)[of], step]
+    x, y = (np.rint(c[of]).astype(np.int64) + offset[:, axis] for axis, c in enumerate(centre))
     away2 = (x - centre[0, of]) ** 2 + (y - centre[1, of]) ** 2
     tot = np.maximum(1, 200 * np.exp(-away2 / 3) * rng.uniform(0.7, 1.3, len(of))).astype(np.int64)
     time = np.maximum(0, born[of] + 57 / (1 + tot / 10)).astype(np.int64) + start
@@ -99,6 +109,28 @@ def _slab(rng: np.random.Generator, start: int, first_particle: int, hits_per_s:
     hits = np.full((len(words), 5), -1)
     hits[: len(of)] = np.stack([time, y, x, tot, of + first_particle], axis=1)
     return _Slab(words[order], hits[order], born + start, centre), start + n_shots * SHOT
+
+
+@lru_cache(maxsize=1)
+def _shapes() -> npt.NDArray[np.int64]:
+    """Orders in which clusters fill their pixels, [shape, step, (dx, dy)]: from the centre, each touching another.
+
+    Every step takes the neighbour of those filled that comes first in a random order; near ones tend to be early.
+    """
+    rng = np.random.default_rng(7)
+    dy, dx = np.array(np.divmod(np.arange(WIDTH * WIDTH), WIDTH)) - WIDTH // 2
+    touch = np.abs(dx[:, None] - dx) + np.abs(dy[:, None] - dy) == 1
+    centre = WIDTH * WIDTH // 2
+    steps = np.full((N_SHAPES, WIDTH * WIDTH), centre)
+    rank = rng.exponential(size=steps.shape) * (dx * dx + dy * dy)
+    rank[:, centre] = np.inf
+    reached = np.tile(touch[centre], (N_SHAPES, 1))
+    for step in range(1, WIDTH * WIDTH):
+        chosen = np.argmin(np.where(reached, rank, np.inf), axis=1)
+        steps[:, step] = chosen
+        rank[np.arange(N_SHAPES), chosen] = np.inf
+        reached |= touch[chosen]
+    return np.stack([dx[steps], dy[steps]], axis=2)
 
 
 def _hits(time: npt.NDArray[np.int64], x: npt.NDArray[np.int64], y: npt.NDArray[np.int64], tot: npt.NDArray[np.int64]):
