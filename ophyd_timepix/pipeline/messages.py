@@ -115,6 +115,9 @@ class RecordedFile(Message):
     phase: Phase | None = None
     timer_zero_ns: int | None = None
     good_bytes: int | None = Field(None, ge=0, description="what lies behind is not read; None: all that is there")
+    acquisitions: tuple[int, int] | None = Field(
+        None, description="of an index: which of them, [first, stop) by their place; None: all"
+    )
 
 
 class RunPaths(Message):
@@ -158,6 +161,8 @@ class Progress(Message):
     centroids: int = 0
     rows_on_disk: int = Field(0, description="centroid rows that a reader of the event file sees")
     skipped_bytes: int = Field(0, description="of a preview, left out because processing was behind")
+    skipped_words: int = Field(0, description="of a recording, so far: words that gave no row because they are damaged")
+    chips: int = Field(0, description="of a recording, so far: one more than the highest chip of a chunk")
     lag_seconds: float = Field(0.0, description="age of the oldest received word that is not yet decoded")
     host_ns: int = Field(0, description="monotonic clock of this reading")
 

@@ -14,7 +14,10 @@ from .messages import RecordedFile
 
 
 def recorded_parts(file: RecordedFile) -> list[ReadRequest]:
-    """The acquisitions of a recording, where our own index tells of them; else the whole of it as one."""
+    """The acquisitions of a recording, where our own index tells of them; else the whole of it as one.
+
+    If not all are asked for, the first of them begins a time line of its own: the index tells its time.
+    """
     recording = open_recording(file.path)
     if file.good_bytes is not None:
         recording = cut_recording(recording, file.good_bytes)
@@ -23,17 +26,19 @@ def recorded_parts(file: RecordedFile) -> list[ReadRequest]:
     ways = recorded_ways(index.records, found) if index else []
     if not found:
         found, ways = [Span(1, 0, recording.n_bytes, None)], [None]
+    first, stop = file.acquisitions or (0, len(found))
     return [
         ReadRequest(
             acquisition=span.acquisition,
             recording=recording,
             span=span,
-            starts_time_line=k == 0,
+            starts_time_line=k == first,
             phase=file.phase,
             timer_zero_ns=file.timer_zero_ns,
             way=ways[k],
         )
         for k, span in enumerate(found)
+        if first <= k < stop
     ]
 
 

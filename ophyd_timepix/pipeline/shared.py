@@ -47,6 +47,8 @@ class Gauge(IntEnum):
     CENTROIDS = 4
     ROWS_ON_DISK = 5
     SKIPPED_BYTES = 6
+    SKIPPED_WORDS = 7
+    CHIPS = 8
 
 
 class Shared:

@@ -488,6 +488,8 @@ class Supervisor:
             centroids=int(gauges[Gauge.CENTROIDS]),
             rows_on_disk=int(gauges[Gauge.ROWS_ON_DISK]),
             skipped_bytes=int(gauges[Gauge.SKIPPED_BYTES]),
+            skipped_words=int(gauges[Gauge.SKIPPED_WORDS]),
+            chips=int(gauges[Gauge.CHIPS]),
             lag_seconds=self._lag_seconds(),
             host_ns=time.monotonic_ns(),
         )
