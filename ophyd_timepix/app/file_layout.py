@@ -86,7 +86,7 @@ INDEX: Final = f"""\
 
 A header of {HEADER_BYTES} bytes (magic `{MAGIC.decode()}`, length of the text as a little-endian 32-bit number, JSON of the run,
 zeros), then records of {RECORD.itemsize} bytes in the order of their addresses: one at least every 10 ms or 1 MiB, others at losses, at readings
-of the board's counters, at the ends of acquisitions and where the recording goes on in another file. A file that was cut anywhere is
+of the board's counters, at beginnings and ends of acquisitions and where the recording goes on in another file. A file that was cut anywhere is
 good up to its last whole record; after a power cut the recording is good up to the last record whose checksum agrees with its bytes.
 """
 
@@ -97,16 +97,19 @@ MEANING: Final = {
     "kernel_dropped": "datagrams that the kernel dropped before it, all sockets",
     "acquisition": "number of the acquisition, 0: outside any",
     "end_counts": "end of an acquisition: the board's timer when the shutter closed (25 ns); else -1",
-    "sent": "reading, end: datagrams that the board said it had sent since the run was opened; -1: unknown",
-    "received_before": "reading: datagrams of the board that had arrived when it was asked; malformed datagrams in several places of one batch: address of the last one; else -1",
+    "sent": "reading, beginning, end: datagrams that the board said it had sent since the run was opened; -1: unknown",
+    "received_before": "reading, beginning: datagrams of the board that had arrived when it was asked; malformed datagrams in several places of one batch: address of the last one; else -1",
     "malformed": "datagrams before it that were no whole words",
     "unrecorded": "datagrams before it that came when disk or ring were full",
     "lost": "loss: datagrams that are missing just before `offset`",
     "chip": "loss: chip of the socket; else -1",
     "kind": "0 stretch, 1 loss in the kernel, 2 malformed datagram, 3 reading of the board's counters, "
-    "4 end of an acquisition, 5 a new segment begins, 6 not recorded (disk or ring full)",
+    "4 end of an acquisition, 5 a new segment begins, 6 not recorded (disk or ring full), "
+    "7 the board's counters at the beginning of an acquisition",
     "unused": "0",
     "checksum": "sum of the 64-bit words between the record before and this one, modulo 2^64",
+    "sent_words": "beside `sent`: words of pixels that it had sent; -1: unknown",
+    "paused": "beside `sent`: datagrams that had waited on it because its read-out was paused; -1: unknown",
 }
 
 

@@ -99,6 +99,8 @@ class _Poll(NamedTuple):
     due_ns: int
     sent: int
     received_before: int
+    words: int
+    paused: int
 
 
 class _Spread(NamedTuple):
@@ -239,11 +241,14 @@ class Capture:
                 self._record(Kind.STRETCH, time.monotonic_ns())
             return self.ring.received, self.totals()
 
-    def end(self, end_counts: int | None = None, sent: int | None = None) -> tuple[int, Totals]:
+    def end(
+        self, end_counts: int | None = None, sent: int | None = None, words: int = UNKNOWN, paused: int = UNKNOWN
+    ) -> tuple[int, Totals]:
         """The acquisition ends: the address after its last byte, and the counters up to it.
 
-        end_counts: the board's timer when the shutter closed; sent: datagrams that the board says it sent since `open`.
-        Both go into the index. What no datagram has told of yet is missing at this address.
+        end_counts: the board's timer when the shutter closed; sent: datagrams that the board says it sent since `open`,
+        with so many words of pixels, and how many of them had waited on it. All of it goes into the index. What no
+        datagram has told of yet is missing at this address.
         """
         with self._lock:
             now = time.monotonic_ns()
@@ -262,6 +267,8 @@ class Capture:
                 now,
                 end_counts=UNKNOWN if end_counts is None else end_counts,
                 sent=UNKNOWN if sent is None else sent,
+                words=words,
+                paused=paused,
             )
             self._stretch = (-STRETCH_BYTES, -STRETCH_NS)
             return stop, self.totals()
@@ -270,16 +277,23 @@ class Capture:
         """The board's count begins here, at 0: what arrived before is not compared with it."""
         with self._lock:
             totals = self.totals()
-            self._record(Kind.POLL, time.monotonic_ns(), sent=0, received_before=totals.arrived)
+            self._record(Kind.POLL, time.monotonic_ns(), sent=0, received_before=totals.arrived, words=0, paused=0)
             return totals
 
-    def poll(self, sent: int, received_before: int) -> None:
+    def compare_from(self, sent: int, arrived: int, words: int = UNKNOWN, paused: int = UNKNOWN) -> None:
+        """The acquisition that has just begun is compared with these: sent since `open`, and arrived of that."""
+        with self._lock:
+            now = time.monotonic_ns()
+            self._record(Kind.BASELINE, now, sent=sent, received_before=arrived, words=words, paused=paused)
+
+    def poll(self, sent: int, received_before: int, words: int = UNKNOWN, paused: int = UNKNOWN) -> None:
         """The board has just answered that it sent `sent` datagrams since `open`.
 
-        received_before: what had arrived (`Totals.arrived`) before it was asked. The record is written by `tend`, as
-        soon as everything that was under way has been taken.
+        received_before: what had arrived (`Totals.arrived`) before it was asked; words: of pixels, among what it sent;
+        paused: datagrams that had waited on it. The record is written by `tend`, as soon as everything that was under
+        way has been taken.
         """
-        self._polls.append(_Poll(time.monotonic_ns() + ON_THE_WAY_NS, sent, received_before))
+        self._polls.append(_Poll(time.monotonic_ns() + ON_THE_WAY_NS, sent, received_before, words, paused))
 
     @property
     def polls_waiting(self) -> bool:
@@ -297,7 +311,13 @@ class Capture:
                 elif all(channel.caught_up_ns >= poll.due_ns for channel in self._channels):
                     dropped = self._located + sum(channel.missing() for channel in self._channels)
                     self._record(
-                        Kind.POLL, now, sent=poll.sent, received_before=poll.received_before, kernel_dropped=dropped
+                        Kind.POLL,
+                        now,
+                        sent=poll.sent,
+                        received_before=poll.received_before,
+                        kernel_dropped=dropped,
+                        words=poll.words,
+                        paused=poll.paused,
                     )
                 else:
                     return
@@ -493,6 +513,8 @@ class Capture:
         lost: int = 0,
         chip: int = -1,
         kernel_dropped: int | None = None,
+        words: int = UNKNOWN,
+        paused: int = UNKNOWN,
     ) -> None:
         """An index record at the address of the next byte. Its checksum is the writer's business."""
         marks, size = self.ring.marks, self._index.size
@@ -513,6 +535,8 @@ class Capture:
             lost,
             chip,
             kind,
+            sent_words=words,
+            paused=paused,
         )
         marks[Mark.INDEX_RECORDS] = k + 1
 

@@ -106,7 +106,8 @@ class Losses:
             known = int(newest[loss.chip]) if 0 <= loss.chip < len(newest) else horizon + self._lateness
             self._open.append(_Open(loss, max(known - self._lateness, -ALWAYS), known))
         if piece.poll is not None:
-            reading = Reading(*piece.poll, self._begin_of(piece.poll, piece.address), piece.address)
+            poll, low = piece.poll, self._begin_of(piece.poll, piece.address)
+            reading = Reading(poll.sent, poll.arrived_before, poll.arrived_after, low, piece.address)
             self._unanswered = _Mark(reading, max(horizon, -ALWAYS))
             self._marks.append(self._unanswered)
             if len(self._marks) > READINGS_MAX:

@@ -7,10 +7,14 @@ what a power cut left of a recording is good up to the last record whose checksu
 
 File layout (`<recording>.idx`): a 4096-byte header (magic, version, JSON of the run, zero padded), then fixed-size
 records in the order of their addresses. A file that was cut anywhere is readable up to its last whole record.
+
+A day's index may have gigabytes. So it is mapped into memory, and looked through a page at a time.
 """
 
 import json
-from collections.abc import Mapping
+import os
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -20,7 +24,8 @@ import numpy.typing as npt
 
 from ..clock import NS_PER_COUNT
 
-MAGIC: Final = b"TPXIDX03"
+MAGIC: Final = b"TPXIDX04"
+MAGIC_3: Final = b"TPXIDX03"
 MAGIC_2: Final = b"TPXIDX02"
 HEADER_BYTES: Final = 4096
 UNKNOWN: Final = -1
@@ -43,6 +48,8 @@ class Kind(IntEnum):
     """A new segment file begins with the byte at `offset`."""
     LOSS_UNRECORDED = 6
     """`lost` datagrams came after the recording had to stop (disk or ring full) and before the acquisition's end."""
+    BASELINE = 7
+    """What the board had sent when an acquisition began, and what had arrived of it (`received_before`)."""
 
 
 LOSS_CAUSES: Final = {
@@ -61,8 +68,9 @@ RECORD: Final = np.dtype(
         ("kernel_dropped", "<i8"),  # datagrams that the kernel dropped before it, all sockets
         ("acquisition", "<i8"),  # 0: outside any
         ("end_counts", "<i8"),  # END: the board's timer when the shutter closed (25 ns); else -1
-        ("sent", "<i8"),  # POLL, END: datagrams the board says it sent since the run was opened; -1 unknown
-        # POLL: datagrams that had arrived (see `arrived`) when the board was asked;
+        # POLL, BASELINE, END: datagrams the board says it sent since the run was opened; -1 unknown
+        ("sent", "<i8"),
+        # POLL, BASELINE: datagrams that had arrived (see `arrived`) when the board was asked;
         # LOSS_MALFORMED: address up to which they lie between the bytes, where they share a record; else -1
         ("received_before", "<i8"),
         ("malformed", "<i8"),  # datagrams before it that were no whole words
@@ -72,13 +80,17 @@ RECORD: Final = np.dtype(
         ("kind", "u1"),  # see `Kind`
         ("unused", "u1"),
         ("checksum", "<u8"),  # sum of the 64-bit words between the record before and this one, modulo 2^64
+        ("sent_words", "<i8"),  # beside `sent`: words of pixels that the board says it sent since then; -1 unknown
+        ("paused", "<i8"),  # beside `sent`: datagrams that waited on the board because its read-out was paused
     ]
 )
+RECORD_3: Final = np.dtype([(name, RECORD[name]) for name in (RECORD.names or ())[:-2]])
+"""A record of an index of version 3."""
 RECORD_2: Final = np.dtype(
     [(name, "<i8") for name in ("offset", "host_ns", "datagrams", "kernel_dropped", "acquisition", "end_counts")]
 )
 """A record of an index of version 2."""
-VERSIONS: Final = {MAGIC: RECORD, MAGIC_2: RECORD_2}
+VERSIONS: Final = {MAGIC: RECORD, MAGIC_3: RECORD_3, MAGIC_2: RECORD_2}
 
 
 class Row(NamedTuple):
@@ -99,12 +111,19 @@ class Row(NamedTuple):
     kind: int = Kind.STRETCH
     unused: int = 0
     checksum: int = 0
+    sent_words: int = UNKNOWN
+    paused: int = UNKNOWN
 
 
 STRETCH_BYTES: Final = 1 << 20
 STRETCH_NS: Final = 10_000_000
+END_OF_TIME: Final = 1 << 62
+"""No address is as high."""
 SILENCE_NS: Final = 200_000_000
 """What came so long after the first words of a slice is in the next one: a slice has one time of the host."""
+
+PAGE: Final = 1 << 16
+"""Records that are looked through at once."""
 
 Records = npt.NDArray[np.void]
 
@@ -122,13 +141,17 @@ class Loss(NamedTuple):
 
 
 class Poll(NamedTuple):
-    """A reading of the board's counter, and what had arrived around it; all counts since the run was opened."""
+    """A reading of the board's counters, and what had arrived around it; all counts since the run was opened."""
 
     sent: int
     arrived_before: int
     """Before the board was asked."""
     arrived_after: int
     """When what it had sent before its answer must have come."""
+    sent_words: int = UNKNOWN
+    """Words of pixels that it had sent."""
+    paused: int = UNKNOWN
+    """Datagrams that had waited on it because its read-out was paused."""
 
 
 class Index(NamedTuple):
@@ -155,17 +178,24 @@ def header(run: Mapping[str, Any]) -> bytes:
 
 def read_index(recording: Path) -> Index | None:
     """The index beside `recording`, or None when there is none or it is not ours. Older versions get defaults."""
+    path = index_path(recording)
     try:
-        raw = index_path(recording).read_bytes()
+        with path.open("rb") as file:
+            head, size = file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size
     except OSError:
         return None
-    run = _run_in(raw)
+    run = _run_in(head)
     if run is None:
         return None
-    version = VERSIONS[raw[: len(MAGIC)]]
-    records = np.frombuffer(raw, version, (len(raw) - HEADER_BYTES) // version.itemsize, HEADER_BYTES)
+    version = VERSIONS[head[: len(MAGIC)]]
+    n_records = (size - HEADER_BYTES) // version.itemsize
+    records: Records = np.zeros(0, version)
+    if n_records:
+        records = np.memmap(path, version, "r", HEADER_BYTES, (n_records,)).view(np.ndarray)
     if version is RECORD:
         return Index(run, records)
+    if version is RECORD_3:
+        return Index(run, _with_defaults(records))
     return Index(run, _from_version_2(records), has_checksums=False)
 
 
@@ -186,11 +216,17 @@ def _run_in(raw: bytes) -> dict[str, Any] | None:
     return run
 
 
+def _with_defaults(old: Records) -> Records:
+    """Records of an older version; what they lack is unknown."""
+    records = np.full(len(old), np.array(Row(0, 0), RECORD))
+    for name in old.dtype.names or ():
+        records[name] = old[name]
+    return records
+
+
 def _from_version_2(old: Records) -> Records:
     """Where an acquisition ended shows in its numbers; all else is unknown."""
-    records = np.array([Row(0, 0)] * len(old), RECORD)
-    for name in RECORD_2.names or ():
-        records[name] = old[name]
+    records = _with_defaults(old)
     ends = (records["acquisition"] == 0) & (np.diff(records["acquisition"], prepend=0) != 0)
     records["kind"][ends] = Kind.END
     return records
@@ -206,10 +242,34 @@ def arrived(records: Records) -> npt.NDArray[np.int64]:
     return total
 
 
+def pages(records: Records) -> Iterator[tuple[int, Records]]:
+    """(number of the first, the records themselves): some at a time, in order."""
+    for first in range(0, len(records), PAGE):
+        yield first, records[first : first + PAGE]
+
+
+def places_of(records: Records, *kinds: Kind) -> list[int]:
+    """Numbers of the records of these kinds."""
+    return [first + int(k) for first, page in pages(records) for k in np.flatnonzero(np.isin(page["kind"], kinds))]
+
+
+def first_at(records: Records, address: int) -> int:
+    """Number of the first record at `address` or behind it."""
+    return bisect_left(records["offset"], address)
+
+
+def first_behind(records: Records, address: int) -> int:
+    """Number of the first record behind `address`."""
+    return bisect_right(records["offset"], address)
+
+
 def baseline(records: Records) -> int:
     """Datagrams that had arrived when the board's count began, at 0."""
-    first = records[(records["kind"] == Kind.POLL) & (records["acquisition"] == 0)][:1]
-    return int(first["received_before"][0]) if first.size and first["sent"][0] == 0 else 0
+    for _, page in pages(records):
+        first = page[(page["kind"] == Kind.POLL) & (page["acquisition"] == 0)][:1]
+        if first.size:
+            return int(first["received_before"][0]) if first["sent"][0] == 0 else 0
+    return 0
 
 
 def timer_estimate(host_ns: int | None, zero_ns: int | None) -> int | None:
@@ -228,6 +288,14 @@ class Counted(NamedTuple):
     unrecorded: int
 
 
+class Base(NamedTuple):
+    """The board's counters as an acquisition begins, and what had arrived of what they tell."""
+
+    sent: int
+    arrived: int
+    sent_words: int | None
+
+
 class Span(NamedTuple):
     """The bytes of one acquisition in a recording."""
 
@@ -244,6 +312,10 @@ class Span(NamedTuple):
     """How many of them had reached this machine (see `arrived`)."""
     counted: "Counted | None" = None
     """What came in this acquisition, strays before it included; None: the index is of an older version."""
+    sent_words: int | None = None
+    """Beside `sent`: words of pixels."""
+    base: "Base | None" = None
+    """What `sent` and `arrived` were when the acquisition began; None: nobody asked."""
 
 
 def spans(records: Records, n_bytes: int) -> list[Span]:
@@ -252,8 +324,8 @@ def spans(records: Records, n_bytes: int) -> list[Span]:
     After a power loss the index may know more than the recording holds: what begins beyond its end is left out.
     """
     numbers = records["acquisition"]
-    here = arrived(records)
-    starts = np.flatnonzero(np.diff(numbers, prepend=0))
+    starts = _changes(records)
+    bases = {int(numbers[k]): _base(records[k]) for k in places_of(records, Kind.BASELINE)}
     found: list[Span] = []
     before = _counted(records[:1])
     for k, first in enumerate(starts):
@@ -267,15 +339,36 @@ def spans(records: Records, n_bytes: int) -> list[Span]:
         end_counts = int(closing["end_counts"]) if closing is not None and closed else -1
         known = end_counts if end_counts >= 0 else None
         sent = int(closing["sent"]) if closing is not None and closed else UNKNOWN
-        came = int(here[starts[k + 1]]) if sent >= 0 else None
+        came = None if closing is None or sent < 0 else int(arrived(closing))
+        words = _known(closing["sent_words"]) if closing is not None and closed else None
         start = int(records["offset"][first])
-        last = starts[k + 1] if closed else np.flatnonzero(records["offset"] <= stop)[-1]
+        last = starts[k + 1] if closed else first_behind(records, stop) - 1
         now = _counted(records[last : last + 1])
         counted = Counted(*(a - b for a, b in zip(now, before, strict=True)))
         before = now
         number = int(numbers[first])
-        found.append(Span(number, start, stop, known, closed, sent if sent >= 0 else None, came, counted))
+        base = bases.get(number)
+        found.append(Span(number, start, stop, known, closed, _known(sent), came, counted, words, base))
     return found
+
+
+def _changes(records: Records) -> list[int]:
+    """Numbers of the records with which an acquisition begins or ends."""
+    found: list[int] = []
+    before = 0
+    for first, page in pages(records):
+        numbers = np.asarray(page["acquisition"])
+        found += [first + int(k) for k in np.flatnonzero(np.diff(numbers, prepend=before))]
+        before = int(numbers[-1])
+    return found
+
+
+def _base(record: Any) -> Base:
+    return Base(int(record["sent"]), int(record["received_before"]), _known(record["sent_words"]))
+
+
+def _known(count: Any) -> int | None:
+    return int(count) if count >= 0 else None
 
 
 def _counted(record: Records) -> Counted:
@@ -361,4 +454,50 @@ def _standing_at(records: Records, acquisition: int | None) -> tuple[tuple[Loss,
     polls = records[records["kind"] == Kind.POLL]
     if not polls.size:
         return losses, None
-    return losses, Poll(int(polls["sent"][-1]), int(polls["received_before"][-1]), int(arrived(polls)[-1]))
+    last = polls[-1]
+    names = ("sent", "received_before", "sent_words", "paused")
+    sent, before, words, paused = (int(last[name]) for name in names)
+    return losses, Poll(sent, before, int(arrived(polls)[-1]), words, paused)
+
+
+class PagedWindow:
+    """The same over an index of any length, of which it looks through a page at a time."""
+
+    def __init__(self, records: Records, page: int = PAGE) -> None:
+        self._records = records
+        self._page = page
+        self._window = Window(records[:0])
+        self._first = len(records)
+        self._known_to = -1
+        """All records before this address are in the window."""
+
+    def cut(self, start: int, stop: int, acquisition: int | None = None) -> Cut:
+        """See `cut_slice`. Where pages end, so may slices; a loss with a reach is not torn."""
+        if not self._covers(start):
+            self._turn_to(start, start + 1)
+        cut = self._window.cut(start, max(start, min(stop, self._known_to)), acquisition)
+        reach = start + max((loss.reach for loss in cut.losses), default=0)
+        if cut.stop < min(reach, stop):
+            self._turn_to(start, reach)
+            cut = self._window.cut(start, max(start, min(stop, self._known_to)), acquisition)
+        return cut
+
+    def _covers(self, start: int) -> bool:
+        """Whether the record that covers `start`, and one behind it, are in the window."""
+        if start >= self._known_to:
+            return False
+        return self._first == 0 or bool(self._window.offsets[0] < start)
+
+    def _turn_to(self, start: int, beyond: int) -> None:
+        """Take the records from the one that covers `start` on, up to `beyond` at least."""
+        self._first = max(0, first_at(self._records, start) - 1)
+        size = self._page
+        while True:
+            self._window = Window(self._records[self._first : self._first + size])
+            if self._first + size >= len(self._records):
+                self._known_to = END_OF_TIME
+                return
+            self._known_to = int(self._window.offsets[-1])
+            if self._known_to >= beyond:
+                return
+            size *= 2

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .index import Kind, Records, index_path, read_index
+from .index import Kind, Records, index_path, places_of, read_index
 
 SEGMENT_BYTES: Final = 16 << 30
 """At 640 MB/s a segment takes 26 s. After a power cut only the last one needs to be read through: 8 s at 2 GB/s."""
@@ -42,7 +42,7 @@ def further_segments(recording: Path) -> list[Path]:
 
 def segment_starts(records: Records) -> list[int]:
     """The address at which each segment begins."""
-    return [0, *records["offset"][records["kind"] == Kind.SEGMENT].tolist()]
+    return [0, *(int(records["offset"][k]) for k in places_of(records, Kind.SEGMENT))]
 
 
 def find_segments(recording: Path, records: Records | None) -> tuple[Segment, ...]:

@@ -7,10 +7,8 @@ that only the last is read through.
 
 from typing import NamedTuple
 
-import numpy as np
-
 from .comparison import checksum_of
-from .index import Index, Records, read_index
+from .index import Index, Records, first_at, read_index
 from .segments import SegmentReader
 from .sources import Recording
 
@@ -45,7 +43,7 @@ def sound_part(recording: Recording, *, everything: bool = False) -> Sound:
         return Sound(recording.n_bytes, 0 if index is None else len(index.records), 0, 0)
     last_file = recording.segments[-1].start if recording.segments is not None and not everything else 0
     offsets = index.records["offset"]
-    first = int(np.searchsorted(offsets, last_file, side="left"))
+    first = first_at(index.records, last_file)
     good, damaged = _compare(recording, index.records, first)
     n_bytes = int(offsets[good])
     return Sound(

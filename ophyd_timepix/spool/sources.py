@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..protocol import words
 from .comparison import Comparison
-from .index import DAMAGED, RECORD, Index, Loss, Poll, Window, read_index
+from .index import DAMAGED, RECORD, Index, Loss, PagedWindow, Poll, read_index
 from .segments import Segment, SegmentReader, find_segments
 
 Words = npt.NDArray[np.uint64]
@@ -140,7 +140,7 @@ class RecordingReader:
         self._stop = recording.n_bytes if stop is None else stop
         self._acquisition = acquisition
         self.index: Index | None = read_index(recording.path) if recording.chunked else None
-        self._window = Window(NO_RECORDS if self.index is None else self.index.records)
+        self._window = PagedWindow(NO_RECORDS if self.index is None else self.index.records)
         starts = [0] if recording.segments is None else [segment.start for segment in recording.segments]
         self._file = SegmentReader(recording.path, recording.data_offset, starts)
         self._comparison: Comparison | None = None

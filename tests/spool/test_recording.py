@@ -1,20 +1,26 @@
 import mmap
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ophyd_timepix.spool import recording as recording_module
 from ophyd_timepix.spool.index import (
     MAGIC,
     MAGIC_2,
+    MAGIC_3,
     RECORD,
     RECORD_2,
+    RECORD_3,
     SILENCE_NS,
     Cut,
     Kind,
     Loss,
+    PagedWindow,
     Poll,
     Row,
     Span,
@@ -205,6 +211,60 @@ def test_an_index_of_the_version_before_is_read_with_what_it_does_not_know_left_
     assert found.records["kind"].tolist() == [Kind.STRETCH, Kind.END, Kind.STRETCH]
     assert found.records["sent"].tolist() == [-1, -1, -1]
     assert places_of(spans(found.records, 16)) == [Span(1, 0, 8, 77), Span(2, 8, 16, None, closed=False)]
+
+
+def test_an_index_of_version_3_is_read_and_knows_no_words_that_were_sent(tmp_path):
+    old = np.zeros(2, RECORD_3)
+    old["sent"], old["checksum"] = [5, 6], [7, 8]
+    index_path(tmp_path / "a.tpx3").write_bytes(header({}).replace(MAGIC, MAGIC_3) + old.tobytes())
+    found = read_index(tmp_path / "a.tpx3")
+    assert found is not None
+    assert found.has_checksums
+    assert found.records[["sent", "checksum", "sent_words", "paused"]].tolist() == [(5, 7, -1, -1), (6, 8, -1, -1)]
+
+
+@given(st.data())
+def test_an_index_that_is_looked_through_a_page_at_a_time_tells_the_same_as_all_of_it(data):
+    """What stands at each address, whatever the page; slices end at the same records, or earlier where a page ends."""
+    kinds = st.sampled_from((Kind.STRETCH, Kind.STRETCH, Kind.LOSS_KERNEL, Kind.LOSS_MALFORMED, Kind.POLL))
+    rows, address = [], 0
+    for kind in data.draw(st.lists(kinds, max_size=30)):
+        address += 8 * data.draw(st.integers(0, 2))
+        reach = address + 8 * data.draw(st.integers(0, 3)) if kind == Kind.LOSS_MALFORMED else -1
+        rows.append(Row(address, address * 10**6, kind=kind, lost=len(rows) + 1, chip=0, received_before=reach))
+    records, stop = np.array(rows, RECORD), address + 16
+    paged = PagedWindow(records, page=data.draw(st.integers(2, 8)))
+    start = 8 * data.draw(st.integers(0, address // 8))
+    while start < stop:
+        here, whole = paged.cut(start, stop), cut_slice(records, start, stop)
+        assert here[1:] == whole[1:]
+        reach = start + max((loss.reach for loss in whole.losses), default=0)
+        assert min(whole.stop, max(start + 8, reach)) <= here.stop <= whole.stop
+        start = here.stop
+    assert paged.cut(stop, stop) == cut_slice(records, stop, stop)
+
+
+def test_an_index_of_a_day_is_not_read_into_memory(tmp_path):
+    """40 MB of records cost less than a tenth of that, whatever is asked of them."""
+    n = 400_000
+    with index_path(tmp_path / "a.tpx3").open("wb") as file:
+        file.write(header({}))
+        records = np.full(n // 10, np.array(Row(0, 0, acquisition=1), RECORD))
+        for part in range(10):
+            records["offset"] = 8 * (np.arange(n // 10) + part * n // 10)
+            records["acquisition"][-1] = int(part < 9)
+            file.write(records.tobytes())
+    del records
+    tracemalloc.start()
+    found = read_index(tmp_path / "a.tpx3")
+    assert found is not None
+    told = spans(found.records, 8 * n)
+    window = PagedWindow(found.records)
+    assert all(window.cut(start, start + 64).stop == start + 64 for start in range(0, 8 * n - 64, 8 * n // 16))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [(span.start, span.stop) for span in told] == [(0, 8 * (n - 1))]
+    assert peak < n * RECORD.itemsize / 10
 
 
 def places_of(found: list[Span]) -> list[Span]:
