@@ -1,4 +1,8 @@
-"""Batched receive: one system call takes up to 64 datagrams (recvmmsg(2)) into one block of memory."""
+"""Batched receive: one system call takes up to 64 datagrams (recvmmsg(2)).
+
+Each goes into a slot of its own, or straight to where it shall stay: there the slots lie side by side, as long as the
+datagrams are expected to be, and what is longer runs over into the slots of its own.
+"""
 
 import ctypes
 import errno
@@ -12,7 +16,6 @@ import numpy.typing as npt
 BATCH: Final = 64
 SLOT_BYTES: Final = 1 << 16
 """Any UDP payload fits (65,507 at most)."""
-MSG_WAITFORONE: Final = 0x10000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -39,23 +42,24 @@ _CONTROL: Final = np.dtype([("bytes", "<u8"), ("level", "<i4"), ("type", "<i4"),
 
 
 class BatchReceiver:
-    """Receives from one socket. After `receive()` returned n: `payloads[k, :lengths[k]]` for k < n.
+    """Receives from one socket. After `receive()` returned n: datagram k < n has `lengths[k]` bytes.
 
-    With SO_RXQ_OVFL set, the kernel tells with each datagram how many it had dropped before it queued this one.
+    They are in `payloads`, unless `into` sent them elsewhere. With SO_RXQ_OVFL set, the kernel tells with each datagram
+    how many it had dropped before it queued this one.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._fd = sock.fileno()
         self.payloads: npt.NDArray[np.uint8] = np.zeros((BATCH, SLOT_BYTES), np.uint8)
+        self._slots = self.payloads.ctypes.data + SLOT_BYTES * np.arange(BATCH, dtype=np.uint64)
         self._senders = np.zeros(BATCH, _SOCKADDR)
         self._addresses: npt.NDArray[np.uint32] = self._senders.view(np.uint32).reshape(BATCH, 4)[:, 1]
-        self._iov = np.zeros(BATCH, _IOVEC)
-        self._iov["base"] = self.payloads.ctypes.data + SLOT_BYTES * np.arange(BATCH, dtype=np.uint64)
-        self._iov["bytes"] = SLOT_BYTES
+        self._iov = np.zeros((BATCH, 2), _IOVEC)
+        self._iov["base"] = self._slots[:, np.newaxis]
         self._headers = np.zeros(BATCH, _MMSGHDR)
         self._headers["name"] = self._senders.ctypes.data + _SOCKADDR.itemsize * np.arange(BATCH, dtype=np.uint64)
-        self._headers["iov"] = self._iov.ctypes.data + _IOVEC.itemsize * np.arange(BATCH, dtype=np.uint64)
-        self._headers["iov_count"] = 1
+        self._headers["iov"] = self._iov.ctypes.data + 2 * _IOVEC.itemsize * np.arange(BATCH, dtype=np.uint64)
+        self._headers["iov_count"] = 2
         self._controls = np.zeros(BATCH, _CONTROL)
         self._headers["control"] = self._controls.ctypes.data + _CONTROL.itemsize * np.arange(BATCH, dtype=np.uint64)
         # Views made once: a batch costs as few objects as possible.
@@ -64,6 +68,40 @@ class BatchReceiver:
         self._dropped = self._controls["dropped"]
         self._lengths: npt.NDArray[np.uint32] = self._headers["received"]
         self._pointer = ctypes.c_void_p(self._headers.ctypes.data)
+        self._first, self._rest = self._iov["base"].T
+        self._first_bytes, self._rest_bytes = self._iov["bytes"].T
+        self._places = self._slots
+        self._pitch = -1
+        self.room = BATCH
+        """Datagrams that the next `receive` takes at most."""
+        self.into_slots()
+
+    def into_slots(self) -> None:
+        """The next datagrams come into `payloads`."""
+        self.room = BATCH
+        if self._pitch:
+            self._pitch = 0
+            self._first[:] = self._slots
+            self._first_bytes[:] = SLOT_BYTES
+            self._rest_bytes[:] = 0
+
+    def into(self, address: int, length: int, gap: int, room: int) -> None:
+        """The next datagrams, up to `room`, come to memory `address`, each behind a gap; all have `length` bytes.
+
+        Those that have not are whole after `lift` only.
+        """
+        if self._pitch != gap + length:
+            self._pitch = gap + length
+            self._places = gap + self._pitch * np.arange(BATCH, dtype=np.uint64)
+            self._first_bytes[:] = length
+            self._rest[:] = self._slots + np.uint64(length)
+            self._rest_bytes[:] = SLOT_BYTES - length
+        np.add(self._places, np.uint64(address), out=self._first)
+        self.room = min(room, BATCH)
+
+    def lift(self, rows: npt.NDArray[np.uint8]) -> None:
+        """Bring datagrams that went elsewhere into `payloads`. rows: shape (n, length), the memory where they lie."""
+        self.payloads[: rows.shape[0], : rows.shape[1]] = rows
 
     @property
     def lengths(self) -> npt.NDArray[np.uint32]:
@@ -83,16 +121,15 @@ class BatchReceiver:
         """The same for each of the last `n` datagrams."""
         return np.where(self._control_bytes[:n] > 0, self._dropped[:n], 0)
 
-    def is_uniform(self, n: int) -> bool:
+    def all_have(self, length: int, n: int) -> bool:
         """Whether the last `n` datagrams are all of one length."""
-        return n == 1 or bool((self._lengths[1:n] == self._lengths[0]).all())
+        return bool((self._lengths[:n] == length).all())
 
-    def receive(self, *, wait: bool = True) -> int:
-        """Datagrams taken: waits for one (until the socket's time-out), takes what else is there. 0: nothing came."""
+    def receive(self) -> int:
+        """Take what is there, up to `room` datagrams. 0: nothing."""
         self._name_bytes[:] = _SOCKADDR.itemsize
         self._control_bytes[:] = _CONTROL.itemsize
-        flags = MSG_WAITFORONE if wait else socket.MSG_DONTWAIT
-        n = _libc.recvmmsg(self._fd, self._pointer, BATCH, flags, None)
+        n = _libc.recvmmsg(self._fd, self._pointer, self.room, socket.MSG_DONTWAIT, None)
         if n >= 0:
             return int(n)
         code = ctypes.get_errno()

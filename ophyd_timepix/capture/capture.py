@@ -7,7 +7,6 @@ are those of the recording.
 
 import contextlib
 import logging
-import socket
 import struct
 import threading
 import time
@@ -26,13 +25,13 @@ from ..spool.recording import BLOCK_BYTES
 from ..spool.ring import ALIGNMENT, Mark, Ring, Stopped
 from ..spool.segments import SEGMENT_BYTES
 from .batch import BATCH, BatchReceiver
-from .channel import Channel
+from .channel import Channel, is_good
 from .sockets import Buffer
 
 log = logging.getLogger(__name__)
 
-FEW: Final = BATCH // 4
-"""After so few datagrams the thread pauses: a system call and a wake-up for each of them would cost most of a core."""
+FEWEST_IN_PLACE: Final = 16
+"""Near the end of the ring's memory, where fewer have room, datagrams are copied there."""
 WAKE_S: Final = 0.05
 """How often idle threads look whether they should stop."""
 SMALLEST_RING: Final = 2 * BLOCK_BYTES
@@ -44,6 +43,8 @@ ON_THE_WAY_NS: Final = 5_000_000
 """What the board had sent when it answered is here, or lost, when this time has passed since."""
 POLL_PATIENCE_NS: Final = 1_000_000_000
 """A reading that cannot be placed for so long, because the sockets never run empty, is left out."""
+HEADER_BYTES: Final = 8
+"""One word before the words of each datagram."""
 _SET_ASIDE: Final = struct.Struct("<qIHH")
 
 
@@ -157,9 +158,6 @@ class Capture:
             for chip, host, port, senders in receivers:
                 channel = Channel(chip, host, port, senders)
                 self._channels.append(channel)
-                channel.sock.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, round(WAKE_S * 1e6))
-                )
                 endpoints.append(Endpoint(chip, host, channel.port, channel.buffer))
                 thread = threading.Thread(
                     target=self._guarded, args=(self._receive, channel), name=f"receive-{chip}", daemon=True
@@ -356,32 +354,65 @@ class Capture:
         batch = channel.batch
         while not self._stopping.is_set():
             asked = time.monotonic_ns()
-            n = batch.receive()
-            if n:
-                self._take(channel, n)
-            if n < BATCH:
+            with self._lock:
+                place = self._aim(channel)
+                n = batch.receive()
+                if n:
+                    self._take(channel, n, place)
+            if self.ring.received - self.ring.on_disk >= BLOCK_BYTES:
+                self._new_bytes.set()
+            if n < batch.room:
                 channel.caught_up_ns = asked
-                if 0 < n < FEW:
+                if n:
                     time.sleep(channel.pause_s)
+                else:
+                    channel.wait(WAKE_S)
 
-    def _take(self, channel: Channel, n: int) -> None:
+    def _aim(self, channel: Channel) -> int | None:
+        """Let the next datagrams come straight into the ring, to the address that is returned.
+
+        None: into the slots of the batch, because nothing is recorded, their length is not known, or room is short.
+        """
+        ring, length = self.ring, channel.likely_length
+        if length and self._recording is not None and not self._stopped:
+            pitch = HEADER_BYTES + length
+            room = min(BATCH, ring.contiguous // pitch, ring.free // pitch)
+            if room >= FEWEST_IN_PLACE:
+                place = ring.reserve(room * pitch)
+                channel.batch.into(ring.memory_address(place), length, HEADER_BYTES, room)
+                return place
+        channel.batch.into_slots()
+        return None
+
+    def _take(self, channel: Channel, n: int, place: int | None) -> None:
+        """place: where in the ring the datagrams lie, if they do."""
         now = time.monotonic_ns()
-        batch = channel.batch
+        batch, length = channel.batch, channel.likely_length
         own = channel.own(n)
-        with self._lock:
-            self.last_datagram_ns = now
-            dropped = channel.newly_dropped(n)
-            if self._recording is None:
-                self.ring.marks[Mark.IDLE_DATAGRAMS] += n
-                return
-            received = self._mark_stretch(now)
-            plain = dropped is None and own is None and received < self._segment_full
-            if plain and _is_good(int(batch.lengths[0])) and batch.is_uniform(n):
-                self._append(channel, 0, n, now)
-            else:
-                self._take_runs(channel, n, own, dropped, now)
-        if self.ring.received - self.ring.on_disk >= BLOCK_BYTES:
-            self._new_bytes.set()
+        self.last_datagram_ns = now
+        dropped = channel.newly_dropped(n)
+        if self._recording is None:
+            self.ring.marks[Mark.IDLE_DATAGRAMS] += n
+            return
+        received = self._mark_stretch(now)
+        as_expected = dropped is None and own is None and received < self._segment_full and batch.all_have(length, n)
+        if place is not None and as_expected:
+            self._complete(channel.chip, place, n, length)
+            return
+        if place is not None:
+            batch.lift(self._rows(place, n, length)[:, HEADER_BYTES:])
+        channel.learn_length(n)
+        self._take_runs(channel, n, own, dropped, now)
+
+    def _complete(self, chip: int, place: int, n: int, length: int) -> None:
+        """Datagrams that lie in the ring become chunks: their headers are missing only."""
+        self._rows(place, n, length)[:, :HEADER_BYTES] = _header(chip, length)
+        self._publish(n, n * (HEADER_BYTES + length), n * length)
+
+    def _rows(self, place: int, n: int, length: int) -> npt.NDArray[np.uint8]:
+        """The memory of `n` chunks of `length` bytes and a header each, which does not lie across the ring's end."""
+        pitch = HEADER_BYTES + length
+        return self.ring.parts(place, place + n * pitch)[0].reshape(n, pitch)
 
     def _take_runs(
         self,
@@ -409,7 +440,7 @@ class Capture:
                 self._lose(Kind.LOSS_KERNEL, int(dropped[a]), channel.chip, now)
             if not whose[a]:
                 self._put_aside(channel.batch, range(a, b), Mark.WRONG_SENDER, now, channel.chip)
-            elif _is_good(int(lengths[a])):
+            elif is_good(int(lengths[a])):
                 self._append(channel, a, b, now)
             else:
                 self._put_aside(channel.batch, range(a, b), Mark.MALFORMED_DATAGRAMS, now, channel.chip)
@@ -435,10 +466,9 @@ class Capture:
         return _Spread(first, last, int(np.count_nonzero(bad < last)), n_bytes)
 
     def _append(self, channel: Channel, a: int, b: int, now: int) -> None:
-        """Datagrams [a, b) of a batch, all of one length, one chunk each: two strided copies for all of them."""
+        """Datagrams [a, b) of a batch, all of one length, one chunk each: one strided copy for all of them."""
         length = int(channel.batch.lengths[a])
-        stride = length + 8
-        n_bytes = (b - a) * stride
+        n_bytes = (b - a) * (HEADER_BYTES + length)
         if not self._room_for(n_bytes):
             self.ring.marks[Mark.UNRECORDED] += b - a
             return
@@ -449,10 +479,8 @@ class Capture:
                 self._append_one(channel, k, length)
             return
         start = self.ring.reserve(n_bytes)
-        rows = self.ring.parts(start, start + n_bytes)[0].reshape(b - a, stride)
-        rows[:, :8] = _header(channel.chip, length)
-        rows[:, 8:] = channel.batch.payloads[a:b, :length]
-        self._publish(b - a, n_bytes, (b - a) * length)
+        self._rows(start, b - a, length)[:, HEADER_BYTES:] = channel.batch.payloads[a:b, :length]
+        self._complete(channel.chip, start, b - a, length)
 
     def _append_one(self, channel: Channel, k: int, length: int) -> None:
         """The same for one datagram, which may lie across the ring's end."""
@@ -605,11 +633,6 @@ class Capture:
             while self._set_aside:
                 host_ns, chip, payload = self._set_aside.popleft()
                 file.write(_SET_ASIDE.pack(host_ns, len(payload), chip, 0) + payload)
-
-
-def _is_good(length: int) -> bool:
-    """Whether a datagram holds whole words."""
-    return length % 8 == 0 and 0 < length <= CHUNK_MAX_BYTES
 
 
 @cache

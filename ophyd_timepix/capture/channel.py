@@ -1,21 +1,23 @@
 """One chip's socket while it is drained: where its kernel dropped datagrams, and whether its queue has been empty."""
 
+import select
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from ..protocol.words import CHUNK_MAX_BYTES
 from .batch import BatchReceiver
 from .sockets import FULL_RATE, Buffer, enlarge_buffer, kernel_drops, open_socket, waiting_bytes
 
-LONGEST_PAUSE_S: Final = 0.0005
+LONGEST_PAUSE_S: Final = 0.001
 _WRAP: Final = 1 << 32
 """The kernel counts what it drops in 32 bits."""
 
 
 class Channel:
-    """A bound socket. All but `receive` is called with the capture's lock held.
+    """A bound socket. All but `wait` is called with the capture's lock held.
 
     senders: addresses that the board's datagrams may come from; () takes any. What the board says of its addresses may
     be wrong, so others are turned away only after a datagram from one of these has come.
@@ -30,6 +32,10 @@ class Channel:
         self.batch = BatchReceiver(self.sock)
         self.pause_s = min(LONGEST_PAUSE_S, self.buffer.holds_bytes() / FULL_RATE / 8)
         """Rest after a small batch: at full rate an eighth of the buffer fills meanwhile, at most."""
+        self._readable = select.poll()
+        self._readable.register(self.sock, select.POLLIN)
+        self.likely_length = 0
+        """Bytes of the last datagram that was recorded: the next ones will have as many, most likely. 0: unknown."""
         self.caught_up_ns = 0
         """All that had arrived at this host time (CLOCK_MONOTONIC) has been taken."""
         self._located = 0
@@ -43,6 +49,10 @@ class Channel:
     def waiting_bytes(self) -> int:
         """Memory of the datagrams that wait."""
         return waiting_bytes(self.sock)
+
+    def wait(self, seconds: float) -> None:
+        """Until a datagram is there, or so long. Called without the lock."""
+        self._readable.poll(seconds * 1000)
 
     def close(self) -> None:
         self.sock.close()
@@ -59,6 +69,11 @@ class Channel:
             return None
         self._knows_sender = self._knows_sender or bool(own.any())
         return own if self._knows_sender else None
+
+    def learn_length(self, n: int) -> None:
+        """The last of `n` datagrams tells of the next ones, if it holds whole words."""
+        length = int(self.batch.lengths[n - 1])
+        self.likely_length = length if is_good(length) else 0
 
     def missing(self) -> int:
         """Datagrams that the kernel dropped behind the last one that was taken: no later one told of them yet."""
@@ -79,6 +94,11 @@ class Channel:
         steps = np.diff(np.maximum(np.maximum.accumulate(known), 0), prepend=0)
         self._located += int(steps.sum())
         return steps
+
+
+def is_good(length: int) -> bool:
+    """Whether a datagram holds whole words."""
+    return length % 8 == 0 and 0 < length <= CHUNK_MAX_BYTES
 
 
 def _since(counter: int, before: int) -> int:

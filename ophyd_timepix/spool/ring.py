@@ -109,6 +109,7 @@ class Ring:
         self.marks = marks
         self.size = size
         self._mask = size - 1
+        self._memory_address = memory.ctypes.data
 
     @property
     def reserved(self) -> int:
@@ -149,8 +150,12 @@ class Ring:
     def reserve(self, n_bytes: int) -> int:
         """Announce that `n_bytes` after `received` are about to be overwritten; returns their address."""
         start = self.received
-        self.marks[Mark.RESERVED] = start + n_bytes
+        self.marks[Mark.RESERVED] = max(start + n_bytes, self.reserved)
         return start
+
+    def memory_address(self, start: int) -> int:
+        """Where in this process' memory the byte of address `start` lies."""
+        return self._memory_address + (start & self._mask)
 
     def publish(self, n_bytes: int) -> None:
         """The reserved bytes are written: readers may have them."""

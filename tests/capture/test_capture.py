@@ -246,3 +246,34 @@ def test_a_writer_that_fails_while_the_ring_is_full_ends_the_wait_of_the_receive
     assert "No space" in str(failures[0])
     monkeypatch.undo()
     capture.close()
+
+
+def test_datagrams_received_in_place_are_recorded_as_they_were_sent(capture, tmp_path, failures):
+    """Runs of equal lengths, which go straight into the ring, longer and shorter ones between them, wrong ones too."""
+    random = np.random.default_rng(5)
+    lengths: list[int] = []
+    while sum(lengths) < 3 * capture.ring.size:
+        lengths += [int(random.choice([64, 1400, 8184, 8960, 60_000]))] * int(random.integers(1, 60))
+        lengths += [int(random.choice([8, 13, 4096, 65_000]))] * int(random.integers(0, 3))
+    payloads = [random.bytes(n) for n in lengths]
+    (endpoint,) = capture.bind([(2, HOST, 0, ())])
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
+    capture.begin(1)
+    for k in range(0, len(payloads), 50):
+        send(endpoint.port, *payloads[k : k + 50])
+        wait_for(lambda sent=k + 50: capture.totals().arrived == min(sent, len(payloads)))
+    capture.end()
+    totals = capture.close()
+    assert not failures
+    good = [(2, payload) for payload in payloads if len(payload) % 8 == 0]
+    assert totals.malformed_datagrams == len(payloads) - len(good) > 0
+    assert parse((tmp_path / "a.tpx3").read_bytes()) == good
+
+
+def test_what_is_announced_to_be_overwritten_is_never_taken_back():
+    """A reader may have seen it: bytes that were overwritten in vain must not look whole again."""
+    ring = Ring(np.zeros(1 << 13, np.uint8), np.zeros(N_MARKS, np.int64))
+    assert ring.reserve(4000) == 0
+    ring.publish(8)
+    assert ring.reserve(16) == 8
+    assert ring.reserved == 4000

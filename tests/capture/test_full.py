@@ -255,7 +255,11 @@ def disk_of_4_mb(tmp_path):
         yield place
 
 
-@pytest.mark.parametrize("limits", [Limits(0, 0, 0.0), Limits()], ids=["until it is full", "watched"])
+UNWATCHED = Limits(0, -(1 << 40), 0.0)
+"""No disk is so full."""
+
+
+@pytest.mark.parametrize("limits", [UNWATCHED, Limits()], ids=["until it is full", "watched"])
 def test_a_small_disk_holds_what_fits_and_all_of_it_is_good(capture, send, failures, disk_of_4_mb, limits, monkeypatch):
     monkeypatch.setattr("ophyd_timepix.spool.space.LOOK_NS", 0)
     path: Path = disk_of_4_mb / "a.tpx3"
@@ -267,7 +271,7 @@ def test_a_small_disk_holds_what_fits_and_all_of_it_is_good(capture, send, failu
     send(endpoint.port, 8184)
     stop, totals = capture.end()
     assert totals.unrecorded > 0
-    if limits.stop_bytes:
+    if limits != UNWATCHED:
         capture.close()
         assert not failures
         assert len(words_of(path)) == stop
