@@ -1,4 +1,4 @@
-"""Batched receive: one system call takes up to 64 datagrams (recvmmsg(2)).
+"""Batched receive: one system call takes up to 256 datagrams (recvmmsg(2)).
 
 Each goes into a slot of its own, or straight to where it shall stay: there the slots lie side by side, as long as the
 datagrams are expected to be, and what is longer runs over into the slots of its own.
@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-BATCH: Final = 64
+BATCH: Final = 256
 SLOT_BYTES: Final = 1 << 16
 """Any UDP payload fits (65,507 at most)."""
 

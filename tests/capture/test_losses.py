@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from ophyd_timepix.capture.batch import BATCH
 from ophyd_timepix.capture.capture import Capture
 from ophyd_timepix.capture.channel import Channel
 from ophyd_timepix.spool.index import RECORD, Kind, read_index
@@ -156,8 +157,8 @@ def test_a_malformed_datagram_stands_where_it_came(capture, make_sender, tmp_pat
     for place in expected:  # those of one batch share two records: the first and the last place
         assert ((told["offset"] <= place) & (place <= until)).any()
     assert set(told["offset"]) | set(until) <= set(places)
-    assert (until - told["offset"] <= 64 * (CHUNK + 8)).all()
-    assert len(told) <= 2 * (len(kinds) // 64 + 2)
+    assert (until - told["offset"] <= BATCH * (CHUNK + 8)).all()
+    assert len(told) <= 2 * (len(kinds) // BATCH + 2)
     assert records["malformed"].max() == totals.malformed_datagrams
 
 
