@@ -9,6 +9,8 @@ import psutil
 import pytest
 from hypothesis import settings
 
+from tests.schemas import descriptors_validated_once
+
 # How long an example takes says how busy the machine is, and nothing about the claim.
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
@@ -109,6 +111,13 @@ def _bound(sockets: set[tuple[int, str]]) -> list[str]:
     if not fds:
         return []
     return [str(c.laddr) for c in psutil.Process().net_connections("inet") if c.fd in fds and c.laddr]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def descriptors_are_validated_once_each() -> Iterator[None]:
+    """Of hundreds of runs with the same keys; it is most of what their plans would compute."""
+    with descriptors_validated_once():
+        yield
 
 
 @pytest.fixture(scope="session")
