@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 DEMO_DIR ?= demo
 # Many tests wait for processes: two at a time take half as long. A file stays in one worker, with its fixtures.
 TEST_WORKERS ?= 2
+# Tests start hundreds of processes: where nothing compiled is kept, each compiles the package again.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: help demo test check docs bench soak clean
 
