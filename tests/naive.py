@@ -297,10 +297,23 @@ def ns(tick: int) -> float:
     return float(tick * 25) / 96
 
 
-# --- shots ------------------------------------------------------------------------------------------------------------
-
 Hit = tuple[int, int, int, int, int]
 """(tick, chip, y, x, ToT)."""
+
+
+# --- filters ---------------------------------------------------------------------------------------------------------
+
+
+def keep_hits(hits: list[Hit], processing: Processing) -> tuple[list[Hit], int, int]:
+    """Hits of good pixels with a ToT in range; those of masked pixels and of another ToT are counted."""
+    low = 0 if processing.tot_min is None else processing.tot_min
+    high = 1023 if processing.tot_max is None else processing.tot_max
+    good = [hit for hit in hits if (hit[1], hit[3], hit[2]) not in processing.masked_pixels]
+    kept = [hit for hit in good if low <= hit[4] <= high]
+    return kept, len(hits) - len(good), len(good) - len(kept)
+
+
+# --- shots ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ophyd_timepix.config import Geometry, Processing
 from ophyd_timepix.decode import Decoder, Framing
 from ophyd_timepix.events import BlockArrays, BlockBuilder, CentroidFinder
+from ophyd_timepix.events.corrections import Corrections
 from ophyd_timepix.events.validity import Gap
 
 Table = dict[str, npt.NDArray[Any]]
@@ -57,6 +58,8 @@ class Rows:
         self.headers: list[dict[str, int]] = []
         self.gaps: list[Gap] = []
         self.rhythm = (0, 0)
+        self.filtered = (0, 0)
+        """Hits of masked pixels, and of a ToT out of range."""
 
     def add(self, block: BlockArrays) -> None:
         """Centroid a block and keep its rows."""
@@ -108,17 +111,19 @@ def process(
     decoder = Decoder(framing, n_chips, lateness_ticks=lateness_ticks)
     builder = BlockBuilder(processing, n_chips, **builder_options)
     block = block or BlockArrays()
+    corrections = Corrections(processing)
     rows = Rows(processing, n_chips)
     for low, high in lost:
         builder.invalidate(low, high)
     for batch in batches(decoder, words, (0, len(words)) if places is None else places):
-        builder.add(batch)
+        builder.add(corrections.apply(batch))
         while builder.take(block):
             rows.add(block)
         if partial and builder.take_partial(block):
             rows.add(block)
     flush(builder, rows, end_tick, block)
     rows.gaps = builder.take_gaps()
+    rows.filtered = (corrections.filtered_masked, corrections.filtered_tot)
     rows.rhythm = (builder.rhythm.missing, builder.rhythm.double)
     return rows
 

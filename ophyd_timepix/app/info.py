@@ -5,14 +5,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..config.masked_pixels import pixels_text
 from ..spool.index import read_index
 from ..spool.sources import open_recording
-from .survey import survey
+from .survey import propose_masked, survey
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".tpx3, Pymepix .raw or SPIDR .dat")
+    parser.add_argument("--hot-pixels", action="store_true", help="propose pixels for `process --masked-pixels`")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
 
 
@@ -20,6 +22,8 @@ def run(options: argparse.Namespace) -> int:
     """Tell what each file holds."""
     for path in options.files:
         facts = facts_of(path)
+        if options.hot_pixels:
+            facts["hot_pixels"] = pixels_text(propose_masked(open_recording(path)))
         print(json.dumps(facts) if options.json else as_text(facts))
     return 0
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..config import Edge, Geometry, Metric, Processing
+from ..config.masked_pixels import Pixel, checked, parse_pixels, read_pixels
 from ..files.reader import PRODUCT_KEY, read_about
 from ..pipeline.client import Pipeline
 from ..pipeline.errors import PipelineError
@@ -46,11 +47,24 @@ def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--metric", type=Metric, choices=list(Metric))
     group.add_argument("--tof-min-ns", type=float)
     group.add_argument("--tof-max-ns", type=float)
+    group.add_argument("--tot-min", type=int, help="smallest ToT of a hit that counts (25 ns counts)")
+    group.add_argument("--tot-max", type=int, help="largest")
+    group.add_argument(
+        "--masked-pixels", type=masked_pixels, metavar="FILE|LIST", help="hits to leave out: chip,x,y chip,x,y ..."
+    )
     group.add_argument("--lateness-ns", type=float)
     group.add_argument("--trigger-input", type=int, choices=(1, 2))
     group.add_argument("--trigger-edge", type=Edge, choices=list(Edge))
     group.add_argument("--trigger-period-ns", type=float)
     group.add_argument("--hits", action="store_true", help="write the hit columns too")
+
+
+def masked_pixels(text: str) -> tuple[Pixel, ...]:
+    """The pixels of a file, or of a list on the command line."""
+    try:
+        return read_pixels(Path(text)) if Path(text).is_file() else checked(parse_pixels(text))
+    except (ValueError, OSError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def processing_of(options: argparse.Namespace, otherwise: Processing | None = None) -> Processing:

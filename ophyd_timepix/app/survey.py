@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from ..clock import TICKS_PER_SECOND
+from ..config.masked_pixels import Pixel
 from ..decode import PIXEL_CLASSES, Batch, Count, Decoder, Framing, total
 from ..decode.chunks import count_chunks
-from ..protocol.words import MAX_CHIPS
+from ..events.quality import hot_pixels
+from ..protocol.words import MATRIX_SIDE, MAX_CHIPS, TOT
 from ..spool.index import read_run, timer_estimate
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Slice
 
@@ -62,6 +64,16 @@ def survey(recording: Recording) -> dict[str, Any]:
     if first:
         facts["seconds"] = (max(last) - min(first)) / TICKS_PER_SECOND
     return facts
+
+
+def propose_masked(recording: Recording) -> list[Pixel]:
+    """(chip, x, y) of pixels that count far more than those around them: the hottest first, chip by chip."""
+    decoder = Decoder(Framing.TPX3 if recording.chunked else Framing.RAW, MAX_CHIPS)
+    counts = np.zeros(MAX_CHIPS * MATRIX_SIDE**2, np.int64)
+    for batch in _batches(recording, decoder):
+        counts += np.bincount(batch.pixels >> TOT.width, minlength=counts.size)
+    matrices = counts.reshape(MAX_CHIPS, MATRIX_SIDE, MATRIX_SIDE)
+    return [(chip, x, y) for chip, matrix in enumerate(matrices) for x, y in hot_pixels(matrix)]
 
 
 def _batches(recording: Recording, decoder: Decoder) -> Iterator[Batch]:

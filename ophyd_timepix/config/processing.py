@@ -1,9 +1,11 @@
 """What a user may choose about processing: one validated model, shared by command line, devices, stages and files."""
 
 from enum import StrEnum
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from .masked_pixels import Pixel, as_pixels, checked
 
 
 class Metric(StrEnum):
@@ -39,11 +41,18 @@ class Processing(BaseModel):
     )
     tof_min_ns: float | None = Field(None, description="hits of a shot before this ToF are filtered (ns)")
     tof_max_ns: float | None = Field(None, gt=0, description="hits of a shot after this ToF are filtered (ns)")
+    tot_min: int | None = Field(None, ge=0, le=1023, description="hits with a smaller ToT are filtered (25 ns counts)")
+    tot_max: int | None = Field(None, ge=0, le=1023, description="hits with a larger ToT are filtered (25 ns counts)")
+    masked_pixels: Annotated[tuple[Pixel, ...], BeforeValidator(as_pixels), AfterValidator(checked)] = Field(
+        (), description="hits of these pixels are filtered: (chip, x, y), x and y on the chip itself (0 to 255)"
+    )
     lateness_ns: float = Field(500_000.0, ge=0, le=2_000_000, description="how late a hit may come in the stream (ns)")
     hits: bool = Field(False, description="write the hit columns too")
 
     @model_validator(mode="after")
-    def _window_is_not_empty(self) -> Self:
+    def _windows_are_not_empty(self) -> Self:
         if self.tof_min_ns is not None and self.tof_max_ns is not None and self.tof_min_ns >= self.tof_max_ns:
             raise ValueError(f"tof_min_ns ({self.tof_min_ns} ns) must be below tof_max_ns ({self.tof_max_ns} ns)")
+        if self.tot_min is not None and self.tot_max is not None and self.tot_min > self.tot_max:
+            raise ValueError(f"tot_min ({self.tot_min}) must not be above tot_max ({self.tot_max}), in 25 ns counts")
         return self

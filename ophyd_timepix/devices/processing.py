@@ -1,22 +1,54 @@
 """The processing parameters as signals: recorded with every run, scannable, checked by the model when they are set."""
 
+from pathlib import Path
 from typing import Any, Final
 
-from ophyd import Device
+from ophyd import Component as Cpt
+from ophyd import Device, Kind
 
 from ..config import Edge, Metric, Processing
-from .signals import Scalar, run_setting
+from ..config.masked_pixels import checked, parse_pixels, pixels_text, read_pixels
+from .signals import RunSetting, Scalar, run_setting
 from .text import table
 
 OFF: Final = 0.0
 """0 stands for none in these: documents have no other word for it."""
-_NONE_IS_0: Final = ("trigger_period_ns", "tof_min_ns", "tof_max_ns")
+_NONE_IS_0: Final = ("trigger_period_ns", "tof_min_ns", "tof_max_ns", "tot_min", "tot_max")
+_UNITS_SAID: Final = (" (pixels)", " (ns)", " (25 ns counts)")
 
 
 def _parameter(name: str, value: Scalar, **kwargs: Any) -> Any:
     """Declare a parameter; what it means says the model."""
-    meaning = (Processing.model_fields[name].description or "").replace(" (pixels)", "").replace(" (ns)", "")
-    return run_setting(value, meaning=f"{meaning}; 0: none" if name in _NONE_IS_0 else meaning, **kwargs)
+    return run_setting(value, meaning=_meaning(name), **kwargs)
+
+
+def _meaning(name: str) -> str:
+    """What the model says, without the unit, which the signal has."""
+    meaning = Processing.model_fields[name].description or ""
+    for unit in _UNITS_SAID:
+        meaning = meaning.replace(unit, "")
+    return f"{meaning}; 0: none" if name in _NONE_IS_0 else meaning
+
+
+class PixelList(RunSetting):
+    """Pixels as text, `chip,x,y chip,x,y`; it takes a list of tuples, and the path of a file, too."""
+
+    def normal(self, value: Any) -> Scalar:
+        """Raises ValueError for what is no list of pixels."""
+        try:
+            if not isinstance(value, str):
+                return pixels_text(checked(tuple((int(chip), int(x), int(y)) for chip, x, y in value)))
+            is_file = bool(value) and "," not in value
+            return pixels_text(read_pixels(Path(value)) if is_file else checked(parse_pixels(value)))
+        except (TypeError, ValueError, OSError) as error:
+            raise ValueError(f"{self.name}: {error}") from None
+
+
+def _as_signal(name: str, value: Any) -> Any:
+    """What stands for a parameter of the model in its signal."""
+    if name == "masked_pixels":
+        return pixels_text(value)
+    return OFF if value is None else value
 
 
 class ProcessingSettings(Device):
@@ -32,6 +64,9 @@ class ProcessingSettings(Device):
     trigger_period_ns = _parameter("trigger_period_ns", OFF, units="ns")
     tof_min_ns = _parameter("tof_min_ns", OFF, units="ns")
     tof_max_ns = _parameter("tof_max_ns", OFF, units="ns")
+    tot_min = _parameter("tot_min", 0, units="25 ns", limits=(0, 1023))
+    tot_max = _parameter("tot_max", 0, units="25 ns", limits=(0, 1023))
+    masked_pixels = Cpt(PixelList, value="", kind=Kind.config, meaning=_meaning("masked_pixels"))
     lateness_ns = _parameter("lateness_ns", 500_000.0, units="ns", limits=(0.0, 2_000_000.0))
     hits = _parameter("hits", False)
 
@@ -46,7 +81,7 @@ class ProcessingSettings(Device):
     def adopt(self, processing: Processing) -> None:
         """Set every signal from a model."""
         for name, value in processing.model_dump(mode="json").items():
-            getattr(self, name).put(OFF if value is None else value)
+            getattr(self, name).put(_as_signal(name, value))
 
     def __repr__(self) -> str:
         rows = [("processing", "value", "unit", "range", "meaning")]

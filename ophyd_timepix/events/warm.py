@@ -7,6 +7,7 @@ from . import cutting, order
 from .block import BlockArrays, Capacity
 from .builder import BlockBuilder
 from .centroid import CentroidFinder
+from .corrections import Corrections
 from .counting import PointCounter
 from .gates import Condition
 from .histograms import add_histogram, add_image
@@ -37,7 +38,7 @@ def warm_up() -> None:
     for metric, min_samples in ((Metric.CYLINDER, 1), (Metric.ELLIPSOID, 1), (Metric.CYLINDER, 2)):
         processing = Processing(metric=metric, min_samples=min_samples, tof_max_ns=1e9, hits=True)
         builder = BlockBuilder(processing, n_chips=2, target_hits=1, chain_max=2)
-        builder.add(_TwoHits())
+        builder.add(Corrections(Processing(tot_min=1)).apply(_TwoHits()))
         while builder.flush(block):
             pass
         block.header.forced_cut = 1

@@ -18,6 +18,7 @@ from ..decode.chunks import first_chunk
 from ..decode.counts import Count
 from ..decode.decoder import Batch, Decoder, Framing
 from ..events.builder import BlockBuilder
+from ..events.corrections import Corrections
 from ..spool.index import SILENCE_NS, Span, timer_estimate
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Slice
 from .ledger import DecodeTotals
@@ -265,6 +266,7 @@ class _Stream:
         phase = None if run.phase is None else np.asarray(run.phase, np.int32)
         lateness = ns_to_ticks(run.processing.lateness_ns)
         self._decoder = Decoder(framing, run.n_chips, phase, lateness)
+        self._corrections = Corrections(run.processing)
         self.builder = BlockBuilder(run.processing, run.n_chips, first_shot=first_shot)
         self._zero_ns = run.timer_zero_ns
         self.acquisition = 0
@@ -273,12 +275,18 @@ class _Stream:
         self._lateness = lateness
         self._losses = Losses(0, lateness, self.builder.invalidate)
         self._edges_before = (0, 0, 0, 0)
+        self._filtered_before = (0, 0)
 
     @property
     def _edge_counts(self) -> tuple[int, int, int, int]:
         """Repeats of chips, irregular counters, missing and double triggers so far."""
         builder = self.builder
         return builder.repeated_edges, builder.irregular_edges, builder.rhythm.missing, builder.rhythm.double
+
+    @property
+    def _filtered(self) -> tuple[int, int]:
+        """Hits of masked pixels and of a ToT out of range so far."""
+        return self._corrections.filtered_masked, self._corrections.filtered_tot
 
     @property
     def hits(self) -> int:
@@ -296,6 +304,7 @@ class _Stream:
         self._counts_before = self._decoder.counts.copy()
         self._unknown_before = self._decoder.unknown.copy()
         self._edges_before = self._edge_counts
+        self._filtered_before = self._filtered
         self._decoder.take_lateness()
         self._losses = Losses(start, self._lateness, self.builder.invalidate)
 
@@ -318,12 +327,12 @@ class _Stream:
     def _build(self, batch: Batch) -> None:
         if len(batch.late_ticks):
             self._losses.late(batch.late_ticks)
-        self.builder.add(batch)
+        self.builder.add(self._corrections.apply(batch))
 
     def flush_decoder(self) -> None:
         """No more words: what the decoder holds back comes out."""
         self._losses.end()
-        self.builder.add(self._decoder.flush())
+        self.builder.add(self._corrections.apply(self._decoder.flush()))
 
     def end_acquisition(self, way: Way | None, stop: int) -> DecodeTotals:
         """What was counted since `begin`. stop: the address after the last word."""
@@ -332,6 +341,7 @@ class _Stream:
             now - before for now, before in zip(self._edge_counts, self._edges_before, strict=True)
         )
         unknown = self._decoder.unknown - self._unknown_before
+        masked, tot = (now - before for now, before in zip(self._filtered, self._filtered_before, strict=True))
         return DecodeTotals(
             counts=[int(n) for n in self._decoder.counts - self._counts_before],
             unknown_headers={f"0x{byte:02X}": int(unknown[byte]) for byte in np.flatnonzero(unknown)},
@@ -343,4 +353,6 @@ class _Stream:
             max_lateness_ns=self._decoder.take_lateness() * NS_PER_COUNT,
             losses=self._losses.spans(way, stop),
             lost_on_the_way=self._losses.lost_on_the_way,
+            filtered_masked=masked,
+            filtered_tot=tot,
         )

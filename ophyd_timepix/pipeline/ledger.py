@@ -8,7 +8,7 @@ datagrams the board sent             = received + malformed + dropped by the ker
 words received                       = words given to the decoder + stray words between acquisitions
 words given to the decoder           = header of a chunk | hit | edge | timer | control | unknown | rejected, by reason
 pixel words the board sent           = pixel words decoded + altered on the way, while no datagram was lost
-hits in time order                   = in a centroid | noise | in clusters below `min_size` | outside the ToF window
+hits in time order                   = in a centroid | noise | in clusters below `min_size` | filtered, by reason
 edges                                = repeats of other chips + rows written
 centroids found                      = rows written
 ===================================  ================================================================================
@@ -60,6 +60,9 @@ class DecodeTotals:
     losses: list[LossSpan]
     lost_on_the_way: int
     """Datagrams that certainly were lost between board and machine."""
+    filtered_masked: int = 0
+    filtered_tot: int = 0
+    """Hits that filters removed before the order of time."""
 
 
 @dataclass
@@ -183,6 +186,8 @@ class Ledger:
             "unframed_words": counts[Count.UNFRAMED_WORDS],
             "cut_chunks": counts[Count.CUT_CHUNKS],
             "missing_words": totals.missing_words,
+            "filtered_masked": totals.filtered_masked,
+            "filtered_tot": totals.filtered_tot,
         }
         self._differences.append(counts[Count.WORDS] - total(counts, CLASSES))
         received = self._entries.get("received_words")
@@ -240,9 +245,11 @@ class Ledger:
         """What became of each hit and edge. rows: [start, stop) that each table of the event file gained."""
         rows_written = _length(rows["centroids"])
         triggers_written = _length(rows["triggers"])
+        filtered = totals.filtered_hits + self._entries["filtered_masked"] + self._entries["filtered_tot"]
         self._entries |= {
             "hits_before_first_trigger": totals.hits_before_first_trigger,
-            "filtered_hits": totals.filtered_hits,
+            "filtered_hits": filtered,
+            "filtered_tof": totals.filtered_hits,
             "clustered_hits": totals.clustered_hits,
             "noise_hits": totals.noise_hits,
             "small_hits": totals.small_hits,
@@ -256,7 +263,7 @@ class Ledger:
             "forced_cuts": totals.forced_cuts,
         }
         self._differences.append(self._entries["edges"] - self._entries["repeated_edges"] - triggers_written)
-        self._differences.append(self._entries["hits"] - totals.hits - totals.filtered_hits)
+        self._differences.append(self._entries["hits"] - totals.hits - filtered)
         self._differences.append(totals.hits - totals.clustered_hits - totals.noise_hits - totals.small_hits)
         self._differences.append(totals.centroids - rows_written)
 

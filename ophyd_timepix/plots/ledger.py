@@ -26,7 +26,7 @@ LOSSES: Final = {
     "hits_before_first_trigger": "hits before the first trigger",
     "noise_hits": "hits that are noise",
     "small_hits": "hits in small clusters",
-    "filtered_hits": "hits outside of the ToF window",
+    "filtered_hits": "hits that a filter removed",
     "unaccounted": "unaccounted",
 }
 _PASSED, _LEFT, _LOST = "#1f4e79", "#b8b8b8", "#c1440e"

@@ -181,7 +181,8 @@ def test_a_status_tells_progress_in_shots_and_in_seconds(tpx, pipe):
 def test_the_settings_make_the_processing_model(tpx):
     wanted = Processing(
         radius_px=3.0, window_ns=50.0, metric=Metric.ELLIPSOID, min_samples=2, trigger_input=2,
-        trigger_edge=Edge.FALLING, tof_min_ns=10.0, tof_max_ns=99.0, hits=True,
+        trigger_edge=Edge.FALLING, tof_min_ns=10.0, tof_max_ns=99.0, hits=True, tot_min=3,
+        tot_max=1000, masked_pixels=[(0, 12, 34), (0, 1, 2)],
     )  # fmt: skip
     tpx.processing.adopt(wanted)
     assert tpx.processing.model == wanted
@@ -200,6 +201,7 @@ def test_every_parameter_of_the_model_is_a_signal(tpx):
         ("metric", "cube", "is one of cylinder, ellipsoid"),
         ("min_samples", 1.5, "is a whole number"),
         ("trigger_input", 3, "goes from 1 to 2"),
+        ("masked_pixels", "0,1,2 0,256,0", r"no pixel \(0, 256, 0\)"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_its_limits(tpx, name, value, words):

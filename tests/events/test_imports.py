@@ -35,7 +35,7 @@ words = [hit_word(i, 0, 5, 5, 1) for i in range(100)] + [edge_word(50, 0, 1, 0x6
 words += [hit_word(i, 0, 5, 5, 0) for i in range(100)]
 for metric in ("cylinder", "ellipsoid"):
     for min_samples in (1, 3):
-        processing = Processing(metric=metric, min_samples=min_samples, hits=True, tof_max_ns=1e6)
+        processing = Processing(metric=metric, min_samples=min_samples, hits=True, tof_max_ns=1e6, tot_max=1000)
         process(as_words(words), processing, framing=decode.Framing.RAW, target_hits=7, chain_max=50, partial=True)
 assert n_signatures() == before, (before, n_signatures())
 """

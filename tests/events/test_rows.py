@@ -29,6 +29,9 @@ def processings(draw) -> Processing:
         trigger_period_ns=draw(st.sampled_from((None, None, 1e5, 1e9))),
         tof_min_ns=low,
         tof_max_ns=draw(st.sampled_from((None, None, 5e3, 1e6))),
+        tot_min=draw(st.sampled_from((None, None, 1, 300))),
+        tot_max=draw(st.sampled_from((None, None, 1021, 300))),
+        masked_pixels=draw(st.sampled_from(((), (), ((0, 3, 3), (0, 4, 5), (1, 255, 0))))),
         hits=True,
     )
 
@@ -44,7 +47,8 @@ def assert_rows_equal_twin(
     twin = naive.NaiveDecoder(True, stream.n_chips, lateness=LATENESS)
     twin.decode(stream.words)
     twin.flush()
-    shots = naive.assign_shots(twin.hits, twin.edges, processing, stream.n_chips, end_tick, lost)
+    hits, *filtered = naive.keep_hits(twin.hits, processing)
+    shots = naive.assign_shots(hits, twin.edges, processing, stream.n_chips, end_tick, lost)
     window = int(processing.window_ns * 96 // 25)
     forced = naive.forced_cuts(shots.hits, shots.opened, window, chain_max)
     labels = naive.clusters(shots.hits, shots.shot, processing, forced)
@@ -59,19 +63,20 @@ def assert_rows_equal_twin(
     assert found_shots["time"].tolist() == [naive.ns(tick) for tick in shots.opened]
     assert found_shots["valid"].tolist() == shots.valid
     assert rows.totals["n_filtered"] == shots.filtered
+    assert rows.filtered == tuple(filtered)
     gaps = [(gap.low_ticks, gap.high_ticks, gap.input, gap.missing) for gap in rows.gaps]
     assert sorted(gaps) == sorted(naive.gaps(shots.edges))
     assert rows.rhythm == naive.rhythm(shots.opened, processing.trigger_period_ns)
 
-    hits = rows.table("hits")
+    hit_rows = rows.table("hits")
     row_of = {i: row for row, centroid in enumerate(expected) for i in centroid.members}
     for i, (tick, chip, y, x, tot) in enumerate(shots.hits):
         a, b, c, d, e, f = table[chip]
-        assert (hits["toa"][i], hits["chip"][i], hits["tot"][i]) == (naive.ns(tick), chip, tot)
-        assert (hits["x"][i], hits["y"][i]) == (a * x + b * y + c, d * x + e * y + f)
-        assert hits["shot"][i] == shots.shot[i]
-        assert hits["cluster"][i] == row_of.get(i, -1)
-    assert len(hits["toa"]) == len(shots.hits)
+        assert (hit_rows["toa"][i], hit_rows["chip"][i], hit_rows["tot"][i]) == (naive.ns(tick), chip, tot)
+        assert (hit_rows["x"][i], hit_rows["y"][i]) == (a * x + b * y + c, d * x + e * y + f)
+        assert hit_rows["shot"][i] == shots.shot[i]
+        assert hit_rows["cluster"][i] == row_of.get(i, -1)
+    assert len(hit_rows["toa"]) == len(shots.hits)
 
     centroids = rows.table("centroids")
     assert len(centroids["toa"]) == len(expected)
