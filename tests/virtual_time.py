@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ophyd_timepix.app.process import recorded_file, request_for
+from ophyd_timepix.app.asking import recorded_file, request_for
 from ophyd_timepix.clock import TICKS_PER_FTOA
 from ophyd_timepix.config import Processing
 from ophyd_timepix.files.reader import read_table

@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     module = _module_of(words)
     options = _parser(words, module).parse_args(words)
+    options.words = words
     logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s %(message)s")
     if module is None:
         _parser(words, None).print_help()

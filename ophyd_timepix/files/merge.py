@@ -71,6 +71,8 @@ def texts_of(entry: h5py.Group) -> dict[str, str]:
 def add_text(path: Path, name: str, text: str) -> None:
     """A further text of `/entry`, in a finished event file that nobody else knows of yet."""
     with h5py.File(path, "r+", libver="latest") as file:
+        if name in file["entry"]:  # of one who was killed just after it
+            del file["entry"][name]
         file["entry"].create_dataset(name, data=text)
 
 

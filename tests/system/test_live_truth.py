@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ophyd_timepix.app.process import recorded_file, request_for
+from ophyd_timepix.app.asking import recorded_file, request_for
 from ophyd_timepix.app.survey import survey
 from ophyd_timepix.config import Geometry, Processing
 from ophyd_timepix.control import Board, SpidrClient

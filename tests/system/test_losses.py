@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ophyd_timepix.app.process import recorded_file, recorded_processing, request_for
+from ophyd_timepix.app.asking import recorded_file, recorded_processing, request_for
 from ophyd_timepix.app.recovery import find_runs, recover_run
 from ophyd_timepix.config import Geometry, Processing
 from ophyd_timepix.control import Board, SpidrClient

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from ophyd_timepix.app.process import recorded_file, request_for
+from ophyd_timepix.app.asking import recorded_file, request_for
 from ophyd_timepix.app.recovery import find_runs, recover_run
 from ophyd_timepix.config import Processing
 from ophyd_timepix.decode import Decoder

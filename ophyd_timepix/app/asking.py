@@ -1,0 +1,117 @@
+"""How recordings are asked to be processed: from the index of our own ones, else from the files themselves."""
+
+import contextlib
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from ..config import Geometry, Processing
+from ..decode.chunks import count_chunks
+from ..files.reader import PRODUCT_KEY, read_about
+from ..pipeline.messages import RecordedFile, RunRequest
+from ..protocol.chip_config import column_phase
+from ..protocol.words import MATRIX_SIDE, MAX_CHIPS
+from ..spool.index import read_run
+from ..spool.sources import Format, Recording
+from .survey import slices
+
+PYMEPIX_PLL: Final = 0x11E
+NO_PHASE: Final = (0,) * (MATRIX_SIDE // 2)
+LOOKED_AT_BYTES: Final = 16 << 20
+"""Of a recording of another program, to find its chips. Who finds more of them later begins anew."""
+MASTER_SUFFIX: Final = ".nxs"
+
+
+def check_output(output: Path) -> None:
+    """Nothing is in the way of an event file and its master. Raises OSError or ValueError."""
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"{output.parent} is no directory; create it first")
+    if output.suffix in (MASTER_SUFFIX, ".tpx3"):
+        raise ValueError(
+            f"{output}: an event file must not end in {output.suffix}, which is for the recording (.tpx3) and the "
+            f"NeXus master (.nxs); use .h5"
+        )
+    for path in (output, output.with_suffix(MASTER_SUFFIX)):
+        if path.exists():
+            raise FileExistsError(f"{path} exists and is never overwritten; remove it or choose another name")
+
+
+def request_for(
+    recordings: list[Recording], output: Path, processing: Processing, n_chips: int | None = None
+) -> RunRequest:
+    """How to decode these files. n_chips: at least so many; None: as many as are seen at once."""
+    check_output(output)
+    return request_without_check(recordings, output, processing, n_chips)
+
+
+def request_without_check(
+    recordings: list[Recording], output: Path, processing: Processing, n_chips: int | None = None
+) -> RunRequest:
+    """The same for an output that may be there."""
+    own = [run for run in map(own_run, recordings) if run is not None]
+    n_chips = max([n_chips or chips_of(recordings), *(run.n_chips for run in own)])
+    geometry = own[0].geometry if own and own[0].n_chips == n_chips else Geometry.for_chips(n_chips)
+    only = own[0] if len(own) == len(recordings) == 1 else None
+    start, configuration = ({}, {}) if only is None else documents_of(recordings[0], only)
+    if start:  # of the run, which this file is not: nobody shall take it for the run's own
+        configuration = {**configuration, PRODUCT_KEY: str(recordings[0].path.absolute())}
+    return RunRequest(
+        event_file=output,
+        processing=processing,
+        n_chips=n_chips,
+        geometry=geometry,
+        timer_zero_iso=None if only is None else only.timer_zero_iso,
+        start=start or {"plan_name": "process", "recordings": [str(r.path) for r in recordings]},
+        configuration=configuration,
+    )
+
+
+def documents_of(recording: Recording, run: RunRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Start document and configuration of the run that made this recording, from its event file, if that is there."""
+    for path in (recording.path.with_name(run.event_file.name), run.event_file):
+        with contextlib.suppress(OSError):
+            return read_about(path, "start_document"), read_about(path, "configuration")
+    return {}, {}
+
+
+def recorded_file(recording: Recording, n_chips: int) -> RecordedFile:
+    """A file with the column phase and the timer zero of its own words."""
+    own = own_run(recording)
+    if own is None:
+        return RecordedFile(path=recording.path.resolve(), phase=_phase(recording, n_chips))
+    phase = None if own.phase is None else own.phase + (NO_PHASE,) * (n_chips - own.n_chips)
+    return RecordedFile(path=recording.path.resolve(), phase=phase, timer_zero_ns=own.timer_zero_ns)
+
+
+def recorded_processing(recordings: list[Recording]) -> Processing:
+    """How the run that made the first of these recordings was processed, if that is one of ours."""
+    return next((run.processing for run in map(own_run, recordings) if run is not None), Processing())
+
+
+def own_run(recording: Recording) -> RunRequest | None:
+    """The run that made this recording, if it is one of ours."""
+    run = read_run(recording.path) if recording.chunked else None
+    return None if run is None else RunRequest.model_validate(run)
+
+
+def chips_of(recordings: list[Recording]) -> int:
+    """One more than the highest chip index that a board can have, as far as one sees at once."""
+    return max([1, *(_highest_chip(recording) + 1 for recording in recordings)])
+
+
+def _highest_chip(recording: Recording) -> int:
+    if not recording.chunked or own_run(recording) is not None:
+        return 0
+    chunks = np.zeros(256, np.int64)
+    skip = 0
+    for piece in slices(recording):
+        skip = count_chunks(piece.words, skip, chunks)
+        if piece.address + piece.words.nbytes >= LOOKED_AT_BYTES:
+            break
+    return max(np.flatnonzero(chunks[:MAX_CHIPS]).tolist(), default=0)
+
+
+def _phase(recording: Recording, n_chips: int) -> tuple[tuple[int, ...], ...] | None:
+    """`.tpx3` of servers is corrected already. Pymepix and the NIKHEF programs set 16 phases (PLL word 0x11E)."""
+    return None if recording.format is Format.TPX3 else (column_phase(PYMEPIX_PLL),) * n_chips

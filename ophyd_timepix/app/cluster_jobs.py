@@ -1,0 +1,151 @@
+"""Parts of recordings on a Dask distributed cluster: each worker has a pipeline of its own.
+
+Workers see the recordings and the output's directory under the same names: a shared file system. The library is
+imported when somebody asks for it (extra `dask`).
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from ..pipeline.client import SMALLEST_RING, Pipeline
+from ..pipeline.errors import PipelineError
+from .part_runner import MoreChips, SkippedError, run_part
+from .parts import Job
+from .provenance import code_version
+
+LOCAL: Final = "local"
+RETRIES: Final = 2
+"""Of a part whose pipeline died. What a lost worker had is computed again by another in any case."""
+
+_pipelines: dict[int, Pipeline] = {}
+"""Of this worker, by its threads: a start costs a second."""
+_lock = threading.Lock()
+
+
+class ClusterError(RuntimeError):
+    """There is no such cluster, or it cannot do this; says what to do."""
+
+
+class Computed(NamedTuple):
+    """A part that a worker has made."""
+
+    number: int
+    path: Path
+    ledger: dict[str, Any]
+
+
+def run_on_cluster(where: str, jobs: Sequence[Job], *, workers: int = 1) -> Iterator[Computed]:
+    """The parts in the order in which they become ready. where: `local`, `local:N` (processes) or an address.
+
+    workers: centroid processes of each pipeline.
+    """
+    distributed = _library()
+    with _client(distributed, where) as client:
+        version = code_version()
+        try:
+            futures = [
+                client.submit(compute_part, job.model_dump(mode="json"), version, workers, pure=False, retries=RETRIES)
+                for job in jobs
+            ]
+            for _, told in distributed.as_completed(futures, with_results=True):
+                yield _computed(told)
+        except distributed.KilledWorker as error:
+            raise ClusterError(f"workers of {where} died again and again over one part ({error})") from error
+        finally:
+            with contextlib.suppress(OSError, RuntimeError):  # workers that are gone have none
+                client.run(close_pipelines, on_error="ignore")
+
+
+def _computed(told: dict[str, Any]) -> Computed:
+    if "skipped" in told:
+        raise SkippedError(told["skipped"])
+    if "chips" in told:
+        raise MoreChips(told["chips"])
+    return Computed(told["number"], Path(told["path"]), told["ledger"])
+
+
+def compute_part(told: dict[str, Any], version: str, workers: int) -> dict[str, Any]:
+    """On a worker: one part. Raises what may go well the next time; what will not is part of the answer."""
+    own = code_version()
+    if own != version:
+        raise ClusterError(
+            f"this worker has ophyd_timepix {own}, the command {version}: rows could differ; install the same there"
+        )
+    job = Job.model_validate(told)
+    path = job.new_path()
+    try:
+        return {"number": job.number, "path": str(path), "ledger": run_part(_pipeline(workers), job, path)}
+    except SkippedError as error:
+        return {"skipped": str(error)}
+    except MoreChips as error:
+        return {"chips": error.n_chips}
+    except PipelineError:
+        _forget()
+        raise
+
+
+def _pipeline(workers: int) -> Pipeline:
+    """The pipeline of this thread; it lives until the worker ends or is told to close it."""
+    thread = threading.get_ident()
+    with _lock:
+        found = _pipelines.setdefault(thread, Pipeline(workers=workers, ring_bytes=SMALLEST_RING))
+    if found.workers != workers:
+        _forget()
+        return _pipeline(workers)
+    found.start()
+    return found
+
+
+def _forget() -> None:
+    with _lock:
+        pipeline = _pipelines.pop(threading.get_ident(), None)
+    if pipeline is not None:
+        pipeline.close()
+
+
+def close_pipelines() -> None:
+    """On a worker: end the processes."""
+    with _lock:
+        pipelines = list(_pipelines.values())
+        _pipelines.clear()
+    for pipeline in pipelines:
+        pipeline.close()
+
+
+def _library() -> Any:
+    try:
+        import distributed
+    except ImportError:
+        raise ClusterError("--dask needs Dask's `distributed`: pip install 'ophyd_timepix[dask]'") from None
+    return distributed
+
+
+@contextlib.contextmanager
+def _client(distributed: Any, where: str) -> Iterator[Any]:
+    if where.partition(":")[0] != LOCAL:
+        try:
+            client = distributed.Client(where, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise ClusterError(f"no Dask scheduler answers at {where} ({error}); check the address") from error
+        with client:
+            yield client
+        return
+    cluster = distributed.LocalCluster(
+        n_workers=_processes(where), threads_per_worker=1, processes=True, memory_limit=0, dashboard_address=None
+    )
+    with cluster, distributed.Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+def _processes(where: str) -> int:
+    """How many workers a local cluster gets: each keeps about two cores busy."""
+    _, _, number = where.partition(":")
+    if not number:
+        return max(1, (os.cpu_count() or 2) // 2)
+    if not number.isdigit() or not 1 <= int(number) <= 1024:
+        raise ValueError(f"--dask local:N has 1 to 1024 workers, not {number!r}")
+    return int(number)

@@ -1,0 +1,68 @@
+"""How far a long command is, on standard error: a bar on a terminal, else a line every few seconds."""
+
+import sys
+import time
+from typing import Final, Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_S: Final = 5.0
+
+
+class Meter:
+    """Use as a context manager. total: bytes that are to be read. quiet: say nothing at all."""
+
+    def __init__(
+        self, total: int, *, quiet: bool = False, stream: TextIO | None = None, line_s: float = LINE_S
+    ) -> None:
+        self._total = total
+        self._stream = stream or sys.stderr
+        self._lines = not quiet and not self._stream.isatty()
+        self._line_s = line_s
+        self._begin = self._told = time.monotonic()
+        self._from: int | None = None
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=Console(file=self._stream),
+            disable=quiet or self._lines,
+        )  # fmt: skip
+        self._task = self._bar.add_task("processing", total=total, rate="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, n_bytes: int, hits: int) -> None:
+        """So many bytes are done, those of an earlier call of the command included; so many hits by this one."""
+        now = time.monotonic()
+        if self._from is None:
+            self._from = n_bytes
+        rate = hits / max(now - self._begin, 1e-3) / 1e6
+        self._bar.update(self._task, completed=n_bytes, rate=f"{rate:.1f} Mhit/s")
+        if self._lines and now - self._told >= self._line_s:
+            self._told = now
+            print(self._line(n_bytes, rate, now - self._begin), file=self._stream, flush=True)
+
+    def say(self, description: str) -> None:
+        """What is being done now."""
+        self._bar.update(self._task, description=description)
+        if self._lines and time.monotonic() - self._begin >= self._line_s:
+            print(f"ophyd-timepix: {description}", file=self._stream, flush=True)
+
+    def _line(self, n_bytes: int, rate: float, seconds: float) -> str:
+        gained = n_bytes - (self._from or 0)
+        left = "" if gained <= 0 else f", {_clock((self._total - n_bytes) * seconds / gained)} left"
+        return f"ophyd-timepix: {n_bytes / max(self._total, 1):.0%} of {_size(self._total)}, {rate:.1f} Mhit/s{left}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"

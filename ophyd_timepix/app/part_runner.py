@@ -1,0 +1,111 @@
+"""One part of a recording through a pipeline, watched: the same whether here or on a machine of a cluster."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from ..pipeline.client import Pipeline
+from ..pipeline.errors import PipelineError
+from ..pipeline.messages import Progress
+from .parts import Job
+
+LOOK_S: Final = 0.2
+SKIPPED: Final = {
+    "unframed_words": "words lie outside any chunk: the recording is damaged there",
+    "missing_words": "words of a last chunk are missing: the recording was cut off",
+    "cut_chunks": "chunks end before their stated size: the recording was cut there",
+    "damaged_bytes": "bytes are not as they were received: the disk lost or altered them",
+    "foreign_chip_words": "words are of chips that no board has (4 and above)",
+    "unknown_words": "words are of no known kind: see unknown_headers in the ledger",
+    "rejected_edges": "trigger words have impossible fields",
+    "rejected_time_jumps": "words claim a time far from that of the words around them",
+    "rejected_late_hits": "hits came later than --lateness-ns allows",
+    "rejected_late_edges": "trigger edges came later than --lateness-ns allows",
+    "unaccounted": "words, hits or datagrams are unaccounted for",
+}
+"""Entries of the ledger that say that not all of a recording became rows."""
+
+
+class SkippedError(RuntimeError):
+    """Something was skipped, and the user asked for all or nothing."""
+
+
+class MoreChips(RuntimeError):
+    """A recording has words of more chips than one saw at first."""
+
+    def __init__(self, n_chips: int) -> None:
+        super().__init__(f"there are words of chip {n_chips - 1}")
+        self.n_chips = n_chips
+
+
+def skipped(ledger: Mapping[str, Any]) -> list[str]:
+    """What of a recording did not become rows, a line for each reason."""
+    return [f"{abs(ledger[name])} {meaning}" for name, meaning in SKIPPED.items() if ledger.get(name)]
+
+
+def run_part(
+    pipeline: Pipeline, job: Job, path: Path, seen: Callable[[Progress], None] = lambda _: None
+) -> dict[str, Any]:
+    """Process a part into the event file `path`; returns its ledger. seen: is told now and then how far it is.
+
+    Raises MoreChips, and, if the job is strict, SkippedError; the pipeline is closed then.
+    """
+    stopped: list[RuntimeError] = []
+
+    def look(progress: Progress) -> None:
+        seen(progress)
+        reason = _reason_to_stop(progress, job)
+        if reason is not None and not stopped:
+            stopped.append(reason)
+            pipeline.close()
+
+    with _watching(pipeline, look):
+        try:
+            summary = pipeline.process(job.request_to(path), job.files, master=False)
+        except PipelineError:
+            if stopped:
+                raise stopped[0] from None
+            raise
+    ledger = dict(summary.ledger)
+    chips = [int(chip) for chip in ledger.get("chips") or {}]
+    if max(chips, default=0) >= job.request.n_chips:
+        raise MoreChips(max(chips) + 1)
+    if job.strict and (problems := skipped(ledger)):
+        raise SkippedError(f"{_names(job)}: {'; '.join(problems)}")
+    return ledger
+
+
+def _reason_to_stop(progress: Progress, job: Job) -> RuntimeError | None:
+    if progress.chips > job.request.n_chips:
+        return MoreChips(progress.chips)
+    if job.strict and progress.skipped_words:
+        return SkippedError(
+            f"{_names(job)}: {progress.skipped_words} words could not be read, before byte {progress.decoded_bytes} of "
+            f"part {job.number}; see what they are with `ophyd-timepix process` without --strict"
+        )
+    return None
+
+
+def _names(job: Job) -> str:
+    return ", ".join(str(file.path) for file in job.files)
+
+
+@contextlib.contextmanager
+def _watching(pipeline: Pipeline, look: Callable[[Progress], None]) -> Iterator[None]:
+    """Call `look` while the block runs."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(LOOK_S):
+            with contextlib.suppress(PipelineError):  # the call that waits for the result tells of it
+                look(pipeline.progress())
+
+    watcher = threading.Thread(target=watch, name="ophyd_timepix-progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
