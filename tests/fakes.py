@@ -397,7 +397,8 @@ class FakePipeline:
         self._running = acquisition
         self.idle.clear()
 
-    def baseline(self) -> None: ...
+    def baseline(self, sent: Sent | None = None) -> int:
+        return 0
 
     def poll(self, read: Callable[[], Sent | None]) -> None:
         self.polls.append(read())

@@ -50,7 +50,7 @@ class PipelineClient(Protocol):
     @property
     def live(self) -> PointArrays | None: ...
     def progress(self) -> Progress: ...
-    def baseline(self) -> None: ...
+    def baseline(self, sent: Sent | None = None) -> int: ...
     def poll(self, read: Callable[[], Sent | None]) -> None: ...
     def end(self, sent: Sent | None = None, *, end_counts: int | None = None, cancelled: bool = False) -> Acquired: ...
     def close_run(
@@ -117,12 +117,10 @@ class Recording:
         self._destinations: list[tuple[str, int]] = []
         self._base = SentCounters(datagrams=0, pixel_words=(0,) * n_chips)
         self._number = 0
-        self._arrived_before = 0
-        """Datagrams that came before the board's count began."""
-        self._ended = Sent(datagrams=0)
+        self._begun = Sent(datagrams=0)
         """What the board had sent, and ..."""
-        self._lost_before = 0
-        """what was lost on the way of it, when the last acquisition ended."""
+        self._arrived_before = 0
+        """what had arrived of it, when the acquisition began."""
         self._seen: tuple[int, Sent] | None = None
         """When the board was asked last in this acquisition, and what it had sent by then."""
         self._missing = 0
@@ -217,8 +215,6 @@ class Recording:
             self._ask(pipeline, lambda: pipeline.close_run({}))
             raise
         self._ask(pipeline, pipeline.baseline)
-        self._arrived_before = self._ask(pipeline, pipeline.progress).arrived_datagrams
-        self._ended, self._lost_before = Sent(datagrams=0), 0
 
     def _restart_timers(self, board: Board) -> int:
         """Timers to 0; the host's `time.monotonic_ns` at which that was."""
@@ -282,7 +278,11 @@ class Recording:
             return None if self._pipeline is None else self._pipeline.live
 
     def open_shutter(self) -> None:
-        self._board().open_shutter()
+        """Let light in. What the board has sent and what has come until now is not compared with what comes then."""
+        pipeline, board = self.connect(), self._board()
+        self._begun = self._since_open(board.sent_counters())
+        self._arrived_before = self._ask(pipeline, lambda: pipeline.baseline(self._begun))
+        board.open_shutter()
 
     def close_shutter(self) -> None:
         self._board().close_shutter()
@@ -325,13 +325,13 @@ class Recording:
     @property
     def seen(self) -> Sent:
         """What the board has sent in this acquisition, as it said last."""
-        return Sent(datagrams=0) if self._seen is None else _between(self._ended, self._seen[1])
+        return Sent(datagrams=0) if self._seen is None else _between(self._begun, self._seen[1])
 
     def missing(self, progress: Progress) -> int:
         """Datagrams of this acquisition that were lost on the way, at least, by the counters that were compared."""
         if self._seen is not None and progress.host_ns >= self._seen[0] + ON_THE_WAY_NS:
             arrived = progress.arrived_datagrams - self._arrived_before
-            self._missing = max(self._missing, self._seen[1].datagrams - arrived - self._lost_before)
+            self._missing = max(self._missing, self.seen.datagrams - arrived)
         return self._missing
 
     def _since_open(self, now: SentCounters) -> Sent:
@@ -359,9 +359,6 @@ class Recording:
         counters = self._settled_counters(self._board())
         sent, self.tdc_counted = self._since_open(counters), counters.tdc_triggers
         acquired = self._ask(pipeline, lambda: pipeline.end(sent, end_counts=end_counts, cancelled=cancelled))
-        self._ended = sent
-        self._lost_before += acquired.ledger.get("lost_on_the_way") or 0
-        self._lost_before -= acquired.ledger.get("surplus_datagrams") or 0
         self._note(acquired)
         return acquired
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ..capture.capture import Capture, Recorder, Totals
+from ..spool.index import UNKNOWN
 from ..spool.recording import RecordingWriter
 from ..spool.space import Limits
-from .locating import Way
+from .locating import Strays, Way
 from .messages import Receiver, RunRequest, Sent
 from .preview import NoRecording
 from .ring_only import RingOnly
@@ -24,6 +25,8 @@ DRAIN_POLL_S: Final = 0.002
 FIRST: Final = -10
 """Niceness of the capture, for those who may ask for it (root, CAP_SYS_NICE)."""
 AUTOGROUP: Final = Path("/proc/self/autogroup")
+ON_THE_WAY_NS: Final = 5_000_000
+"""What the board had sent before an acquisition is waited for so long when that begins."""
 SILENCE_NS: Final = 200_000_000
 """An acquisition whose sent count is not reached ends after this silence."""
 
@@ -49,6 +52,14 @@ LONGEST_DRAIN_NS: Final = 10_000_000_000
 """Somebody goes on sending, and the sent count is unknown or out of reach: the acquisition ends all the same."""
 
 
+class Known(NamedTuple):
+    """What the board had sent since the run was opened, and what had arrived of it."""
+
+    sent: int
+    arrived: int
+    words: int | None
+
+
 class Drained(NamedTuple):
     """The end of an acquisition's bytes."""
 
@@ -59,7 +70,8 @@ class Drained(NamedTuple):
     """Words among them that came before this acquisition began."""
     ended_by: str
     way: Way | None
-    """What the board sent and what arrived, at the end and when both were known last; None: it could not be asked."""
+    """What the board sent and what arrived, at the end and the beginning; None: it could not be asked."""
+    strays: Strays = Strays()
 
 
 class CaptureStage(Stage):
@@ -79,9 +91,12 @@ class CaptureStage(Stage):
         self._drain_began = 0
         self._end_counts: int | None = None
         self._at_end = NOTHING
-        self._known = (0, 0)
-        """Sent and arrived, when both were known last."""
+        self._known = Known(0, 0, 0)
+        """When both were known last."""
+        self._begun: Totals | None = None
+        """Counters when the acquisition began; None: none has."""
         self._stray_words = 0
+        self._strays = Strays()
         self.requests = {
             "bind": self._bind,
             "open": self._open,
@@ -124,7 +139,8 @@ class CaptureStage(Stage):
     def _open(self, argument: tuple[RunRequest, dict[str, Any]]) -> None:
         run, description = argument
         self._at_end = NOTHING
-        self._known = (0, 0)
+        self._known = Known(0, 0, 0)
+        self._begun = None
         self._capture.open(self._recorder(run, description), run.segment_bytes)
 
     def _recorder(self, run: RunRequest, description: dict[str, Any]) -> Recorder:
@@ -139,14 +155,35 @@ class CaptureStage(Stage):
 
     def _begin(self, acquisition: int) -> int:
         """Address of the acquisition's first byte. What came since the one before belongs to none: stray words."""
-        start, totals = self._capture.begin(acquisition)
-        self._stray_words = (totals.payload_bytes - self._at_end.payload_bytes) // 8
+        start, self._begun = self._capture.begin(acquisition)
+        self._stray_words = (self._begun.payload_bytes - self._at_end.payload_bytes) // 8
+        self._strays = Strays()
         return start
 
-    def _baseline(self, _: object) -> None:
-        """The board's count begins here, at 0; what arrived before is not compared with it."""
-        self._at_end = self._capture.baseline()
-        self._known = (0, self._at_end.arrived)
+    def _baseline(self, sent: Sent | None) -> int:
+        """From here on is compared: what had arrived. Of a run, before its first acquisition, the board's count is 0.
+
+        sent: what the board says in answer to a question that was put when the acquisition had begun. It may go on
+        sending meanwhile (edges pass a closed shutter).
+        """
+        if self._begun is None or sent is None:
+            self._at_end = self._capture.baseline()
+            self._known = Known(0, self._at_end.arrived, 0)
+            return self._known.arrived
+        meanwhile = sent.datagrams - self._known.sent
+        expected = self._known.arrived + meanwhile
+        came, now = self._begun.arrived, self._wait_for(expected)
+        self._strays = Strays.between(meanwhile, expected, came, now)
+        self._known = Known(sent.datagrams, min(max(expected, came), now), _words(sent))
+        self._capture.compare_from(*self._known[:2], *_counts(sent))
+        return self._known.arrived
+
+    def _wait_for(self, arrived: int) -> int:
+        """Let so many datagrams arrive, for a moment; how many have."""
+        deadline = time.monotonic_ns() + ON_THE_WAY_NS
+        while (now := self._capture.totals().arrived) < arrived and time.monotonic_ns() < deadline:
+            time.sleep(DRAIN_POLL_S / 4)
+        return now
 
     def _poll(self, argument: tuple[Sent, int]) -> None:
         """What the board has just said it sent since the run was opened, and what had arrived before it was asked.
@@ -154,7 +191,7 @@ class CaptureStage(Stage):
         A record in the index follows when everything that is under way has been taken.
         """
         sent, arrived_before = argument
-        self._capture.poll(sent.datagrams, arrived_before)
+        self._capture.poll(sent.datagrams, arrived_before, *_counts(sent))
 
     def _end(self, argument: tuple[Sent | None, int | None]) -> None:
         """Start to drain; `drained` follows with a `Drained`."""
@@ -167,16 +204,22 @@ class CaptureStage(Stage):
         if ended_by is None:
             return
         self._drain = False
-        stop, now = self._capture.end(self._end_counts, None if self._draining is None else self._draining.datagrams)
+        sent = self._draining
+        counts = (None,) if sent is None else (sent.datagrams, *_counts(sent))
+        stop, now = self._capture.end(self._end_counts, *counts)
         since = Totals(*(a - b for a, b in zip(now, self._at_end, strict=True)))
         self._at_end = now
         way = self._way(now)
         if way is not None:
-            self._known = (way.sent, way.arrived)
-        self.report("drained", Drained(stop, since, self._stray_words, ended_by, way))
+            self._known = Known(way.sent, way.arrived, way.words)
+        self.report("drained", Drained(stop, since, self._stray_words, ended_by, way, self._strays))
 
     def _way(self, totals: Totals) -> Way | None:
-        return None if self._draining is None else Way(*self._known, self._draining.datagrams, totals.arrived)
+        if self._draining is None:
+            return None
+        before = self._known
+        words = _words(self._draining)
+        return Way(before.sent, before.arrived, self._draining.datagrams, totals.arrived, before.words, words)
 
     def _ended_by(self) -> str | None:
         way = self._way(self._capture.totals())
@@ -190,3 +233,14 @@ class CaptureStage(Stage):
 
     def _close_recording(self, _: object) -> Totals:
         return self._capture.close()
+
+
+def _words(sent: Sent) -> int | None:
+    """Words of pixels, of all chips; None: it does not tell."""
+    return sum(sent.pixel_words) if sent.pixel_words else None
+
+
+def _counts(sent: Sent) -> tuple[int, int]:
+    """Words of pixels and paused datagrams for a record of the index."""
+    words = _words(sent)
+    return UNKNOWN if words is None else words, sent.paused

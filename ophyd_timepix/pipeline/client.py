@@ -147,9 +147,15 @@ class Pipeline:
         """A fresh look at the run; also answered while another call waits."""
         return Progress.model_validate(self._call("progress", {}))
 
-    def baseline(self) -> None:
-        """The board's counts begin now: what came until here is not compared with them."""
-        self._call("baseline", {})
+    def baseline(self, sent: Sent | None = None) -> int:
+        """Compare from here on. Before the first acquisition: the board's counts begin now, at 0.
+
+        sent: when an acquisition has begun, the board's counters since `open_run`, asked for after `begin` and before
+        the shutter opens. What came late or twice of the acquisition before has then no part in this one.
+        Returns the datagrams that had arrived of what is not compared any more.
+        """
+        arrived: int = self._call("baseline", {} if sent is None else {"sent": sent.model_dump(mode="json")})["arrived"]
+        return arrived
 
     def poll(self, read: Callable[[], Sent | None]) -> None:
         """Read the board's counters between two looks at what arrived: it tells where a loss on the way lies.

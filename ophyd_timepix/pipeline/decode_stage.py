@@ -23,7 +23,7 @@ from ..spool.index import SILENCE_NS, Span, timer_estimate
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Slice
 from .ledger import DecodeTotals
 from .live_source import LiveSource
-from .locating import Way
+from .locating import Strays, Way
 from .losses import Losses
 from .messages import Phase, RunRequest
 from .shared import Gauge, Shared
@@ -53,6 +53,7 @@ class ReadRequest(NamedTuple):
     phase: Phase | None
     timer_zero_ns: int | None
     way: Way | None = None
+    strays: Strays = Strays()
 
 
 class EndRequest(NamedTuple):

@@ -4,7 +4,7 @@
 
 ===================================  ================================================================================
 datagrams the board sent             = received + malformed + dropped by the kernel + unrecorded + lost on the way
-                                       - surplus
+                                       + lost strays - surplus - strays too many
 words received                       = words given to the decoder + stray words between acquisitions
 words given to the decoder           = header of a chunk | hit | edge | timer | control | unknown | rejected, by reason
 pixel words the board sent           = pixel words decoded + altered on the way, while no datagram was lost
@@ -25,7 +25,7 @@ from ..protocol.words import MAX_CHIPS
 from ..spool.index import DAMAGED, Counted, Span
 from ..spool.sources import Recording
 from .capture_stage import Drained
-from .locating import Way
+from .locating import Strays, Way
 from .losses import LossSpan
 from .messages import Acquired, Sent
 from .verdict import verdict
@@ -120,6 +120,8 @@ class Ledger:
             "received_bytes": totals.payload_bytes,
             "received_words": totals.payload_bytes // 8,
             "stray_words": drained.stray_words,
+            "stray_datagrams": drained.strays.too_many,
+            "lost_stray_datagrams": drained.strays.lost,
             "ended_by": drained.ended_by,
             "malformed_datagrams": totals.malformed_datagrams,
             "wrong_sender_datagrams": totals.wrong_sender,
@@ -128,19 +130,23 @@ class Ledger:
             "ring_full_waits": totals.ring_full_waits,
         } | _on_the_way(drained.way)
 
-    def take_recording(self, span: Span, recording: Recording, way: Way | None = None) -> None:
+    def take_recording(
+        self, span: Span, recording: Recording, way: Way | None = None, strays: Strays | None = None
+    ) -> None:
         """What a recording holds instead of sockets: the bytes of one acquisition, and what its index says of them."""
         if span.counted is not None:
-            self._take_index(span.counted, way)
+            self._take_index(span.counted, way, strays or Strays())
         self._entries |= {
             "recording_bytes": span.stop - span.start,
             "truncated_bytes": recording.truncated_bytes if span.stop == recording.n_bytes else 0,
         }
 
-    def _take_index(self, counted: Counted, way: Way | None) -> None:
+    def _take_index(self, counted: Counted, way: Way | None, strays: Strays) -> None:
         """What was counted when the recording was made. Of the words that came, only those that are here are known."""
         self._entries |= {
-            "sent_datagrams": None if way is None else way.sent - way.sent_before,
+            "sent_datagrams": None if way is None else way.sent - way.sent_before + strays.sent,
+            "stray_datagrams": strays.too_many,
+            "lost_stray_datagrams": strays.lost,
             "received_datagrams": counted.datagrams,
             "malformed_datagrams": counted.malformed,
             "kernel_dropped": counted.kernel_dropped,

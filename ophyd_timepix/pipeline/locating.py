@@ -40,17 +40,45 @@ class Reading(NamedTuple):
 
 
 class Way(NamedTuple):
-    """Datagrams since the run was opened, as the board and this machine count them, around an acquisition."""
+    """Datagrams since the run was opened, as the board and this machine count them, around an acquisition.
+
+    It is compared from its own beginning: what came too late, or twice, of an earlier one plays no part.
+    """
 
     sent_before: int
     arrived_before: int
     sent: int
     arrived: int
+    words_before: int | None = None
+    """Words of pixels among what was sent, ..."""
+    words: int | None = None
+    """at the end; None: the board was not asked."""
+
+    @property
+    def sent_words(self) -> int | None:
+        """Words of pixels that the board sent in this acquisition."""
+        return None if self.words is None or self.words_before is None else self.words - self.words_before
 
     @property
     def missing(self) -> int:
         """Datagrams that were sent and have not arrived; negative: more came than was sent."""
         return (self.sent - self.sent_before) - (self.arrived - self.arrived_before)
+
+
+class Strays(NamedTuple):
+    """What came between two acquisitions, against what the board sent there."""
+
+    too_many: int = 0
+    """Datagrams that came: doubled, a stranger's, or later than the end of the acquisition waited for them."""
+    lost: int = 0
+    """Datagrams that were sent and did not come."""
+    sent: int = 0
+    """Datagrams that were sent."""
+
+    @classmethod
+    def between(cls, sent: int, expected: int, came_before: int, came_after: int) -> "Strays":
+        """expected: datagrams that should have arrived when the board was asked; before that and after so many had."""
+        return cls(max(0, came_before - expected), max(0, expected - came_after), sent)
 
 
 class Place(NamedTuple):

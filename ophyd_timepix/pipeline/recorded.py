@@ -3,13 +3,11 @@
 Knows files and no process.
 """
 
-import numpy as np
-
-from ..spool.index import Kind, Records, Span, arrived, baseline, read_index, spans
+from ..spool.index import Base, Kind, Records, Span, arrived, baseline, first_of, places_of, read_index, spans
 from ..spool.sound import cut_recording
 from ..spool.sources import open_recording
 from .decode_stage import ReadRequest
-from .locating import Way
+from .locating import Strays, Way
 from .messages import RecordedFile
 
 
@@ -24,8 +22,9 @@ def recorded_parts(file: RecordedFile) -> list[ReadRequest]:
     index = read_index(recording.path) if recording.chunked else None
     found = spans(index.records, recording.n_bytes) if index else []
     ways = recorded_ways(index.records, found) if index else []
+    strays = recorded_strays(index.records, found) if index else []
     if not found:
-        found, ways = [Span(1, 0, recording.n_bytes, None)], [None]
+        found, ways, strays = [Span(1, 0, recording.n_bytes, None)], [None], [Strays()]
     first, stop = file.acquisitions or (0, len(found))
     return [
         ReadRequest(
@@ -36,6 +35,7 @@ def recorded_parts(file: RecordedFile) -> list[ReadRequest]:
             phase=file.phase,
             timer_zero_ns=file.timer_zero_ns,
             way=ways[k],
+            strays=strays[k],
         )
         for k, span in enumerate(found)
         if first <= k < stop
@@ -43,35 +43,55 @@ def recorded_parts(file: RecordedFile) -> list[ReadRequest]:
 
 
 def recorded_ways(records: Records, found: list[Span]) -> list[Way | None]:
-    """What the index says of the board's counter at the end of each acquisition, and when it was known last before.
-
-    None where it says nothing.
+    """What the index says of the board's counter at the end of each acquisition, and at its beginning, else when it was
+    known last before. None where it says nothing.
     """
     ways: list[Way | None] = []
-    before = (0, baseline(records))
+    before = Base(0, baseline(records), 0)
     for span in found:
-        after = _at_end(span) if span.closed else _until_it_broke_off(records, span, *before)
-        ways.append(None if after is None else Way(*before, *after))
-        before = after or before
+        before = span.base or before
+        after = _at_end(span) if span.closed else _until_it_broke_off(records, span, before)
+        if after is None:
+            ways.append(None)
+            continue
+        ways.append(Way(before.sent, before.arrived, after.sent, after.arrived, before.sent_words, after.sent_words))
+        before = after
     return ways
 
 
-def _at_end(span: Span) -> tuple[int, int] | None:
-    """Datagrams (sent, arrived) up to the end of an acquisition."""
-    return None if span.sent is None or span.arrived is None else (span.sent, span.arrived)
+def recorded_strays(records: Records, found: list[Span]) -> list[Strays]:
+    """What came before each acquisition that no other one had waited for, and what of it was lost."""
+    strays: list[Strays] = []
+    before = Base(0, baseline(records), 0)
+    for span in found:
+        if span.base is None:
+            strays.append(Strays())
+        else:
+            came = int(arrived(records[first_of(records, span)]))
+            sent = span.base.sent - before.sent
+            strays.append(Strays.between(sent, before.arrived + sent, came, max(came, span.base.arrived)))
+        before = _at_end(span) or span.base or before
+    return strays
 
 
-def _until_it_broke_off(records: Records, span: Span, sent_before: int, arrived_before: int) -> tuple[int, int] | None:
+def _at_end(span: Span) -> Base | None:
+    """The counters up to the end of an acquisition."""
+    return None if span.sent is None or span.arrived is None else Base(span.sent, span.arrived, span.sent_words)
+
+
+def _until_it_broke_off(records: Records, span: Span, before: Base) -> Base | None:
     """The same of an acquisition that never ended, by the last reading of the board's counter.
 
     Nobody waited until all was here, so datagrams may have been on their way. Unknown when none is lost for sure; else
     all that may be lost is taken for lost.
     """
-    inside = (records["acquisition"] == span.acquisition) & (records["offset"] <= span.stop)
-    last = np.flatnonzero(inside & (records["kind"] == Kind.POLL))[-1:]
-    if not last.size:
-        return None
-    sent, came = int(records["sent"][last[0]]), int(arrived(records)[last[0]])
-    if Way(sent_before, arrived_before, sent, came).missing <= 0:
-        return None
-    return sent, int(records["received_before"][last[0]])
+    for k in reversed(places_of(records, Kind.POLL)):
+        last = records[k]
+        if last["acquisition"] != span.acquisition:
+            break
+        if last["offset"] <= span.stop:
+            sent = int(last["sent"])
+            if Way(before.sent, before.arrived, sent, int(arrived(last))).missing <= 0:
+                break
+            return Base(sent, int(last["received_before"]), None)
+    return None

@@ -341,10 +341,11 @@ class Supervisor:
         run.begun = time.monotonic()
         return {}
 
-    def _baseline(self, _: dict[str, Any]) -> Call:
+    def _baseline(self, arguments: dict[str, Any]) -> Call:
         self._opened()
-        yield self._children["capture"].send("baseline")
-        return {}
+        sent = None if arguments.get("sent") is None else Sent.model_validate(arguments["sent"])
+        arrived = yield self._children["capture"].send("baseline", sent)
+        return {"arrived": arrived}
 
     def _poll(self, arguments: dict[str, Any]) -> Call:
         """A reading of the board's counters while an acquisition runs; without one nobody needs it."""
@@ -446,7 +447,7 @@ class Supervisor:
                 number = read.acquisition if len(files) == 1 else place
                 part = Part(number, False, "files", time.monotonic())
                 ledger = Ledger()
-                ledger.take_recording(read.span, read.recording, read.way)
+                ledger.take_recording(read.span, read.recording, read.way, read.strays)
                 yield self._children["write"].send("begin", Counting())
                 yield self._children["decode"].send("read", read._replace(acquisition=number))
                 run.add((yield from self._finish_part(part, ledger)))

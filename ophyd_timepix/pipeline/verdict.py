@@ -22,6 +22,7 @@ DOUBTED: Final = {
     "missing_packets": "numbered packets missing",
     "foreign_chip_words": "words of chips that were not asked for",
     "surplus_datagrams": "datagrams more than were sent: doubled, or a stranger's",
+    "stray_datagrams": "datagrams that came after an acquisition had ended: late, doubled, or a stranger's",
     "altered_words": "words altered on the way",
     "unknown_words": "words of no known kind",
     "rejected_time_jumps": "words far out of their time",

@@ -352,6 +352,14 @@ def spans(records: Records, n_bytes: int) -> list[Span]:
     return found
 
 
+def first_of(records: Records, span: Span) -> int:
+    """Number of the record with which an acquisition begins."""
+    k = first_at(records, span.start)
+    while records["acquisition"][k] != span.acquisition:
+        k += 1
+    return k
+
+
 def _changes(records: Records) -> list[int]:
     """Numbers of the records with which an acquisition begins or ends."""
     found: list[int] = []

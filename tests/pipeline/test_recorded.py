@@ -9,7 +9,8 @@ from ophyd_timepix.spool.index import RECORD, Kind, Row, spans
 
 def ways(*rows: Row, n_bytes: int = 1000) -> list[Way | None]:
     records = np.array(list(rows), RECORD)
-    return recorded_ways(records, spans(records, n_bytes))
+    told = recorded_ways(records, spans(records, n_bytes))
+    return [None if way is None else way._replace(words_before=None, words=None) for way in told]
 
 
 def poll(offset: int, acquisition: int, sent: int, before: int, after: int) -> Row:

@@ -1,0 +1,167 @@
+"""Each acquisition is compared from its own beginning: what came twice or late of one hides nothing in another."""
+
+import socket
+import threading
+import time
+from multiprocessing import Pipe
+from pathlib import Path
+
+import pytest
+
+from ophyd_timepix.pipeline import capture_stage
+from ophyd_timepix.pipeline.capture_stage import CaptureStage, Drained
+from ophyd_timepix.pipeline.ledger import Ledger
+from ophyd_timepix.pipeline.locating import Strays
+from ophyd_timepix.pipeline.messages import Receiver, RunRequest, Sent
+from ophyd_timepix.pipeline.recorded import recorded_strays, recorded_ways
+from ophyd_timepix.pipeline.shared import Shared
+from ophyd_timepix.pipeline.verdict import DOUBTED
+from ophyd_timepix.spool.index import read_index, spans
+
+WORD = (0xB << 60).to_bytes(8, "little")
+
+
+class Bench:
+    """A capture stage without processes, and a board that counts what it sends."""
+
+    def __init__(self, stage: CaptureStage, supervisor, spool: Path) -> None:
+        self.stage, self.spool = stage, spool
+        self._supervisor = supervisor
+        ((port, _),) = stage.requests["bind"]([Receiver(chip=0, host="127.0.0.1")])
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.connect(("127.0.0.1", port))
+        request = RunRequest(event_file=spool.with_suffix(".h5"), spool=spool)
+        stage.requests["open"]((request, request.description()))
+        stage.requests["baseline"](None)
+        self.sent, self._arrives, self._number = 0, 0, 0
+
+    def send(self, n: int, *, lost: int = 0, doubled: int = 0) -> None:
+        """n datagrams of a word; the first `lost` do not come, the next `doubled` come twice."""
+        self.sent += n
+        self.come(n - lost + doubled)
+
+    def come(self, n: int) -> None:
+        for _ in range(n):
+            self._socket.send(WORD)
+        self._arrives += n
+        self._wait(lambda: self.stage._capture.totals().arrived == self._arrives)
+
+    @property
+    def counters(self) -> Sent:
+        return Sent(datagrams=self.sent, pixel_words=(self.sent,))
+
+    def begin(self, *, asks: bool = True) -> None:
+        self._number += 1
+        self.stage.requests["begin"](self._number)
+        if asks:
+            self.stage.requests["baseline"](self.counters)
+
+    def end(self) -> Drained:
+        self.stage.requests["end"]((self.counters, None))
+        self._wait(lambda: bool(self.stage.step() or self._supervisor.poll()))
+        kind, _, drained = self._supervisor.recv()
+        assert kind == "drained"
+        return drained
+
+    def close(self) -> None:
+        self._socket.close()
+        self.stage.close()
+
+    def _wait(self, condition) -> None:
+        deadline = time.monotonic() + 5
+        pause = threading.Event()
+        while not condition():
+            assert time.monotonic() < deadline
+            pause.wait(0.0005)
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    monkeypatch.setattr(capture_stage, "_go_first", lambda: None)
+    monkeypatch.setattr(capture_stage, "SILENCE_NS", 30_000_000)
+    ours, theirs = Pipe()
+    shared = Shared(1 << 22)
+    made = Bench(CaptureStage(theirs, shared), ours, tmp_path / "run.tpx3")
+    yield made
+    made.close()
+    ours.close()
+    theirs.close()
+
+
+def missing(drained: Drained) -> int:
+    assert drained.way is not None
+    return drained.way.missing
+
+
+def test_datagrams_that_came_twice_do_not_end_the_next_acquisition_before_its_last(bench):
+    bench.begin()
+    bench.send(20)
+    assert missing(bench.end()) == 0
+    bench.come(3)  # of the acquisition that is over
+    bench.begin()
+    bench.send(20, lost=3)
+    ended = bench.end()
+    assert (missing(ended), ended.ended_by) == (3, "silence")
+    assert ended.strays == Strays(too_many=3)
+
+
+def test_without_the_boards_counters_at_its_beginning_they_would_hide_a_loss(bench):
+    bench.begin()
+    bench.send(20)
+    bench.end()
+    bench.come(3)
+    bench.begin(asks=False)
+    bench.send(20, lost=3)
+    assert missing(bench.end()) == 0
+
+
+def test_what_the_board_sends_behind_its_closed_shutter_is_no_surplus_and_no_loss(bench):
+    bench.begin()
+    bench.send(5)
+    bench.end()
+    bench.send(4)
+    bench.begin()
+    bench.send(5)
+    ended = bench.end()
+    assert missing(ended) == 0
+    assert ended.strays == Strays(sent=4)
+
+
+def test_what_is_lost_between_two_acquisitions_is_lost_in_neither(bench):
+    bench.begin()
+    bench.send(5)
+    bench.end()
+    bench.send(4, lost=1)
+    bench.begin()
+    bench.send(5)
+    ended = bench.end()
+    assert missing(ended) == 0
+    assert ended.strays == Strays(lost=1, sent=4)
+
+
+def test_the_recording_tells_the_same_of_what_came_in_between(bench):
+    live = []
+    for lost, after in ((0, 3), (2, 0), (0, 1)):
+        bench.begin()
+        bench.send(9, lost=lost)
+        live.append(bench.end())
+        bench.come(after)
+    bench.stage.requests["close"](None)
+    records = read_index(bench.spool).records
+    found = spans(records, bench.spool.stat().st_size)
+    assert recorded_ways(records, found) == [ended.way for ended in live]
+    assert recorded_strays(records, found) == [ended.strays for ended in live]
+
+
+def test_strays_beyond_what_was_sent_are_in_the_ledger_and_in_doubt(bench):
+    bench.begin()
+    bench.send(5)
+    bench.end()
+    bench.come(2)
+    bench.begin()
+    bench.send(5)
+    ledger = Ledger()
+    ledger.take_capture(bench.end(), Sent(datagrams=5, pixel_words=(5,)))
+    entries = ledger.as_dict()
+    assert (entries["stray_datagrams"], entries["lost_on_the_way"]) == (2, 0)
+    assert entries["verdict"].startswith(f"doubtful: 2 {DOUBTED['stray_datagrams']}")
