@@ -3,12 +3,12 @@
 What they share with the package is the word table and the settings, nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil, floor, inf, nan
 
-from ophyd_timepix.config import Edge, Metric, Processing
+from ophyd_timepix.config import CentroidTime, Edge, Metric, Processing
 from ophyd_timepix.decode import Count
 from ophyd_timepix.protocol import words as w
 
@@ -448,6 +448,62 @@ def clusters(hits: list[Hit], shot: list[int], processing: Processing, cuts: tup
     return [-1 if name is None else names.setdefault(name, len(names)) for name in component]
 
 
+def split(hits: list[Hit], labels: list[int], processing: Processing) -> tuple[list[int], set[int]]:
+    """Clusters with several peaks cut up: new labels, by first hits again, and those of them that are parts."""
+    cut: dict[int, tuple[int, int]] = {}
+    for label in set(labels) - {-1}:
+        members = [i for i, other in enumerate(labels) if other == label]
+        peaks = [i for i in members if not any(belongs(hits, i, j, processing) for j in members)]
+        if len(peaks) < 2 or len(members) >= 1024:
+            continue
+        centres: list[tuple[float, float, int, int]] = [(hits[i][3], hits[i][2], hits[i][0], hits[i][4]) for i in peaks]
+        part = nearest_centre(hits, members, centres, processing)
+        centres = []
+        for k, peak in enumerate(peaks):
+            own = [i for i in members if part[i] == k]
+            total = sum(hits[i][4] for i in own)
+            best = max(own, key=lambda i: (hits[i][4], -i), default=peak)
+            x = sum(hits[i][4] * hits[i][3] for i in own) / total if total else hits[peak][3]
+            y = sum(hits[i][4] * hits[i][2] for i in own) / total if total else hits[peak][2]
+            centres.append((x, y, hits[best][0], hits[best][4]))
+        part = nearest_centre(hits, members, centres, processing)
+        if len(set(part.values())) > 1:
+            cut |= {i: (label, part[i]) for i in members}
+    names: dict[tuple[int, int], int] = {}
+    found = [
+        -1 if label < 0 else names.setdefault(cut.get(i, (label, -1)), len(names)) for i, label in enumerate(labels)
+    ]
+    return found, {names[key] for key in cut.values()}
+
+
+def belongs(hits: list[Hit], i: int, j: int, processing: Processing) -> bool:
+    """Whether hit i may be one of the weak hits around hit j."""
+    a, b = hits[i], hits[j]
+    reach = int(processing.split_time_ns * 96 / 25)
+    late = a[0] - b[0]
+    is_stronger = b[4] > a[4] or (b[4] == a[4] and j < i)
+    near = (a[3] - b[3]) ** 2 + (a[2] - b[2]) ** 2 <= processing.split_radius_px**2
+    return is_stronger and near and late >= -reach and late * a[4] <= reach * b[4]
+
+
+def nearest_centre(
+    hits: list[Hit], members: list[int], centres: Sequence[tuple[float, float, int, int]], processing: Processing
+) -> dict[int, int]:
+    """The nearest of the centres (x, y, tick, ToT) for each hit, the first of equals."""
+    scale = processing.split_radius_px / (processing.split_time_ns * 96 / 25)
+    nearest = {}
+    for i in members:
+        away2 = []
+        for x, y, tick, tot in centres:
+            late = float(hits[i][0] - tick)
+            if late > 0:
+                late = late * hits[i][4] / max(tot, 1)
+            dx, dy = hits[i][3] - x, hits[i][2] - y
+            away2.append(dx * dx + dy * dy + (late * scale) * (late * scale))
+        nearest[i] = away2.index(min(away2))
+    return nearest
+
+
 @dataclass
 class Row:
     """A centroid."""
@@ -463,6 +519,7 @@ class Row:
     chip: int
     saturated: bool
     edge: bool
+    split: bool
     members: list[int]
 
 
@@ -473,6 +530,8 @@ def centroids(
     labels: list[int],
     table: list[list[int]],
     min_size: int = 1,
+    parts: Set[int] = frozenset(),
+    time: CentroidTime = CentroidTime.LARGEST,
 ) -> list[Row]:
     """One row for each label, in the order of (toa, first hit)."""
     rows = []
@@ -487,19 +546,22 @@ def centroids(
         x = sum(weight * hits[i][3] for weight, i in zip(weights, members, strict=True)) / sum(weights)
         y = sum(weight * hits[i][2] for weight, i in zip(weights, members, strict=True)) / sum(weights)
         tick, number = hits[best][0], shot[best]
+        delay = sum(weight * (hits[i][0] - tick) for weight, i in zip(weights, members, strict=True)) / sum(weights)
+        delay_ns = delay * 25 / 96 if time is CentroidTime.WEIGHTED else 0.0
         rows.append(
             Row(
                 number,
                 a * x + b * y + c,
                 d * x + e * y + f,
-                ns(tick),
-                ns(tick - opened[number]) if number >= 0 else nan,
+                ns(tick) + delay_ns,
+                ns(tick - opened[number]) + delay_ns if number >= 0 else nan,
                 total,
                 hits[best][4],
                 len(members),
                 hits[best][1],
                 hits[best][4] >= w.TOT_SATURATED,
                 any(hits[i][2] in (0, 255) or hits[i][3] in (0, 255) for i in members),
+                label in parts,
                 members,
             )
         )

@@ -12,7 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..config import Edge, Geometry, Metric, Processing
+from ..config import CentroidTime, Edge, Geometry, Metric, Processing
 from ..config.masked_pixels import Pixel, checked, parse_pixels, read_pixels
 from ..files.reader import PRODUCT_KEY, read_about
 from ..pipeline.client import Pipeline
@@ -45,6 +45,10 @@ def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--min-samples", type=int)
     group.add_argument("--min-size", type=int)
     group.add_argument("--metric", type=Metric, choices=list(Metric))
+    group.add_argument("--split", action="store_true", help="cut up clusters of several particles")
+    group.add_argument("--split-radius-px", type=float)
+    group.add_argument("--split-time-ns", type=float)
+    group.add_argument("--centroid-time", type=CentroidTime, choices=list(CentroidTime))
     group.add_argument("--tof-min-ns", type=float)
     group.add_argument("--tof-max-ns", type=float)
     group.add_argument("--tot-min", type=int, help="smallest ToT of a hit that counts (25 ns counts)")

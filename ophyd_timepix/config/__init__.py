@@ -13,11 +13,12 @@ from .model import (
     PulseSettings,
     TriggerSettings,
 )
-from .processing import Edge, Metric, Processing
+from .processing import CentroidTime, Edge, Metric, Processing
 
 __all__ = [
     "BiasConfig",
     "BoardConfig",
+    "CentroidTime",
     "ChipConfig",
     "ConfigError",
     "DacValues",

@@ -17,6 +17,15 @@ class Metric(StrEnum):
     """dx² + dy² + (dt / window * radius)² <= radius²."""
 
 
+class CentroidTime(StrEnum):
+    """Which time a centroid has."""
+
+    LARGEST = "largest"
+    """That of the hit with the largest ToT, the first of equals: the least time-walk."""
+    WEIGHTED = "weighted"
+    """The ToT-weighted mean."""
+
+
 class Edge(StrEnum):
     """The electrical edge of a TDC input."""
 
@@ -34,6 +43,16 @@ class Processing(BaseModel):
     metric: Metric = Field(Metric.CYLINDER, description="which two hits are neighbours: cylinder | ellipsoid")
     min_samples: int = Field(1, ge=1, le=1000, description="neighbours, itself included, that make a hit a core hit")
     min_size: int = Field(1, ge=1, le=65_535, description="hits that a cluster needs to become a centroid")
+    split: bool = Field(False, description="cut up clusters of several particles: one part for each peak of ToT")
+    split_radius_px: float = Field(
+        2.5, ge=1, le=8, description="a hit this near to a stronger one is no peak of its own (pixels)"
+    )
+    split_time_ns: float = Field(
+        15.0, ge=1, le=1000, description="nor is it when it is late by so much, weighed by the ratio of the ToT (ns)"
+    )
+    centroid_time: CentroidTime = Field(
+        CentroidTime.LARGEST, description="of the hit with the largest ToT, or the weighted mean: largest | weighted"
+    )
     trigger_input: int = Field(1, ge=1, le=2, description="TDC input that opens shots")
     trigger_edge: Edge = Field(Edge.RISING, description="its edge: rising | falling")
     trigger_period_ns: float | None = Field(

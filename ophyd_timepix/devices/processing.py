@@ -6,7 +6,7 @@ from typing import Any, Final
 from ophyd import Component as Cpt
 from ophyd import Device, Kind
 
-from ..config import Edge, Metric, Processing
+from ..config import CentroidTime, Edge, Metric, Processing
 from ..config.masked_pixels import checked, parse_pixels, pixels_text, read_pixels
 from .signals import RunSetting, Scalar, run_setting
 from .text import table
@@ -59,6 +59,10 @@ class ProcessingSettings(Device):
     metric = _parameter("metric", str(Metric.CYLINDER), choices=tuple(map(str, Metric)))
     min_samples = _parameter("min_samples", 1, limits=(1, 1000))
     min_size = _parameter("min_size", 1, limits=(1, 65_535))
+    split = _parameter("split", False)
+    split_radius_px = _parameter("split_radius_px", 2.5, units="pixel", limits=(1.0, 8.0))
+    split_time_ns = _parameter("split_time_ns", 15.0, units="ns", limits=(1.0, 1000.0))
+    centroid_time = _parameter("centroid_time", str(CentroidTime.LARGEST), choices=tuple(map(str, CentroidTime)))
     trigger_input = _parameter("trigger_input", 1, limits=(1, 2))
     trigger_edge = _parameter("trigger_edge", str(Edge.RISING), choices=tuple(map(str, Edge)))
     trigger_period_ns = _parameter("trigger_period_ns", OFF, units="ns")

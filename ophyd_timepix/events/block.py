@@ -104,6 +104,10 @@ class BlockHeader:
     """Hits in clusters below `min_size`."""
     n_clustered = _Field(20)
     """Hits in clusters that became centroids: n_hits = n_clustered + n_noise + n_small_hits."""
+    n_split = _Field(22)
+    """Clusters that were cut up."""
+    n_parts = _Field(23)
+    """Clusters that they became; they are among `n_clusters`."""
 
     def __init__(self, values: npt.NDArray[np.int64]) -> None:
         self.values = values

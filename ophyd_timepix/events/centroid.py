@@ -9,10 +9,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..config import Processing
+from ..config import CentroidTime, Processing
 from ..jit import kernel
 from ..protocol.words import MAX_CHIPS, TOT_SATURATED
 from . import cluster as c
+from . import split as parts
 from .block import CHIP_SHIFT, REL_TICK_SHIFT, X_SHIFT, Y_SHIFT, BlockArrays
 from .cluster import (
     BEST,
@@ -37,6 +38,7 @@ Floats = npt.NDArray[np.float64]
 
 _SATURATED: Final = int(Flag.SATURATED)
 _EDGE: Final = int(Flag.EDGE)
+_SPLIT: Final = int(Flag.SPLIT)
 _FORCED_CUT: Final = int(Flag.FORCED_CUT)
 _INSERTION_STEPS: Final = 4
 """Mean steps per row that insertion sort may take."""
@@ -189,6 +191,31 @@ def sum_again(
 
 
 @kernel
+def mean_delays(
+    keys: Ints, n: int, n_slots: int, slots: Int32s, parent: Int32s, sums: Ints, weights: Floats, delays: Floats
+) -> None:
+    """The ToT-weighted mean time of each cluster, in ticks after its hit with the largest ToT. Without ToT: the mean.
+
+    slots: become roots. weights: scratch.
+    """
+    for slot in range(n_slots):
+        weights[slot] = 0.0
+        delays[slot] = 0.0
+    for i in range(n):
+        if slots[i] >= 0:
+            slot = c.find_root(parent, slots[i])
+            slots[i] = slot
+            best = LAST - (sums[N_SUMS * slot + BEST] & LAST)
+            has_tot = sums[N_SUMS * slot + COUNT] & TOT_SUM_MASK > 0
+            weight = keys[i] & c.TOT_MASK if has_tot else 1
+            weights[slot] += weight
+            delays[slot] += weight * ((keys[i] >> REL_TICK_SHIFT) - (keys[best] >> REL_TICK_SHIFT))
+    for slot in range(n_slots):
+        if weights[slot] > 0:
+            delays[slot] /= weights[slot]
+
+
+@kernel
 def flag_forced_cut(
     keys: Ints, n: int, labels: Int32s, window: int, at_start: bool, at_end: bool, flags: npt.NDArray[np.uint8]
 ) -> None:
@@ -254,6 +281,13 @@ class Scratch:
         self.row_of_slot = np.empty(max_hits, np.int32)
         self.rows = np.empty(max_hits, np.int64)
         self.again = np.empty((max_hits, 2), np.float64)
+        # Splitting only
+        self.members = np.empty(max_hits, np.int32)
+        self.part = np.empty(max_hits, np.int32)
+        self.number = np.empty(2 * max_hits, np.int32)
+        # Weighted times only
+        self.weights = np.empty(max_hits, np.float64)
+        self.delays = np.empty(max_hits, np.float64)
         # DBSCAN only
         self.previous = np.empty(max_hits, np.int32)
         self.neighbours = np.empty(max_hits, np.int32)
@@ -299,11 +333,16 @@ def centroid_block(
     header = block.header
     n = header.n_hits
     header.n_noise = header.n_clusters = header.n_centroids = header.n_small = header.n_small_hits = 0
-    header.n_clustered = 0
+    header.n_clustered = header.n_split = header.n_parts = 0
     if n == 0:
         return
-    n_slots = _find_clusters(block, processing, scratch)
+    n_slots = n_found = _find_clusters(block, processing, scratch)
+    if processing.split:
+        n_slots = _split(block, processing, scratch, n_found)
     _write_centroids(block, processing, table, scratch, n_slots)
+    if header.n_parts:
+        flags = block.centroids["flags"]
+        parts.flag_parts(n_found, header.n_parts, scratch.number, scratch.row_of_slot, _SPLIT, flags)
     touches_forced_cut = bool(header.forced_cut or header.after_forced_cut)
     if hits or touches_forced_cut:
         find_slots(n, scratch.slots, scratch.parent, scratch.row_of_slot, block.labels)
@@ -407,6 +446,23 @@ def _find_dbscan_clusters(block: BlockArrays, processing: Processing, scratch: S
     return int(n_slots)
 
 
+def _split(block: BlockArrays, processing: Processing, scratch: Scratch, n_slots: int) -> int:
+    """Cut up clusters with several peaks. Returns the number of slots."""
+    header, reach = block.header, parts.reach_of(processing)
+    n, keys, slots, sums, ends = header.n_hits, block.keys, scratch.slots, scratch.sums, scratch.row_of_slot
+    n_suspects = parts.find_suspects(
+        keys, n, n_slots, reach.radius2, reach.ticks, scratch.parent, sums, slots, ends, scratch.members
+    )
+    if n_suspects == 0:
+        return n_slots
+    header.n_split, header.n_parts = parts.split_suspects(
+        keys, n_slots, reach.radius2, reach.ticks, reach.scale, sums, ends, scratch.members, scratch.part, slots
+    )
+    if header.n_split == 0:
+        return n_slots
+    return int(parts.renumber(keys, n, n_slots, header.n_parts, slots, scratch.number, scratch.parent, sums))
+
+
 def _write_centroids(block: BlockArrays, processing: Processing, table: Ints, scratch: Scratch, n_slots: int) -> None:
     header = block.header
     n_rows, n_small, n_small_hits, n_special = list_rows(
@@ -420,6 +476,9 @@ def _write_centroids(block: BlockArrays, processing: Processing, table: Ints, sc
     )
     if not sort_rows(scratch.rows, n_rows):
         scratch.rows[:n_rows].sort()
+    is_weighted = processing.centroid_time is CentroidTime.WEIGHTED
+    if is_weighted:
+        _sort_by_mean_time(block, scratch, n_slots, n_rows)
     write_rows(
         block.keys,
         header.base_tick,
@@ -431,6 +490,10 @@ def _write_centroids(block: BlockArrays, processing: Processing, table: Ints, sc
         scratch.row_of_slot,
         *block.centroids.values(),
     )
+    if is_weighted:
+        delays_ns = scratch.delays[scratch.rows[:n_rows] & c.SLOT_MASK] * 25 / 96
+        block.centroids["toa"][:n_rows] += delays_ns
+        block.centroids["tof"][:n_rows] += delays_ns
     header.n_centroids = n_rows
     header.n_small = n_small
     header.n_small_hits = n_small_hits
@@ -452,3 +515,13 @@ def _write_centroids(block: BlockArrays, processing: Processing, table: Ints, sc
             n_rows,
             scratch.again,
         )
+
+
+def _sort_by_mean_time(block: BlockArrays, scratch: Scratch, n_slots: int, n_rows: int) -> None:
+    """Rows into the order of (mean time, first hit)."""
+    arrays = scratch.slots, scratch.parent, scratch.sums, scratch.weights, scratch.delays
+    mean_delays(block.keys, block.header.n_hits, n_slots, *arrays)
+    rows = scratch.rows[:n_rows]
+    slots = rows & c.SLOT_MASK
+    toa = (block.header.base_tick + (rows >> REL_TICK_SHIFT)) * 25 / 96 + scratch.delays[slots] * 25 / 96
+    rows[:] = rows[np.lexsort((slots, toa))]

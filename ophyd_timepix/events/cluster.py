@@ -144,7 +144,7 @@ def _cell(key: int) -> int:
 
 
 @inlined
-def _add_to_sums(sums: Ints, slot: int, key: int, hit: int) -> None:
+def add_to_sums(sums: Ints, slot: int, key: int, hit: int) -> None:
     """Add a hit to its cluster's sums, which begin at 0."""
     tot = key & TOT_MASK
     x = (key >> X_SHIFT) & COORDINATE_MASK
@@ -230,7 +230,7 @@ def link_by_pluses(
             last[_at(cell + SIDE)] = entry
             last[_at(cell - SIDE)] = entry
             slots[_at(i)] = slot
-            _add_to_sums(sums, slot, key, i)
+            add_to_sums(sums, slot, key, i)
     return n_slots
 
 
@@ -272,7 +272,7 @@ def link_components(
                 n_slots += 1
             last[_at(cell)] = time | slot
             slots[_at(i)] = slot
-            _add_to_sums(sums, slot, key, i)
+            add_to_sums(sums, slot, key, i)
     return n_slots
 
 
@@ -401,5 +401,5 @@ def gather_cores(
             n_slots += 1
             slot_of_root[root] = slot
         slots[i] = slot
-        _add_to_sums(sums, slot, keys[i], i)
+        add_to_sums(sums, slot, keys[i], i)
     return n_slots, n_noise

@@ -77,6 +77,8 @@ class BlockTotals:
     hits_before_first_trigger: int = 0
     clusters: int = 0
     small_clusters: int = 0
+    split_clusters: int = 0
+    split_parts: int = 0
     centroids: int = 0
     triggers: int = 0
     shots: int = 0
@@ -93,6 +95,8 @@ class BlockTotals:
         self.hits_before_first_trigger += header.n_before_first_trigger
         self.clusters += header.n_clusters
         self.small_clusters += header.n_small
+        self.split_clusters += header.n_split
+        self.split_parts += header.n_parts
         self.centroids += header.n_centroids
         self.triggers += header.n_edges
         self.shots += header.n_closed
@@ -264,6 +268,8 @@ class Ledger:
             "valid_shots": totals.valid_shots,
             "clusters": totals.clusters,
             "small_clusters": totals.small_clusters,
+            "split_clusters": totals.split_clusters,
+            "split_parts": totals.split_parts,
             "centroids": totals.centroids,
             "written": rows_written,
             "forced_cuts": totals.forced_cuts,

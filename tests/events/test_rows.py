@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ophyd_timepix.config import Edge, Geometry, Metric, Processing
+from ophyd_timepix.config import CentroidTime, Edge, Geometry, Metric, Processing
 from ophyd_timepix.events import BlockArrays, Capacity, Flag
 from tests import naive
 from tests.rows import Rows, assert_same_rows, process
@@ -24,6 +24,9 @@ def processings(draw) -> Processing:
         metric=draw(st.sampled_from(Metric)),
         min_samples=draw(st.sampled_from((1, 1, 2, 3, 5))),
         min_size=draw(st.sampled_from((1, 1, 2))),
+        split=draw(st.booleans()),
+        split_radius_px=draw(st.sampled_from((1.0, 2.5))),
+        centroid_time=draw(st.sampled_from(CentroidTime)),
         trigger_input=draw(st.sampled_from((1, 2))),
         trigger_edge=draw(st.sampled_from(Edge)),
         trigger_period_ns=draw(st.sampled_from((None, None, 1e5, 1e9))),
@@ -52,8 +55,10 @@ def assert_rows_equal_twin(
     window = int(processing.window_ns * 96 // 25)
     forced = naive.forced_cuts(shots.hits, shots.opened, window, chain_max)
     labels = naive.clusters(shots.hits, shots.shot, processing, forced)
+    labels, parts = naive.split(shots.hits, labels, processing) if processing.split else (labels, set())
     table = Geometry.for_chips(stream.n_chips).table().tolist()
-    expected = naive.centroids(shots.hits, shots.shot, shots.opened, labels, table, processing.min_size)
+    time = processing.centroid_time
+    expected = naive.centroids(shots.hits, shots.shot, shots.opened, labels, table, processing.min_size, parts, time)
 
     triggers, found_shots = rows.table("triggers"), rows.table("shots")
     assert triggers["time"].tolist() == [naive.ns(edge[0]) for edge in shots.edges]
@@ -85,7 +90,7 @@ def assert_rows_equal_twin(
     for name in ("x", "y", "tof"):
         values = np.array([getattr(row, name) for row in expected], centroids[name].dtype)
         np.testing.assert_allclose(centroids[name], values, rtol=1e-6)
-    for flag, name in ((Flag.SATURATED, "saturated"), (Flag.EDGE, "edge")):
+    for flag, name in ((Flag.SATURATED, "saturated"), (Flag.EDGE, "edge"), (Flag.SPLIT, "split")):
         assert [bool(flags & flag) for flags in centroids["flags"]] == [getattr(row, name) for row in expected]
     totals = rows.totals
     assert totals["n_hits"] == totals["n_clustered"] + totals["n_noise"] + totals["n_small_hits"]
