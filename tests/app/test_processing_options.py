@@ -2,7 +2,8 @@
 
 import argparse
 
-from ophyd_timepix.app.process import add_processing_arguments, processing_of, recorded_processing
+from ophyd_timepix.app.asking import recorded_processing
+from ophyd_timepix.app.process import add_processing_arguments, processing_of
 from ophyd_timepix.config import Edge, Processing
 
 
