@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from ..clock import NS_PER_COUNT, TICKS_PER_COUNT, ns_to_ticks
 from ..decode.chunks import first_chunk
-from ..decode.counts import Count
+from ..decode.counts import Count, total
 from ..decode.decoder import Batch, Decoder, Framing
 from ..events.builder import BlockBuilder
 from ..events.corrections import Corrections
+from ..protocol.words import MAX_CHIPS
 from ..spool.index import SILENCE_NS, Span, timer_estimate
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Slice
 from .ledger import DecodeTotals
@@ -38,6 +39,17 @@ PARTIAL_S: Final = 0.02
 """Hits wait at most this long for their block to fill."""
 
 
+PASSED_OVER: Final = (
+    Count.UNFRAMED_WORDS,
+    Count.CUT_CHUNKS,
+    Count.UNKNOWN_WORDS,
+    Count.REJECTED_EDGES,
+    Count.LATE_HITS,
+    Count.LATE_EDGES,
+    Count.JUMPED_HITS,
+    Count.JUMPED_EDGES,
+)
+"""What is counted of damaged words, with chunks that were cut short."""
 SLICE_COUNTS: Final = SILENCE_NS // NS_PER_COUNT
 """The words of a slice came within this."""
 
@@ -99,7 +111,7 @@ class DecodeStage(Stage):
         self._sequence = 0
         self._first_record = 0
         self._skipped_before = 0
-        self._bytes_before = self._hits_before = self._edges_before = 0
+        self._bytes_before = self._hits_before = self._edges_before = self._passed_over_before = 0
         self._last_block = 0.0
         self._end_counts: int | None = None
         self._way: Way | None = None
@@ -125,7 +137,7 @@ class DecodeStage(Stage):
         self._stream = None
         self._sequence = 0
         self._first_record = self._skipped_before = 0
-        self._bytes_before = self._hits_before = self._edges_before = 0
+        self._bytes_before = self._hits_before = self._edges_before = self._passed_over_before = 0
 
     def _begin(self, argument: tuple[int, int]) -> None:
         """Live: the words from address `start` on. All acquisitions of a run lie on one time line."""
@@ -170,6 +182,7 @@ class DecodeStage(Stage):
             return _Stream(run, framing)
         self._hits_before += self._stream.hits
         self._edges_before += self._stream.edges
+        self._passed_over_before += self._stream.passed_over
         return _Stream(run, framing, self._stream.builder.shots)
 
     def _opened(self) -> RunRequest:
@@ -206,6 +219,8 @@ class DecodeStage(Stage):
         gauges[Gauge.HITS] = self._hits_before + stream.hits
         gauges[Gauge.TRIGGERS] = self._edges_before + stream.edges
         gauges[Gauge.SHOTS] = stream.builder.shots
+        gauges[Gauge.SKIPPED_WORDS] = self._passed_over_before + stream.passed_over
+        gauges[Gauge.CHIPS] = max(int(gauges[Gauge.CHIPS]), stream.chips_seen)
 
     def _emit_full(self, stream: "_Stream") -> None:
         while True:
@@ -298,6 +313,22 @@ class _Stream:
     def edges(self) -> int:
         """TDC edges of the time line so far, repeats of several chips included."""
         return int(self._decoder.counts[Count.EDGES])
+
+    @property
+    def passed_over(self) -> int:
+        """Words of the time line so far that gave no row, for what is wrong with them or with what is around them.
+
+        Those of a chip that the run has not are none as long as such a chip may come.
+        """
+        counts = self._decoder.counts
+        n = total(counts.tolist(), PASSED_OVER)
+        return n if self.chips_seen > self._decoder.n_chips else n + int(counts[Count.FOREIGN_CHIP_WORDS])
+
+    @property
+    def chips_seen(self) -> int:
+        """One more than the highest chip of a chunk so far."""
+        chunks = self._decoder.counts[Count.CHUNKS_0 : Count.CHUNKS_0 + MAX_CHIPS]
+        return 1 + max(np.flatnonzero(chunks).tolist(), default=-1)
 
     def begin(self, acquisition: int, start: int) -> None:
         """An acquisition begins on this time line, with the byte at `start`."""
