@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..config import Processing
-from ..files.master import write_master
+from ..files.master import PROVENANCE, write_master
 from ..files.merge import add_text, merge_event_files
 from ..files.naming import give_its_name
 from ..files.reader import read_about, read_ledger
@@ -28,8 +28,6 @@ from .part_runner import MoreChips, SkippedError, run_part
 from .parts import PART_BYTES, Job, Part, PartsError, PartStore, cut_into_parts, ends_of, files_of
 from .provenance import Hasher, about, code_version, input_files, sha256_of
 
-PROVENANCE: Final = "provenance"
-"""Name of the text in `/entry` of an event file."""
 MERGED: Final = "merged.tmp"
 
 

@@ -32,6 +32,8 @@ PROPOSAL_KEYS: Final = ("proposal", "proposal_id", "data_session")
 LOCAL_NAME: Final = "timepix"
 EVENTS: Final = f"{LOCAL_NAME}_events"
 UNFINISHED: Final = ".part"
+PROVENANCE: Final = "provenance"
+"""Name in `/entry` of what an event file was made from: JSON."""
 
 
 def write_master(
@@ -75,6 +77,8 @@ def _write(
     entry.attrs["default"] = "tof_spectrum"
     _write_about(entry, start, zero_iso, source)
     _write_notes(entry, start, configuration, ledger)
+    if PROVENANCE in source["entry"]:
+        _write_provenance(entry, source["entry"][PROVENANCE].asstr()[()])
     _write_spectrum(entry, source)
     detector = _write_detector(entry, source, configuration)
     events = _group(detector, EVENTS, "NXevent_data")
@@ -134,6 +138,16 @@ def _write_notes(
     for name in ("verdict", "unaccounted", "hits", "centroids", "shots"):
         if ledger.get(name) is not None:
             entry["ledger"].attrs[name] = ledger[name]
+
+
+def _write_provenance(entry: h5py.Group, text: str) -> None:
+    """What an event file that was made from recordings says of how, as NeXus has it and in full."""
+    told = json.loads(text)
+    process = _group(entry, "process", "NXprocess")
+    for name in ("program", "version", "command"):
+        process[name] = str(told.get(name, ""))
+    process["sequence_index"] = 1
+    _write_note(entry, PROVENANCE, "application/json", text)
 
 
 def _write_note(entry: h5py.Group, name: str, kind: str, text: str) -> None:
