@@ -9,12 +9,14 @@ from itertools import pairwise
 from math import ceil, floor, inf, nan
 
 from ophyd_timepix.config import CentroidTime, Edge, Metric, Processing
-from ophyd_timepix.decode import Count
+from ophyd_timepix.decode import Count, Mark
 from ophyd_timepix.protocol import words as w
+from ophyd_timepix.protocol.chip_config import GeneralConfig
 
 PERIOD_30, PERIOD_32, PERIOD_48 = 1 << 30, 1 << 32, 1 << 48
 BACKWARD = 1 << 27
 FOREVER = 1 << 54
+DOUBT = 16
 MS = 40_000  # counts of 25 ns
 
 
@@ -26,7 +28,9 @@ class Chip:
     """What is known of one chip's stream."""
 
     newest: int | None = None
-    held: tuple[int, int] | None = None
+    held: list[tuple[int, int, int | None]] = field(default_factory=list)
+    """(word, time, since when its epoch is not sure)."""
+    doubt: int = 0
     timer_low: int | None = None
     packet: int | None = None
     far: int = 0
@@ -47,6 +51,11 @@ class NaiveDecoder:
     edges: list[tuple[int, int, int, int, int]] = field(default_factory=list)
     """(tick, input, falling, counter, chip)."""
     counts: dict[Count, int] = field(default_factory=lambda: dict.fromkeys(Count, 0))
+    general: list[int] = field(default_factory=list)
+    counting: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
+    """(chip, y, x, events, hits, sum of ToT)."""
+    marks: list[tuple[Mark, int, int, int | None, int | None, int | None]] = field(default_factory=list)
+    """(what, chip, amount, time before, time after, place)."""
 
     def __post_init__(self) -> None:
         self.jump = max(self.lateness, MS // 2)
@@ -62,6 +71,9 @@ class NaiveDecoder:
         self.ceiling = FOREVER
         self.worst = 0
         self.late: list[int] = []
+        self.told: int | None = None
+        self.place = 0
+        self.latest: float = FOREVER
 
     # chunks
 
@@ -72,23 +84,34 @@ class NaiveDecoder:
         if anchor is not None:
             self._take_anchor(anchor)
         for word in words:
+            self.place = self.counts[Count.WORDS]
             self.counts[Count.WORDS] += 1
             if not self.framed or self._is_in_chunk(word):
                 self._word(word)
 
     def flush(self) -> None:
         """Held words come out; they do not move the time."""
-        for chip in range(self.n_chips):
-            if self.chips[chip].held is not None:
-                word, time = self.chips[chip].held
-                self.chips[chip].held = None
-                self._emit(word, time, chip)
+        for number, chip in enumerate(self.chips):
+            for word, time, since in chip.held:
+                self._note_epoch(since, time, number)
+                self._emit(word, time, number)
+            chip.held = []
+
+    def _mark(self, what: Mark, chip: int, amount: int, after: int | None = None) -> None:
+        before = self.chips[chip].newest if 0 <= chip < self.n_chips else None
+        self.marks.append((what, chip, amount, before, after, self.place))
+
+    def _note_epoch(self, since: int | None, time: int, chip: int) -> None:
+        if since is not None:
+            self.counts[Count.EPOCH_UNCERTAIN] += 1
+            self.marks.append((Mark.EPOCH, chip, 1, since, time, None))
 
     def _is_in_chunk(self, word: int) -> bool:
         magic = w.CHUNK_MAGIC_FIELD.get(word) == w.CHUNK_MAGIC
         if self.left == 0:
             if not magic:
                 self.counts[Count.UNFRAMED_WORDS] += 1
+                self._mark(Mark.UNFRAMED, -1, 1)
                 return False
             self._open(word)
             return False
@@ -100,11 +123,15 @@ class NaiveDecoder:
         )
         if looks_like_header:
             self.counts[Count.CUT_CHUNKS] += 1
+            if self.chip < self.n_chips:
+                self.chips[self.chip].doubt = DOUBT
+            self._mark(Mark.CUT_CHUNK, self.chip, self.left)
             self._open(word)
             return False
         self.left -= 1
         if self.chip >= self.n_chips:
             self.counts[Count.FOREIGN_CHIP_WORDS] += 1
+            self._mark(Mark.FOREIGN_CHIP, self.chip, 1)
             return False
         return True
 
@@ -119,25 +146,31 @@ class NaiveDecoder:
 
     def _release_overtaken(self) -> None:
         for number, chip in enumerate(self.chips):
-            if chip.held is not None and self.newest is not None and chip.held[1] <= self.newest:
-                word, time = chip.held
-                chip.held = None
-                self._accept(word, time, number)
+            while chip.held and self.newest is not None and chip.held[0][1] <= self.newest:
+                self._take_first_held(number)
 
     # words
 
     def _word(self, word: int) -> None:
         top = w.TOP_BYTE.get(word)
-        if w.HEADER.get(word) in (w.PIXEL_SEQUENTIAL, w.PIXEL_DATA_DRIVEN):
-            self._timed(word, w.SPIDR_TIME.get(word) << 14 | w.TOA.get(word), 30)
+        if self._is_hit(word):
+            self.counts[Count.SEQUENTIAL_WORDS] += w.HEADER.get(word) == w.PIXEL_SEQUENTIAL
+            if self._general(self.chip).mode == 2:
+                self._count(word)
+            else:
+                self._timed(word, w.SPIDR_TIME.get(word) << 14 | w.TOA.get(word), 30)
         elif top in list(w.TdcByte):
             if 1 <= w.TDC_STAMP.get(word) <= 12 and w.TDC_ZERO.get(word) == 0:
                 self._timed(word, w.TDC_TIME.get(word) >> 3, 32)
             else:
                 self.counts[Count.REJECTED_EDGES] += 1
+                self.chips[self.chip].doubt = DOUBT
+                self._mark(Mark.REJECTED_EDGE, self.chip, 1)
         elif top == w.TIMER_LOW_BYTE:
             self.counts[Count.TIMER_WORDS] += 1
-            self.chips[self.chip].timer_low = w.TIMER_LOW.get(word)
+            low = w.TIMER_LOW.get(word)
+            waited = (w.SPIDR_TIME.get(word) - (low >> 14)) % (1 << 16)
+            self.chips[self.chip].timer_low = low if waited <= 64 or waited == (1 << 16) - 1 else None
         elif top == w.TIMER_HIGH_BYTE:
             self.counts[Count.TIMER_WORDS] += 1
             self._timer_high(word)
@@ -150,6 +183,18 @@ class NaiveDecoder:
                 self.counts[Count(Count.END_OF_READOUT_0 + self.chip)] += 1
         else:
             self.counts[Count.UNKNOWN_WORDS] += 1
+            self.chips[self.chip].doubt = DOUBT
+            self._mark(Mark.UNKNOWN, self.chip, 1)
+
+    def _general(self, chip: int) -> GeneralConfig:
+        return GeneralConfig.from_word(self.general[chip]) if self.general else GeneralConfig()
+
+    def _count(self, word: int) -> None:
+        self.counts[Count.COUNTING_WORDS] += 1
+        dcol, super_pixel, pixel = w.DCOL.get(word), w.SUPER_PIXEL.get(word), w.PIXEL.get(word)
+        hits = 0 if self._general(self.chip).fast_toa else w.HIT_COUNT.get(word)
+        x, y = 2 * dcol + pixel // 4, 4 * super_pixel + pixel % 4
+        self.counting.append((self.chip, y, x, w.EVENTS.get(word), hits, w.ITOT.get(word)))
 
     def _packet_id(self, number: int) -> None:
         self.counts[Count.PACKET_IDS] += 1
@@ -157,9 +202,12 @@ class NaiveDecoder:
         step = None if chip.packet is None else number - chip.packet
         if step is not None and -(1 << 16) <= step < 0:
             self.counts[Count.MISSING_PACKETS] -= 1
+            self._mark(Mark.MISSING_PACKETS, self.chip, -1)
             return
         if step is not None and 0 < step <= 1 << 16:
             self.counts[Count.MISSING_PACKETS] += step - 1
+            if step > 1:
+                self._mark(Mark.MISSING_PACKETS, self.chip, step - 1)
         chip.packet = number
 
     @staticmethod
@@ -194,6 +242,7 @@ class NaiveDecoder:
             self.reference = max(self.reference, anchor - self.offset - low)
         self.anchored = True
         self.ceiling = anchor - self.offset + (1 << 29)
+        self.told = latest_of(self.told, anchor - self.offset)
 
     def _timer_high(self, word: int) -> None:
         chip = self.chips[self.chip]
@@ -202,7 +251,7 @@ class NaiveDecoder:
             return
         value = w.TIMER_HIGH.get(word) << 32 | low
         if self._undecided:
-            if any(chip.held is not None for chip in self.chips):
+            if any(chip.held for chip in self.chips):
                 return
             if value > self.ceiling:
                 self.counts[Count.TIMER_JUMPS] += 1
@@ -214,10 +263,18 @@ class NaiveDecoder:
             if time > ceiling or time < self.reference - BACKWARD:
                 self.counts[Count.TIMER_JUMPS] += 1
                 return
+            since = latest_of(self.newest, self.told)
+            if self._is_uncertain(time, since, 48):
+                self._note_epoch(since, time, self.chip)
             self.reference = max(self.reference, time)
             self._learn(value, 48, time)
+            value = time
+        self.told = latest_of(self.told, value)
         self.counts[Count.TIMER_PAIRS] += 1
         self.anchored = True
+
+    def _is_uncertain(self, time: int, since: int | None, bits: int) -> bool:
+        return since is not None and time - since > (1 << min(bits, self.known)) // 2
 
     def _learn(self, value: int, bits: int, time: int) -> None:
         if bits > self.known:
@@ -232,17 +289,23 @@ class NaiveDecoder:
             chip.far, chip.far_time = chip.far + 1 if agrees else 1, time
             if chip.far < 256:
                 self.counts[Count.JUMPED_HITS if self._is_hit(word) else Count.JUMPED_EDGES] += 1
+                self._mark(Mark.JUMPED, self.chip, 1, time)
                 return
         else:
             chip.far = 0
-        if chip.held is not None:
-            held_word, held_time = chip.held
-            chip.held = None
-            if time >= held_time - self.lateness:
-                self._accept(held_word, held_time, self.chip)
+        if chip.held:
+            if time >= max(held for _, held, _ in chip.held) - self.lateness:
+                needed = DOUBT if chip.doubt and self.latest >= FOREVER else 1
+                while chip.held and (
+                    len(chip.held) >= needed or (self.newest is not None and chip.held[0][1] <= self.newest + self.jump)
+                ):
+                    self._take_first_held(self.chip)
             else:
-                self.counts[Count.JUMPED_HITS if self._is_hit(held_word) else Count.JUMPED_EDGES] += 1
-                if self._undecided and all(chip.held is None for chip in self.chips):
+                for held_word, _, _ in chip.held:
+                    self.counts[Count.JUMPED_HITS if self._is_hit(held_word) else Count.JUMPED_EDGES] += 1
+                self._mark(Mark.JUMPED, self.chip, len(chip.held), max(held for _, held, _ in chip.held))
+                chip.held = []
+                if self._undecided and not any(chip.held for chip in self.chips):
                     self.known = 0
                     time = value
         too_old = chip.newest is not None and time < chip.newest - self.lateness
@@ -253,17 +316,25 @@ class NaiveDecoder:
             self.late.append(time * 96)
         elif time > FOREVER:
             self.counts[Count.JUMPED_HITS if self._is_hit(word) else Count.JUMPED_EDGES] += 1
+            self._mark(Mark.JUMPED, self.chip, 1, time)
         elif self.newest is None or time > self.newest + self.jump:
             if self.known == 0:
                 self.reference, self.known, self.offset = time, bits, 0
             elif self._undecided:
                 self.reference = max(self.reference, time)
-            chip.held = (word, time)
+            since = latest_of(self.newest, self.told, *(held for _, held, _ in chip.held))
+            chip.held.append((word, time, since if self._is_uncertain(time, since, bits) else None))
         else:
             self._accept(word, time, self.chip)
 
+    def _take_first_held(self, number: int) -> None:
+        word, time, since = self.chips[number].held.pop(0)
+        self._note_epoch(since, time, number)
+        self._accept(word, time, number)
+
     def _accept(self, word: int, time: int, number: int) -> None:
         chip = self.chips[number]
+        chip.doubt = max(0, chip.doubt - 1)
         if self._is_hit(word) and chip.newest is not None:
             self.worst = max(self.worst, chip.newest - time)
             self.counts[Count.TOA_WRAP_SUSPECTS] += chip.newest - time > 384 * 40
@@ -278,7 +349,8 @@ class NaiveDecoder:
         if self._is_hit(word):
             dcol, super_pixel, pixel = w.DCOL.get(word), w.SUPER_PIXEL.get(word), w.PIXEL.get(word)
             phase = self.phase[number][dcol] if self.phase else 0
-            tick = time * 96 - w.FTOA.get(word) * 6 + phase * 6
+            ftoa = w.FTOA.get(word) if self._general(number).fast_toa else 0
+            tick = time * 96 - ftoa * 6 + phase * 6
             x, y = 2 * dcol + pixel // 4, 4 * super_pixel + pixel % 4
             self.hits.append((tick, number, y, x, w.TOT.get(word)))
             self.counts[Count.HITS] += 1
@@ -290,6 +362,11 @@ class NaiveDecoder:
             falling = top in (w.TdcByte.TDC1_FALLING, w.TdcByte.TDC2_FALLING)
             self.edges.append((tick, tdc, int(falling), w.TDC_COUNTER.get(word), number))
             self.counts[Count.EDGES] += 1
+
+
+def latest_of(*times: int | None) -> int | None:
+    """The latest of those that are known."""
+    return max((time for time in times if time is not None), default=None)
 
 
 def ns(tick: int) -> float:

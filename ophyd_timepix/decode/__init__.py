@@ -6,7 +6,7 @@ Names are resolved when they are first used: counting names (`Count`) must not l
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .counts import CLASSES, PIXEL_CLASSES, TDC_CLASSES, TIME_JUMPS, Count, total
+from .counts import CLASSES, PIXEL_CLASSES, SKIPPED, TDC_CLASSES, TIME_JUMPS, Count, Mark, total
 
 if TYPE_CHECKING:
     from .decoder import Batch, Decoder, Framing, warm_up
@@ -16,12 +16,14 @@ _LAZY = ("Batch", "Decoder", "Framing", "warm_up")
 __all__ = [
     "CLASSES",
     "PIXEL_CLASSES",
+    "SKIPPED",
     "TDC_CLASSES",
     "TIME_JUMPS",
     "Batch",
     "Count",
     "Decoder",
     "Framing",
+    "Mark",
     "total",
     "warm_up",
 ]

@@ -8,6 +8,31 @@ from enum import IntEnum
 from typing import Final
 
 
+class Mark(IntEnum):
+    """What a row of `Batch.marks` tells of."""
+
+    UNFRAMED = 1
+    """Words outside a chunk. amount: words."""
+    CUT_CHUNK = 2
+    """A header within a chunk. amount: words that the chunk should still have had."""
+    FOREIGN_CHIP = 3
+    """Words of a chip that is not there. amount: words."""
+    UNKNOWN = 4
+    """Words of no known kind. amount: words."""
+    REJECTED_EDGE = 5
+    """TDC words with impossible fields. amount: words."""
+    JUMPED = 6
+    """Words with an impossible time, at the word that refutes them. amount: words."""
+    MISSING_PACKETS = 7
+    """Numbers of packets were passed over. amount: packets; negative: such a packet came after all."""
+    EPOCH = 8
+    """A silence, and nothing tells how many turns of the counter it lasted. before, after: its ends."""
+
+
+SKIPPED: Final = (Mark.UNFRAMED, Mark.CUT_CHUNK, Mark.FOREIGN_CHIP, Mark.UNKNOWN, Mark.REJECTED_EDGE, Mark.JUMPED)
+"""Marks of words that were passed over."""
+
+
 class Count(IntEnum):
     """Index into the counts of a decoder."""
 
@@ -63,10 +88,17 @@ class Count(IntEnum):
     HITS_1 = 29
     HITS_2 = 30
     HITS_3 = 31
+    COUNTING_WORDS = 32
+    """A class too: words of pixels that count instead of telling times."""
+    SEQUENTIAL_WORDS = 33
+    """Words of a sequential read-out among those of pixels: where they wait for longer than 409.6 µs their time is
+    wrong by multiples of that."""
+    EPOCH_UNCERTAIN = 34
+    """Silences so long that nothing tells which turn of the counter ended them."""
 
 
-CLASSES: Final = tuple(Count(i) for i in range(Count.CHUNK_HEADERS, Count.UNFRAMED_WORDS + 1))
-PIXEL_CLASSES: Final = (Count.HITS, Count.LATE_HITS, Count.JUMPED_HITS)
+CLASSES: Final = (*(Count(i) for i in range(Count.CHUNK_HEADERS, Count.UNFRAMED_WORDS + 1)), Count.COUNTING_WORDS)
+PIXEL_CLASSES: Final = (Count.HITS, Count.LATE_HITS, Count.JUMPED_HITS, Count.COUNTING_WORDS)
 TDC_CLASSES: Final = (Count.EDGES, Count.LATE_EDGES, Count.JUMPED_EDGES, Count.REJECTED_EDGES)
 ENDS_OF_READOUT: Final = tuple(Count(i) for i in range(Count.END_OF_READOUT_0, Count.END_OF_READOUT_3 + 1))
 TIME_JUMPS: Final = (Count.JUMPED_HITS, Count.JUMPED_EDGES)

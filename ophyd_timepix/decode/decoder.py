@@ -3,14 +3,16 @@
 Knows no file, no socket, no process. The rules of time stand in `kernels`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from ..clock import TICKS_PER_COUNT, TICKS_PER_FTOA, TICKS_PER_SECOND
+from ..protocol.chip_config import GeneralConfig, Mode
 from ..protocol.words import FTOA, MATRIX_SIDE, MAX_CHIPS
 from . import kernels as k
 from .counts import Count
@@ -59,6 +61,12 @@ class Batch:
     """Newest accepted time of each chip; very negative before its first."""
     horizon_ticks: int
     """No later hit or edge of this stream will be earlier than this."""
+    counting_pixels: npt.NDArray[np.uint32]
+    """Pixels of chips that count instead of telling times: as `pixels`, with the number of events in place of ToT."""
+    counting_sums: npt.NDArray[np.uint32]
+    """Of each of them: hits << 14 | sum of ToT (25 ns counts). hits: 0 where the oscillators were on."""
+    marks: npt.NDArray[np.int64]
+    """What was passed over and where, by the `M_...` columns of `kernels`; times in 25 ns counts."""
     counts: npt.NDArray[np.int64]
     """Totals since the decoder was made, by `Count`."""
     unknown: npt.NDArray[np.int64]
@@ -70,6 +78,7 @@ class Decoder:
 
     phase: column phase in fToA bins, shape (chips, 128); zeros when absent.
     lateness_ticks: how much older than its chip's newest time a hit may be.
+    general: GENCONFIG of each chip; where it says that a chip counts events, or has no fToA, its words are read so.
     batch_words: size for which arrays are made at first; they grow with larger calls.
     """
 
@@ -80,6 +89,7 @@ class Decoder:
         phase: npt.NDArray[np.int32] | None = None,
         lateness_ticks: int = DEFAULT_LATENESS_TICKS,
         batch_words: int = 1 << 16,
+        general: Sequence[int] = (),
     ) -> None:
         if not 1 <= n_chips <= MAX_CHIPS:
             raise ValueError(f"a board has 1 to {MAX_CHIPS} chips, not {n_chips}")
@@ -89,11 +99,13 @@ class Decoder:
         self.n_chips = n_chips
         self.counts = np.zeros(len(Count), np.int64)
         self.unknown = np.zeros(256, np.int64)
+        self.controls = np.zeros((2, 256), np.int64)
+        """Control words by their top byte; commands that ended (0x71) by their code."""
         self._phase = _phase_ticks(phase, n_chips)
         self._margin = FTOA.mask * TICKS_PER_FTOA - int(self._phase.min())
         self._state = np.zeros(k.N_STATE, np.int64)
         self._state[k.S_MODE] = -1
-        self._state[k.S_NEWEST] = k.NEVER
+        self._state[k.S_NEWEST] = self._state[k.S_TOLD] = k.NEVER
         self._state[k.S_LATENESS] = -(-lateness_ticks // TICKS_PER_COUNT)
         self._state[k.S_JUMP] = max(int(self._state[k.S_LATENESS]), MIN_JUMP_TICKS // TICKS_PER_COUNT)
         self._state[k.S_SKEW] = SKEW_TICKS // TICKS_PER_COUNT
@@ -102,6 +114,8 @@ class Decoder:
         self._chips[:, k.C_NEWEST] = k.NEVER
         self._chips[:, k.C_TIMER_LOW] = -1
         self._chips[:, k.C_PACKET] = -1
+        for chip, word in enumerate(general[:n_chips]):
+            self._chips[chip, k.C_HOW] = _how(word)
         self._followed = 0
         """The last anchor that words came with."""
         self._least_ahead = 0
@@ -128,7 +142,7 @@ class Decoder:
     @property
     def reached_ticks(self) -> npt.NDArray[np.int64]:
         """The same with words that are held until another confirms them."""
-        held = np.where(self._chips[:, k.C_HELD] != 0, self._chips[:, k.C_TIME], k.NEVER)
+        held = np.where(self._chips[:, k.C_N_HELD] != 0, self._chips[:, k.C_HELD_NEWEST], k.NEVER)
         return np.asarray(np.maximum(self._chips[:, k.C_NEWEST], held) * TICKS_PER_COUNT, np.int64)
 
     @property
@@ -162,17 +176,7 @@ class Decoder:
             self._anchor(anchor_counts - self._ahead)
             if lasting_counts is not None:
                 self._state[k.S_LATEST] = self._latest(anchor_counts, lasting_counts)
-        k.decode_words(
-            words.view(np.int64),
-            self.framing is Framing.TPX3,
-            self._state,
-            self._chips,
-            self._phase,
-            self.counts,
-            self.unknown,
-            self._late,
-            *self._outputs,
-        )
+        k.decode_words(words.view(np.int64), self.framing is Framing.TPX3, self._store)
         if anchor_counts is not None:
             self._follow(anchor_counts)
             self._follow_closely(anchor_counts, newest_before)
@@ -180,8 +184,7 @@ class Decoder:
 
     def flush(self) -> Batch:
         """The end of an acquisition: words that were held come out."""
-        self._state[k.S_LATE] = 0
-        k.release_held(self._state, self._chips, self._phase, self.counts, *self._outputs)
+        k.release_held(self._store)
         return self._batch()
 
     def _anchor(self, anchor_counts: int) -> None:
@@ -189,11 +192,12 @@ class Decoder:
         if state[k.S_KNOWN] == 0:
             state[k.S_KNOWN] = 48
             state[k.S_REFERENCE] = anchor_counts - k.ANCHOR_MARGIN
-            state[k.S_CEILING] = anchor_counts + k.CEILING_MARGIN
+            anchor = anchor_counts
         else:
             anchor = anchor_counts - int(state[k.S_OFFSET])
             state[k.S_REFERENCE] = max(int(state[k.S_REFERENCE]), anchor - k.ANCHOR_MARGIN)
-            state[k.S_CEILING] = anchor + k.CEILING_MARGIN
+        state[k.S_CEILING] = anchor + k.CEILING_MARGIN
+        state[k.S_TOLD] = max(int(state[k.S_TOLD]), anchor)
         state[k.S_ANCHORED] = 1
 
     def _latest(self, anchor_counts: int, lasting_counts: int) -> int:
@@ -204,11 +208,10 @@ class Decoder:
 
     def _follow(self, anchor_counts: int) -> None:
         """Note by how much the anchor was ahead of the first word that it was given for."""
-        ticks, edge_ticks = self._outputs[0], self._outputs[2]
         if self._state[k.S_HITS]:
-            first = int(ticks[0])
+            first = int(self._store.ticks[0])
         elif self._state[k.S_EDGES]:
-            first = int(edge_ticks[0])
+            first = int(self._store.edge_ticks[0])
         else:
             return
         ahead = anchor_counts - int(self._state[k.S_OFFSET]) - first // TICKS_PER_COUNT
@@ -228,32 +231,46 @@ class Decoder:
     def _make_outputs(self, n_words: int) -> None:
         """Arrays that are touched as far as they are used, and used again by the next call."""
         self._capacity = n_words
-        room = n_words + MAX_CHIPS  # words that were held may come out too
-        self._late = np.empty(n_words, np.int64)
-        self._outputs: tuple[npt.NDArray[Any], ...] = (
-            np.empty(room, np.int64),
-            np.empty(room, np.uint32),
-            np.empty(room, np.int64),
-            np.empty(room, np.uint8),
-            np.empty(room, np.uint8),
-            np.empty(room, np.uint16),
-            np.empty(room, np.uint8),
+        room = n_words + MAX_CHIPS * k.HELD_MAX  # words that were held may come out too
+        self._store = k.Store(
+            state=self._state,
+            chips=self._chips,
+            phase=self._phase,
+            counts=self.counts,
+            unknown=self.unknown,
+            controls=self.controls,
+            ticks=np.empty(room, np.int64),
+            pixels=np.empty(room, np.uint32),
+            edge_ticks=np.empty(room, np.int64),
+            edge_input=np.empty(room, np.uint8),
+            edge_falling=np.empty(room, np.uint8),
+            edge_counter=np.empty(room, np.uint16),
+            edge_chip=np.empty(room, np.uint8),
+            counting_pixels=np.empty(n_words, np.uint32),
+            counting_sums=np.empty(n_words, np.uint32),
+            late=np.empty(n_words, np.int64),
+            marks=np.empty((2 * room, k.N_MARK), np.int64),
         )
 
     def _batch(self) -> Batch:
-        n_hits, n_edges = int(self._state[k.S_HITS]), int(self._state[k.S_EDGES])
-        ticks, pixels, edge_ticks, edge_input, edge_falling, edge_counter, edge_chip = self._outputs
+        store = self._store
+        n_hits, n_edges, n_late, n_counting, n_marks = (
+            int(self._state[index]) for index in (k.S_HITS, k.S_EDGES, k.S_LATE, k.S_COUNTING, k.S_MARKS)
+        )
         return Batch(
-            ticks=ticks[:n_hits],
-            pixels=pixels[:n_hits],
-            edge_ticks=edge_ticks[:n_edges],
-            edge_input=edge_input[:n_edges],
-            edge_falling=edge_falling[:n_edges],
-            edge_counter=edge_counter[:n_edges],
-            edge_chip=edge_chip[:n_edges],
-            late_ticks=self._late[: int(self._state[k.S_LATE])],
+            ticks=store.ticks[:n_hits],
+            pixels=store.pixels[:n_hits],
+            edge_ticks=store.edge_ticks[:n_edges],
+            edge_input=store.edge_input[:n_edges],
+            edge_falling=store.edge_falling[:n_edges],
+            edge_counter=store.edge_counter[:n_edges],
+            edge_chip=store.edge_chip[:n_edges],
+            late_ticks=store.late[:n_late],
             newest_ticks=self.newest_ticks,
             horizon_ticks=self._horizon(),
+            counting_pixels=store.counting_pixels[:n_counting],
+            counting_sums=store.counting_sums[:n_counting],
+            marks=store.marks[:n_marks],
             counts=self.counts,
             unknown=self.unknown,
         )
@@ -274,6 +291,13 @@ def _phase_ticks(phase: npt.NDArray[np.int32] | None, n_chips: int) -> npt.NDArr
     if table.shape != (n_chips, columns):
         raise ValueError(f"the phase table must have shape {(n_chips, columns)}, not {table.shape}")
     return table * TICKS_PER_FTOA
+
+
+def _how(general: int) -> int:
+    """What the words of a chip with this GENCONFIG mean, for the kernels."""
+    config = GeneralConfig.from_word(general)
+    how = k.HOW_COUNTING if config.mode == Mode.COUNT_ITOT else 0
+    return how if config.fast_toa else how | k.HOW_NO_FTOA
 
 
 def warm_up() -> None:

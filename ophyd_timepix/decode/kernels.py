@@ -5,11 +5,7 @@ allows; every other word goes through `_rare`. All integers are int64: mixing in
 
 Times are judged in counts of 25 ns as the chip sent them; fToA and column phase enter only the ticks that come out.
 
-=================  ==================================================================================================
-`state`            scalars that outlive a call, by the `S_...` indices
-`chips`            per chip: newest accepted time, the word that is held back, the last timer word (`C_...`)
-`counts`           `Count`
-=================  ==================================================================================================
+All memory is in one `Store`: what outlives a call, and the outputs of a call.
 
 Rules of time (all of them functions of the stream, never of how it is cut into calls):
 
@@ -23,17 +19,22 @@ Rules of time (all of them functions of the stream, never of how it is cut into 
   row of its chip agree.
 * Jumps. A word ahead of everything accepted by more than `jump` is held until the chip's next timed word confirms it
   (not older than it by more than `lateness`) or refutes it (counted, not returned), or another chip gets that far.
+* Doubt. After a word without sense (unknown, an edge with impossible fields, a chunk cut short) random words may
+  follow, and random words confirm each other. Until `DOUBT` words of the chip had their place in time, so many in a
+  row must confirm a word that is held, unless it is known when words came.
+* Uncertain epochs. A silence longer than half a period may have been longer by whole periods. The shortest is taken,
+  and it is counted and marked.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..clock import TICKS_PER_COUNT, TICKS_PER_FTOA, TICKS_PER_TDC_COUNT
-from ..jit import inlined, kernel
+from ..jit import inlined, internal, kernel
 from ..protocol import words as w
-from .counts import Count
+from .counts import Count, Mark
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -75,15 +76,24 @@ S_LATE: Final = 17
 """Late words in the output."""
 S_LATEST: Final = 18
 """Later than the host's clock allows: a hit or edge beyond is not believed."""
-N_STATE: Final = 19
+S_TOLD: Final = 19
+"""Newest time that an anchor or a timer pair told."""
+S_WORD: Final = 20
+"""Place of the present word in the call."""
+S_MARKS: Final = 21
+"""Marks in the output."""
+S_COUNTING: Final = 22
+"""Words of pixels that count in the output."""
+N_STATE: Final = 23
 
 # --- indices into a row of `chips` ------------------------------------------------------------------------------------
 C_NEWEST: Final = 0
-C_HELD: Final = 1
-"""1: a word is held."""
-C_WORD: Final = 2
-C_TIME: Final = 3
-"""Time of the held word."""
+C_N_HELD: Final = 1
+"""Words that are held."""
+C_HELD_NEWEST: Final = 2
+"""Time of the newest of them."""
+C_DOUBT: Final = 3
+"""Words that must have their place before the chip's stream is trusted again."""
 C_TIMER_LOW: Final = 4
 """Low half of a timer pair, -1 when there is none."""
 C_PACKET: Final = 5
@@ -92,7 +102,33 @@ C_FAR: Final = 6
 """Words in a row beyond the latest that agree with each other."""
 C_FAR_TIME: Final = 7
 """Time of the last of them."""
-N_CHIP: Final = 8
+C_HOW: Final = 8
+"""What its pixels measure, by the `HOW_...` bits."""
+C_HELD: Final = 9
+"""From here on word and time of each that is held, and since when nothing was sure if its epoch is not (else `NEVER`).
+"""
+
+DOUBT: Final = 16
+HELD_MAX: Final = DOUBT
+N_CHIP: Final = C_HELD + 3 * HELD_MAX
+
+HOW_COUNTING: Final = 1
+"""Events and the sum of their ToT, no time."""
+HOW_NO_FTOA: Final = 2
+"""The oscillators are off: where fToA would be is the number of hits."""
+
+# --- columns of `marks` -----------------------------------------------------------------------------------------------
+M_KIND: Final = 0
+"""A `Mark`."""
+M_CHIP: Final = 1
+M_WORD: Final = 2
+"""Place of the word in the call; -1: it came in an earlier one."""
+M_AMOUNT: Final = 3
+M_BEFORE: Final = 4
+"""Time before it: the newest of its chip, of EPOCH the newest of all."""
+M_AFTER: Final = 5
+"""Time after it, `NEVER` where that is not known yet."""
+N_MARK: Final = 6
 
 # --- from the word table ----------------------------------------------------------------------------------------------
 _TOA_SHIFT: Final = w.TOA.shift
@@ -103,6 +139,9 @@ _TOT_SHIFT: Final = w.TOT.shift
 _TOT_MASK: Final = w.TOT.mask
 _FTOA_SHIFT: Final = w.FTOA.shift
 _FTOA_MASK: Final = w.FTOA.mask
+_ITOT_SHIFT: Final = w.ITOT.shift
+_ITOT_MASK: Final = w.ITOT.mask
+_ITOT_WIDTH: Final = w.ITOT.width
 _DCOL_SHIFT: Final = w.DCOL.shift
 _DCOL_MASK: Final = w.DCOL.mask
 _SUPER_PIXEL_SHIFT: Final = w.SUPER_PIXEL.shift
@@ -111,6 +150,9 @@ _PIXEL_SHIFT: Final = w.PIXEL.shift
 _PIXEL_HEADER: Final = w.PIXEL_SEQUENTIAL >> 1
 """Sequential (0xA) and data driven (0xB) differ in the lowest bit of the header."""
 _PIXEL_HEADER_SHIFT: Final = w.HEADER.shift + 1
+_HEADER_SHIFT: Final = w.HEADER.shift
+_DATA_DRIVEN: Final = w.PIXEL_DATA_DRIVEN - (1 << w.HEADER.width)
+"""As the top of a signed word."""
 _TDC_COUNTER_SHIFT: Final = w.TDC_COUNTER.shift
 _TDC_COUNTER_MASK: Final = w.TDC_COUNTER.mask
 _TDC_TIME_SHIFT: Final = w.TDC_TIME.shift
@@ -217,8 +259,49 @@ _N_TIMER_JUMPS: Final = int(Count.TIMER_JUMPS)
 _N_SUSPECTS: Final = int(Count.TOA_WRAP_SUSPECTS)
 _N_CHUNKS: Final = int(Count.CHUNKS_0)
 _N_CHIP_HITS: Final = int(Count.HITS_0)
+_N_COUNTING: Final = int(Count.COUNTING_WORDS)
+_N_SEQUENTIAL: Final = int(Count.SEQUENTIAL_WORDS)
+_N_EPOCHS: Final = int(Count.EPOCH_UNCERTAIN)
 _N_PACKET_IDS: Final = int(Count.PACKET_IDS)
 _N_MISSING_PACKETS: Final = int(Count.MISSING_PACKETS)
+
+_M_UNFRAMED: Final = int(Mark.UNFRAMED)
+_M_CUT_CHUNK: Final = int(Mark.CUT_CHUNK)
+_M_FOREIGN_CHIP: Final = int(Mark.FOREIGN_CHIP)
+_M_UNKNOWN: Final = int(Mark.UNKNOWN)
+_M_REJECTED_EDGE: Final = int(Mark.REJECTED_EDGE)
+_M_JUMPED: Final = int(Mark.JUMPED)
+_M_MISSING_PACKETS: Final = int(Mark.MISSING_PACKETS)
+_M_EPOCH: Final = int(Mark.EPOCH)
+
+
+class Store(NamedTuple):
+    """The arrays of one stream."""
+
+    state: Ints
+    """Scalars, by the `S_...` indices."""
+    chips: Ints
+    """Per chip, by the `C_...` indices."""
+    phase: Ints
+    """Ticks to add, per chip and double column."""
+    counts: Ints
+    """By `Count`."""
+    unknown: Ints
+    """Words of no known kind, by their top byte."""
+    controls: Ints
+    """Row 0: control words by their top byte; row 1: commands that ended, by their code."""
+    ticks: Ints
+    pixels: npt.NDArray[np.uint32]
+    edge_ticks: Ints
+    edge_input: Bytes
+    edge_falling: Bytes
+    edge_counter: npt.NDArray[np.uint16]
+    edge_chip: Bytes
+    counting_pixels: npt.NDArray[np.uint32]
+    counting_sums: npt.NDArray[np.uint32]
+    late: Ints
+    marks: Ints
+    """By the `M_...` columns."""
 
 
 @inlined
@@ -250,7 +333,34 @@ def _hit_ticks(word: int, time: int, phase: Ints) -> int:
     return ticks
 
 
-@kernel
+@internal
+def _mark(kind: int, chip: int, amount: int, before: int, after: int, store: Store) -> None:
+    """Note that something is wrong at the present word."""
+    n = store.state[S_MARKS]
+    row = store.marks[n]
+    row[M_KIND] = kind
+    row[M_CHIP] = chip
+    row[M_WORD] = store.state[S_WORD]
+    row[M_AMOUNT] = amount
+    row[M_BEFORE] = before
+    row[M_AFTER] = after
+    store.state[S_MARKS] = n + 1
+
+
+@internal
+def _mark_words(kind: int, chip: int, n_words: int, store: Store) -> None:
+    """Note words that are passed over, the present one and those behind it: one mark for all that follow each other."""
+    n = store.state[S_MARKS]
+    if n:
+        row = store.marks[n - 1]
+        if row[M_KIND] == kind and row[M_CHIP] == chip and row[M_WORD] + row[M_AMOUNT] == store.state[S_WORD]:
+            row[M_AMOUNT] += n_words
+            return
+    before = store.chips[chip, C_NEWEST] if 0 <= chip < store.state[S_N_CHIPS] else NEVER
+    _mark(kind, chip, n_words, before, NEVER, store)
+
+
+@internal
 def _extend(value: int, bits: int, state: Ints) -> int:
     """The time on the line of a wire time that is known modulo 2**bits."""
     known = state[S_KNOWN]
@@ -273,7 +383,13 @@ def _extend(value: int, bits: int, state: Ints) -> int:
     return time
 
 
-@kernel
+@inlined
+def _is_uncertain(time: int, since: int, bits: int, state: Ints) -> bool:
+    """May whole periods have passed unseen between the newest time that is sure and this one?"""
+    return since != NEVER and time - since > 1 << (min(bits, state[S_KNOWN]) - 1)
+
+
+@internal
 def _learn_offset(value: int, bits: int, time: int, state: Ints) -> None:
     """An accepted time with more bits than known so far settles the epoch of the time line against the wire's."""
     if bits > state[S_KNOWN]:
@@ -281,121 +397,156 @@ def _learn_offset(value: int, bits: int, time: int, state: Ints) -> None:
         state[S_KNOWN] = bits
 
 
-@kernel
-def _emit(
-    word: int,
-    time: int,
-    chip: int,
-    state: Ints,
-    phase: Ints,
-    counts: Ints,
-    ticks: Ints,
-    pixels: npt.NDArray[np.uint32],
-    edge_ticks: Ints,
-    edge_input: Bytes,
-    edge_falling: Bytes,
-    edge_counter: npt.NDArray[np.uint16],
-    edge_chip: Bytes,
-) -> None:
+@internal
+def _emit(word: int, time: int, chip: int, store: Store) -> None:
     """Put a timed word into the output."""
+    state = store.state
     if _is_pixel(word):
         n = state[S_HITS]
-        ticks[n] = _hit_ticks(word, time, phase[chip])
-        pixels[n] = (chip << 26) | _hit_pixel(word)
+        if store.chips[chip, C_HOW] & HOW_NO_FTOA:
+            word &= ~(_FTOA_MASK << _FTOA_SHIFT)
+        store.ticks[n] = _hit_ticks(word, time, store.phase[chip])
+        store.pixels[n] = (chip << 26) | _hit_pixel(word)
         state[S_HITS] = n + 1
-        counts[_N_CHIP_HITS + chip] += 1
+        store.counts[_N_CHIP_HITS + chip] += 1
         return
     n = state[S_EDGES]
     byte = (word >> 56) & 0xFF
     stamp = (word >> _TDC_STAMP_SHIFT) & _TDC_STAMP_MASK
-    edge_ticks[n] = time * TICKS_PER_COUNT + ((word >> _TDC_TIME_SHIFT) & 7) * TICKS_PER_TDC_COUNT + stamp - 1
-    edge_input[n] = 2 if byte in _TDC2 else 1
-    edge_falling[n] = 1 if byte in _FALLING else 0
-    edge_counter[n] = (word >> _TDC_COUNTER_SHIFT) & _TDC_COUNTER_MASK
-    edge_chip[n] = chip
+    fine = ((word >> _TDC_TIME_SHIFT) & 7) * TICKS_PER_TDC_COUNT + stamp - 1
+    store.edge_ticks[n] = time * TICKS_PER_COUNT + fine
+    store.edge_input[n] = 2 if byte in _TDC2 else 1
+    store.edge_falling[n] = 1 if byte in _FALLING else 0
+    store.edge_counter[n] = (word >> _TDC_COUNTER_SHIFT) & _TDC_COUNTER_MASK
+    store.edge_chip[n] = chip
     state[S_EDGES] = n + 1
-    counts[_N_EDGES] += 1
+    store.counts[_N_EDGES] += 1
 
 
-@kernel
-def _accept(
-    word: int,
-    time: int,
-    chip: int,
-    state: Ints,
-    chips: Ints,
-    phase: Ints,
-    counts: Ints,
-    ticks: Ints,
-    pixels: npt.NDArray[np.uint32],
-    edge_ticks: Ints,
-    edge_input: Bytes,
-    edge_falling: Bytes,
-    edge_counter: npt.NDArray[np.uint16],
-    edge_chip: Bytes,
-) -> None:
+@internal
+def _accept(word: int, time: int, chip: int, store: Store) -> None:
     """Put a timed word into the output; the newest times follow it."""
+    state, chips = store.state, store.chips
     if _is_pixel(word):
         late = chips[chip, C_NEWEST] - time
         state[S_WORST] = max(state[S_WORST], late)
         if late > WRAP_SUSPECT:
-            counts[_N_SUSPECTS] += 1
-    chips[chip, C_NEWEST] = max(chips[chip, C_NEWEST], time)
-    state[S_NEWEST] = max(state[S_NEWEST], time)
-    state[S_REFERENCE] = max(state[S_REFERENCE], time)
+            store.counts[_N_SUSPECTS] += 1
+    _believe(time, chip, 1, store)
     if not _is_pixel(word):
         _learn_offset((word >> _TDC_COARSE_SHIFT) & _TDC_COARSE_MASK, _TDC_BITS, time, state)
-    _emit(
-        word, time, chip, state, phase, counts, ticks, pixels,
-        edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
-    )  # fmt: skip
+    _emit(word, time, chip, store)
 
 
-@kernel
-def _timed(
-    word: int,
-    chip: int,
-    state: Ints,
-    chips: Ints,
-    phase: Ints,
-    counts: Ints,
-    late: Ints,
-    ticks: Ints,
-    pixels: npt.NDArray[np.uint32],
-    edge_ticks: Ints,
-    edge_input: Bytes,
-    edge_falling: Bytes,
-    edge_counter: npt.NDArray[np.uint16],
-    edge_chip: Bytes,
-) -> None:
-    """Judge one hit or TDC word: late, held, or accepted; and what it says of the word that is held."""
+@internal
+def _believe(newest: int, chip: int, n_words: int, store: Store) -> None:
+    """So many words of a chip have found their place in time."""
+    state, chips = store.state, store.chips
+    chips[chip, C_NEWEST] = max(chips[chip, C_NEWEST], newest)
+    state[S_NEWEST] = max(state[S_NEWEST], newest)
+    state[S_REFERENCE] = max(state[S_REFERENCE], newest)
+    chips[chip, C_DOUBT] = max(0, chips[chip, C_DOUBT] - n_words)
+
+
+@inlined
+def _jumped_class(word: int) -> int:
+    return _N_JUMPED_HITS if _is_pixel(word) else _N_JUMPED_EDGES
+
+
+@internal
+def _hold(word: int, time: int, bits: int, chip: int, store: Store) -> None:
+    """Keep a word that is far ahead until others speak for it or against it."""
+    state, chips = store.state, store.chips
+    n = chips[chip, C_N_HELD]
+    held_newest = chips[chip, C_HELD_NEWEST] if n else NEVER
+    since = max(state[S_NEWEST], state[S_TOLD], held_newest)
+    at = C_HELD + 3 * n
+    chips[chip, at] = word
+    chips[chip, at + 1] = time
+    chips[chip, at + 2] = since if _is_uncertain(time, since, bits, state) else NEVER
+    chips[chip, C_HELD_NEWEST] = max(held_newest, time)
+    chips[chip, C_N_HELD] = n + 1
+    state[S_N_HELD] += 1
+
+
+@internal
+def _note_epoch(since: int, time: int, chip: int, store: Store) -> None:
+    """The silence from `since` to `time` may have been longer by whole periods; if `since` is no time, it was not."""
+    if since != NEVER:
+        store.counts[_N_EPOCHS] += 1
+        _mark(_M_EPOCH, chip, 1, since, time, store)
+
+
+@internal
+def _take_first_held(chip: int, store: Store) -> None:
+    """Accept the first word that is held; the others move up."""
+    state, chips = store.state, store.chips
+    word, time, since = chips[chip, C_HELD], chips[chip, C_HELD + 1], chips[chip, C_HELD + 2]
+    for at in range(C_HELD, C_HELD + 3 * (chips[chip, C_N_HELD] - 1)):
+        chips[chip, at] = chips[chip, at + 3]
+    chips[chip, C_N_HELD] -= 1
+    state[S_N_HELD] -= 1
+    _note_epoch(since, time, chip, store)
+    _accept(word, time, chip, store)
+
+
+@internal
+def _refute_held(chip: int, store: Store) -> None:
+    """What is held of a chip was no time."""
+    state, chips = store.state, store.chips
+    n = chips[chip, C_N_HELD]
+    for i in range(n):
+        store.counts[_jumped_class(chips[chip, C_HELD + 3 * i])] += 1
+    _mark(_M_JUMPED, chip, n, chips[chip, C_NEWEST], chips[chip, C_HELD_NEWEST], store)
+    chips[chip, C_N_HELD] = 0
+    state[S_N_HELD] -= n
+
+
+@internal
+def _confirm_held(chip: int, store: Store) -> None:
+    """Another word speaks for those that are held: accept those that enough speak for."""
+    state, chips = store.state, store.chips
+    trusted = chips[chip, C_DOUBT] == 0 or state[S_LATEST] < FOREVER
+    needed = 1 if trusted else DOUBT
+    while chips[chip, C_N_HELD] and (
+        chips[chip, C_N_HELD] >= needed or chips[chip, C_HELD + 1] <= state[S_NEWEST] + state[S_JUMP]
+    ):
+        _take_first_held(chip, store)
+
+
+@internal
+def _is_too_far(time: int, chip: int, store: Store) -> bool:
+    """Is a word later than it came, and not one of very many that say so?"""
+    chips = store.chips
+    if time <= store.state[S_LATEST]:
+        chips[chip, C_FAR] = 0
+        return False
+    agrees = abs(time - chips[chip, C_FAR_TIME]) <= FAR_AGREE
+    chips[chip, C_FAR] = chips[chip, C_FAR] + 1 if agrees else 1
+    chips[chip, C_FAR_TIME] = time
+    far: bool = chips[chip, C_FAR] < FAR_ENOUGH
+    return far
+
+
+@internal
+def _timed(word: int, chip: int, store: Store) -> None:
+    """Judge one hit or TDC word: late, held, or accepted; and what it says of the words that are held."""
+    state, chips, counts = store.state, store.chips, store.counts
     is_hit = _is_pixel(word)
     if is_hit:
         value, bits = _hit_time(word), _HIT_BITS
     else:
         value, bits = (word >> _TDC_COARSE_SHIFT) & _TDC_COARSE_MASK, _TDC_BITS
     time = _extend(value, bits, state)
-    if time > state[S_LATEST]:
-        agrees = abs(time - chips[chip, C_FAR_TIME]) <= FAR_AGREE
-        chips[chip, C_FAR] = chips[chip, C_FAR] + 1 if agrees else 1
-        chips[chip, C_FAR_TIME] = time
-        if chips[chip, C_FAR] < FAR_ENOUGH:
-            counts[_N_JUMPED_HITS if is_hit else _N_JUMPED_EDGES] += 1
-            return
-    else:
-        chips[chip, C_FAR] = 0
-    if chips[chip, C_HELD]:
-        held = chips[chip, C_TIME]
-        held_word = chips[chip, C_WORD]
-        chips[chip, C_HELD] = 0
-        state[S_N_HELD] -= 1
-        if time >= held - state[S_LATENESS]:
-            _accept(
-                held_word, held, chip, state, chips, phase, counts, ticks, pixels,
-                edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
-            )  # fmt: skip
+    if _is_too_far(time, chip, store):
+        counts[_jumped_class(word)] += 1
+        _mark(_M_JUMPED, chip, 1, chips[chip, C_NEWEST], time, store)
+        return
+    if chips[chip, C_N_HELD]:
+        if time >= chips[chip, C_HELD_NEWEST] - state[S_LATENESS]:
+            _confirm_held(chip, store)
         else:
-            counts[_N_JUMPED_HITS if _is_pixel(held_word) else _N_JUMPED_EDGES] += 1
+            _refute_held(chip, store)
             if state[S_NEWEST] == NEVER and state[S_ANCHORED] == 0 and state[S_N_HELD] == 0:
                 state[S_KNOWN] = 0
                 time = value
@@ -405,10 +556,11 @@ def _timed(
         floor = max(floor, newest - state[S_SKEW])
     if time < floor:
         counts[_N_LATE_HITS if is_hit else _N_LATE_EDGES] += 1
-        late[state[S_LATE]] = time * TICKS_PER_COUNT
+        store.late[state[S_LATE]] = time * TICKS_PER_COUNT
         state[S_LATE] += 1
     elif time > FOREVER:
-        counts[_N_JUMPED_HITS if is_hit else _N_JUMPED_EDGES] += 1
+        counts[_jumped_class(word)] += 1
+        _mark(_M_JUMPED, chip, 1, chips[chip, C_NEWEST], time, store)
     elif newest == NEVER or time > newest + state[S_JUMP]:
         if state[S_KNOWN] == 0:
             state[S_REFERENCE] = time
@@ -416,20 +568,23 @@ def _timed(
             state[S_OFFSET] = 0
         elif newest == NEVER and state[S_ANCHORED] == 0:
             state[S_REFERENCE] = max(state[S_REFERENCE], time)
-        chips[chip, C_HELD] = 1
-        chips[chip, C_WORD] = word
-        chips[chip, C_TIME] = time
-        state[S_N_HELD] += 1
+        _hold(word, time, bits, chip, store)
     else:
-        _accept(
-            word, time, chip, state, chips, phase, counts, ticks, pixels,
-            edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
-        )  # fmt: skip
+        _accept(word, time, chip, store)
 
 
-@kernel
-def _timer_high(word: int, chip: int, state: Ints, chips: Ints, counts: Ints) -> None:
+@internal
+def _timer_low(word: int, chip: int, chips: Ints) -> None:
+    """The first half of a timer pair, if it came when it says: its SPIDR time may be 1 too small."""
+    low = (word >> _TIMER_LOW_SHIFT) & _TIMER_LOW_MASK
+    since = ((word & _SPIDR_MASK) + 1 - (low >> _TOA_WIDTH)) & _SPIDR_MASK
+    chips[chip, C_TIMER_LOW] = low if since <= _PAIR_GAP + 1 else -1
+
+
+@internal
+def _timer_high(word: int, chip: int, store: Store) -> None:
     """The second half of a timer pair: when both halves fit, the full 48 bits of the present time."""
+    state, chips, counts = store.state, store.chips, store.counts
     low = chips[chip, C_TIMER_LOW]
     chips[chip, C_TIMER_LOW] = -1
     if low < 0 or ((word & _SPIDR_MASK) - (low >> _TOA_WIDTH)) & _SPIDR_MASK > _PAIR_GAP:
@@ -447,7 +602,11 @@ def _timer_high(word: int, chip: int, state: Ints, chips: Ints, counts: Ints) ->
         counts[_N_TIMER_JUMPS] += 1
         return
     counts[_N_TIMER_PAIRS] += 1
+    since = max(state[S_NEWEST], state[S_TOLD])
+    if not undecided and _is_uncertain(time, since, _TIMER_BITS, state):
+        _note_epoch(since, time, chip, store)
     state[S_REFERENCE] = time if undecided else max(state[S_REFERENCE], time)
+    state[S_TOLD] = max(state[S_TOLD], time)
     state[S_ANCHORED] = 1
     if undecided:
         state[S_OFFSET] = 0
@@ -456,128 +615,135 @@ def _timer_high(word: int, chip: int, state: Ints, chips: Ints, counts: Ints) ->
         _learn_offset(value, _TIMER_BITS, time, state)
 
 
-@kernel
-def _packet_id(number: int, chip: int, chips: Ints, counts: Ints) -> None:
+@internal
+def _packet_id(number: int, chip: int, store: Store) -> None:
     """The number of a packet: what was passed over is missing until it comes after all."""
+    chips, counts = store.chips, store.counts
     counts[_N_PACKET_IDS] += 1
     newest = chips[chip, C_PACKET]
     step = number - newest
     if newest >= 0 and -PACKETS_MAX <= step < 0:
         counts[_N_MISSING_PACKETS] -= 1
+        _mark(_M_MISSING_PACKETS, chip, -1, chips[chip, C_NEWEST], NEVER, store)
         return
-    if newest >= 0 and 0 < step <= PACKETS_MAX:
+    if newest >= 0 and 1 < step <= PACKETS_MAX:
         counts[_N_MISSING_PACKETS] += step - 1
+        _mark(_M_MISSING_PACKETS, chip, step - 1, chips[chip, C_NEWEST], NEVER, store)
     chips[chip, C_PACKET] = number
 
 
-@kernel
-def _rare(
-    word: int,
-    chip: int,
-    state: Ints,
-    chips: Ints,
-    phase: Ints,
-    counts: Ints,
-    unknown: Ints,
-    late: Ints,
-    ticks: Ints,
-    pixels: npt.NDArray[np.uint32],
-    edge_ticks: Ints,
-    edge_input: Bytes,
-    edge_falling: Bytes,
-    edge_counter: npt.NDArray[np.uint16],
-    edge_chip: Bytes,
-) -> None:
+@internal
+def _counting(word: int, chip: int, store: Store) -> None:
+    """A pixel that counts: how many events, and the sum of their ToT. It has no time."""
+    n = store.state[S_COUNTING]
+    # EVENTS lies where ToT lies.
+    store.counting_pixels[n] = (chip << 26) | _hit_pixel(word)
+    hits = (word >> _FTOA_SHIFT) & _FTOA_MASK if store.chips[chip, C_HOW] & HOW_NO_FTOA else 0
+    store.counting_sums[n] = (hits << _ITOT_WIDTH) | ((word >> _ITOT_SHIFT) & _ITOT_MASK)
+    store.state[S_COUNTING] = n + 1
+    store.counts[_N_COUNTING] += 1
+
+
+@internal
+def _pixel(word: int, chip: int, store: Store) -> None:
+    """A pixel word that the hot path leaves."""
+    if (word >> _HEADER_SHIFT) != _DATA_DRIVEN:
+        store.counts[_N_SEQUENTIAL] += 1
+    if store.chips[chip, C_HOW] & HOW_COUNTING:
+        _counting(word, chip, store)
+    else:
+        _timed(word, chip, store)
+
+
+@internal
+def _edge(word: int, chip: int, store: Store) -> None:
+    """A TDC word: a stamp that is none, or a bit that must be 0, is no time."""
+    stamp = (word >> _TDC_STAMP_SHIFT) & _TDC_STAMP_MASK
+    if 1 <= stamp <= _TDC_STAMPS and word & _TDC_ZERO_MASK == 0:
+        _timed(word, chip, store)
+        return
+    store.counts[_N_REJECTED_EDGES] += 1
+    store.chips[chip, C_DOUBT] = DOUBT
+    _mark_words(_M_REJECTED_EDGE, chip, 1, store)
+
+
+@internal
+def _control(word: int, kind: int, chip: int, store: Store) -> None:
+    """A word of chip or board that is neither hit nor edge nor timer."""
+    counts = store.counts
+    counts[_N_CONTROL_WORDS] += 1
+    store.controls[0, (word >> 56) & 0xFF] += 1
+    if kind == _K_PACKET:
+        _packet_id(word & _PACKET_ID_MASK, chip, store)
+    elif kind == _K_END:
+        code = (word >> _CONTROL_CODE_SHIFT) & _CONTROL_CODE_MASK
+        store.controls[1, code] += 1
+        if code in (_END_SEQUENTIAL, _END_DATA_DRIVEN):
+            counts[_N_END + chip] += 1
+
+
+@internal
+def _rare(word: int, chip: int, store: Store) -> None:
     """Every word that the hot path leaves: pixel words outside their window, and all others."""
-    timed = _is_pixel(word)
-    if not timed:
-        byte = (word >> 56) & 0xFF
-        kind = _KINDS[byte]
-        if kind == _K_TDC:
-            stamp = (word >> _TDC_STAMP_SHIFT) & _TDC_STAMP_MASK
-            timed = 1 <= stamp <= _TDC_STAMPS and word & _TDC_ZERO_MASK == 0
-            if not timed:
-                counts[_N_REJECTED_EDGES] += 1
-        elif kind == _K_TIMER_LOW:
-            counts[_N_TIMER_WORDS] += 1
-            chips[chip, C_TIMER_LOW] = (word >> _TIMER_LOW_SHIFT) & _TIMER_LOW_MASK
-        elif kind == _K_TIMER_HIGH:
-            counts[_N_TIMER_WORDS] += 1
-            _timer_high(word, chip, state, chips, counts)
-        elif kind == _K_UNKNOWN:
-            counts[_N_UNKNOWN_WORDS] += 1
-            unknown[byte] += 1
-        else:
-            counts[_N_CONTROL_WORDS] += 1
-            if kind == _K_PACKET:
-                _packet_id(word & _PACKET_ID_MASK, chip, chips, counts)
-            elif kind == _K_END:
-                code = (word >> _CONTROL_CODE_SHIFT) & _CONTROL_CODE_MASK
-                if code in (_END_SEQUENTIAL, _END_DATA_DRIVEN):
-                    counts[_N_END + chip] += 1
-    if timed:
-        _timed(
-            word, chip, state, chips, phase, counts, late, ticks, pixels,
-            edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
-        )  # fmt: skip
+    if _is_pixel(word):
+        _pixel(word, chip, store)
+        return
+    byte = (word >> 56) & 0xFF
+    kind = _KINDS[byte]
+    if kind == _K_TDC:
+        _edge(word, chip, store)
+    elif kind == _K_TIMER_LOW:
+        store.counts[_N_TIMER_WORDS] += 1
+        _timer_low(word, chip, store.chips)
+    elif kind == _K_TIMER_HIGH:
+        store.counts[_N_TIMER_WORDS] += 1
+        _timer_high(word, chip, store)
+    elif kind == _K_UNKNOWN:
+        store.counts[_N_UNKNOWN_WORDS] += 1
+        store.unknown[byte] += 1
+        store.chips[chip, C_DOUBT] = DOUBT
+        _mark_words(_M_UNKNOWN, chip, 1, store)
+    else:
+        _control(word, kind, chip, store)
 
 
-@kernel
-def _release_overtaken(
-    state: Ints,
-    chips: Ints,
-    phase: Ints,
-    counts: Ints,
-    ticks: Ints,
-    pixels: npt.NDArray[np.uint32],
-    edge_ticks: Ints,
-    edge_input: Bytes,
-    edge_falling: Bytes,
-    edge_counter: npt.NDArray[np.uint16],
-    edge_chip: Bytes,
-) -> None:
+@internal
+def _release_overtaken(store: Store) -> None:
     """Accept held words that another chip has caught up with."""
+    state, chips = store.state, store.chips
+    if state[S_N_HELD] == 0:
+        return
     n_before = state[S_HITS]
     for chip in range(state[S_N_CHIPS]):
-        if chips[chip, C_HELD] and chips[chip, C_TIME] <= state[S_NEWEST]:
-            chips[chip, C_HELD] = 0
-            state[S_N_HELD] -= 1
-            _accept(
-                chips[chip, C_WORD], chips[chip, C_TIME], chip, state, chips, phase, counts, ticks, pixels,
-                edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
-            )  # fmt: skip
-    counts[_N_HITS] += state[S_HITS] - n_before
+        while chips[chip, C_N_HELD] and chips[chip, C_HELD + 1] <= state[S_NEWEST]:
+            _take_first_held(chip, store)
+    store.counts[_N_HITS] += state[S_HITS] - n_before
 
 
 @kernel
-def release_held(
-    state: Ints,
-    chips: Ints,
-    phase: Ints,
-    counts: Ints,
-    ticks: Ints,
-    pixels: npt.NDArray[np.uint32],
-    edge_ticks: Ints,
-    edge_input: Bytes,
-    edge_falling: Bytes,
-    edge_counter: npt.NDArray[np.uint16],
-    edge_chip: Bytes,
-) -> None:
-    """The end of an acquisition: nothing speaks against a held word any more, so it comes out.
+def release_held(store: Store) -> None:
+    """The end of an acquisition: nothing speaks against held words any more, so they come out.
 
-    Nothing speaks for it either: it does not move the time, lest what follows be late.
+    Nothing speaks for them either: they do not move the time, lest what follows be late.
     """
-    state[S_HITS] = 0
-    state[S_EDGES] = 0
+    state, chips = store.state, store.chips
+    _begin(store)
     for chip in range(state[S_N_CHIPS]):
-        if chips[chip, C_HELD]:
-            chips[chip, C_HELD] = 0
-            _emit(
-                chips[chip, C_WORD], chips[chip, C_TIME], chip, state, phase, counts, ticks, pixels,
-                edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
-            )  # fmt: skip
+        for i in range(chips[chip, C_N_HELD]):
+            at = C_HELD + 3 * i
+            _note_epoch(chips[chip, at + 2], chips[chip, at + 1], chip, store)
+            _emit(chips[chip, at], chips[chip, at + 1], chip, store)
+        chips[chip, C_N_HELD] = 0
     state[S_N_HELD] = 0
-    counts[_N_HITS] += state[S_HITS]
+    store.counts[_N_HITS] += state[S_HITS]
+
+
+@internal
+def _begin(store: Store) -> None:
+    """Nothing is in the outputs."""
+    for index in (S_HITS, S_EDGES, S_LATE, S_MARKS, S_COUNTING):
+        store.state[index] = 0
+    store.state[S_WORD] = -1
 
 
 @inlined
@@ -588,7 +754,7 @@ def _window(chip: int, state: Ints, chips: Ints) -> int:
     periods); so the epoch must be beyond doubt, and the chip not so far behind the others that the skew decides.
     """
     newest = chips[chip, C_NEWEST]
-    if chips[chip, C_HELD] or state[S_REFERENCE] - newest + state[S_LATENESS] > BACKWARD:
+    if chips[chip, C_N_HELD] or chips[chip, C_HOW] or state[S_REFERENCE] - newest + state[S_LATENESS] > BACKWARD:
         return -1
     if state[S_N_CHIPS] > 1 and newest - state[S_LATENESS] < state[S_NEWEST] - state[S_SKEW]:
         return -1
@@ -596,7 +762,7 @@ def _window(chip: int, state: Ints, chips: Ints) -> int:
     return width
 
 
-@kernel
+@internal
 def _suspects(words: Ints, start: int, stop: int, newest: int, lateness: int, suspect: int) -> int:
     """How many of words[start:stop], all hits of the hot path, are suspiciously late: it only asks for the latest."""
     n = 0
@@ -607,8 +773,31 @@ def _suspects(words: Ints, start: int, stop: int, newest: int, lateness: int, su
     return n
 
 
-@kernel
-def _open_chunk(word: int, state: Ints, counts: Ints) -> None:
+@internal
+def _settle(words: Ints, since: int, stop: int, newest: int, least: int, chip: int, store: Store) -> None:
+    """The hot path took words[since:stop], all of them hits: what it knew by itself goes to the store.
+
+    least: how far at least one of them was inside the window.
+    """
+    state = store.state
+    n = stop - since
+    if n == 0:
+        return
+    lateness = state[S_LATENESS]
+    suspect = lateness - WRAP_SUSPECT
+    if least < suspect:
+        before = store.chips[chip, C_NEWEST]
+        store.counts[_N_SUSPECTS] += _suspects(words, since, stop, before, lateness, suspect)
+    state[S_WORST] = max(state[S_WORST], lateness - least)
+    state[S_HITS] += n
+    store.counts[_N_CHIP_HITS + chip] += n
+    _believe(newest, chip, n, store)
+
+
+@internal
+def _open_chunk(word: int, store: Store) -> None:
+    """The header of a chunk."""
+    state, counts = store.state, store.counts
     counts[_N_CHUNK_HEADERS] += 1
     chip = (word >> _CHUNK_CHIP_SHIFT) & _CHUNK_CHIP_MASK
     state[S_CHIP] = chip
@@ -616,6 +805,17 @@ def _open_chunk(word: int, state: Ints, counts: Ints) -> None:
         counts[_N_CHUNKS + chip] += 1
     state[S_MODE] = (word >> _CHUNK_MODE_SHIFT) & _CHUNK_MODE_MASK
     state[S_LEFT] = ((word >> _CHUNK_BYTES_SHIFT) & _CHUNK_BYTES_MASK) >> 3
+    _release_overtaken(store)
+
+
+@internal
+def _between_chunks(word: int, store: Store) -> None:
+    """Where a header should be."""
+    if word & _MAGIC_MASK == _MAGIC:
+        _open_chunk(word, store)
+    else:
+        store.counts[_N_UNFRAMED] += 1
+        _mark_words(_M_UNFRAMED, -1, 1, store)
 
 
 @inlined
@@ -631,118 +831,98 @@ def _breaks_in(word: int, state: Ints) -> bool:
     return chip < _MAX_CHIPS and mode == state[S_MODE] and n_bytes & 7 == 0
 
 
-@kernel
-def decode_words(
-    words: Ints,
-    framed: bool,
-    state: Ints,
-    chips: Ints,
-    phase: Ints,
-    counts: Ints,
-    unknown: Ints,
-    late: Ints,
-    ticks: Ints,
-    pixels: npt.NDArray[np.uint32],
-    edge_ticks: Ints,
-    edge_input: Bytes,
-    edge_falling: Bytes,
-    edge_counter: npt.NDArray[np.uint16],
-    edge_chip: Bytes,
-) -> None:
-    """Decode `words`; hits and edges go to the outputs from index 0 on (`state[S_HITS]`, `state[S_EDGES]` of them)."""
-    state[S_HITS] = 0
-    state[S_EDGES] = 0
-    state[S_LATE] = 0
-    n_words = words.shape[0]
-    counts[_N_WORDS] += n_words
+@internal
+def _cut_chunk(store: Store) -> None:
+    """A header inside a chunk: that was cut short, and what came last of it may be anything."""
+    state = store.state
+    chip = state[S_CHIP]
+    store.counts[_N_CUT_CHUNKS] += 1
+    before = NEVER
+    if chip < state[S_N_CHIPS]:
+        store.chips[chip, C_DOUBT] = DOUBT
+        before = store.chips[chip, C_NEWEST]
+    _mark(_M_CUT_CHUNK, chip, state[S_LEFT], before, NEVER, store)
+    state[S_LEFT] = 0
+
+
+@internal
+def _pass_over(words: Ints, start: int, stop: int, store: Store) -> int:
+    """Words of a chip that is not there. Returns where they end: at a header, at `stop` at the latest."""
+    i = start
+    while i < stop and not (words[i] & _MAGIC_MASK == _MAGIC and _breaks_in(words[i], store.state)):
+        i += 1
+    if i > start:
+        store.counts[_N_FOREIGN] += i - start
+        _mark_words(_M_FOREIGN_CHIP, store.state[S_CHIP], i - start, store)
+    return i
+
+
+@internal
+def _decode_stretch(words: Ints, start: int, stop: int, framed: bool, store: Store) -> int:
+    """Words of one chip. Returns where they end: at the header of another chunk, at `stop` at the latest."""
+    state, chips, ticks, pixels = store.state, store.chips, store.ticks, store.pixels
+    chip = state[S_CHIP]
     lateness = state[S_LATENESS]
-    suspect = lateness - WRAP_SUSPECT
+    chip_phase = store.phase[chip]
+    chip_bits = chip << 26
+    n_before = state[S_HITS]
+    n = n_before
+    newest = chips[chip, C_NEWEST]
+    window = _window(chip, state, chips)
+    least = lateness
+    since = i = start
+    while i < stop:
+        word = words[np.uint64(i)]
+        if framed and word & _MAGIC_MASK == _MAGIC and _breaks_in(word, state):
+            break
+        i += 1
+        if word >> _HEADER_SHIFT == _DATA_DRIVEN:
+            ahead = (_hit_time(word) - newest + lateness) & _HIT_PERIOD_MASK
+            if ahead <= window:
+                time = newest + ahead - lateness
+                newest = max(newest, time)
+                least = min(least, ahead)
+                # Unsigned: the compiler need not think of negative indices.
+                ticks[np.uint64(n)] = _hit_ticks(word, time, chip_phase)
+                pixels[np.uint64(n)] = chip_bits | _hit_pixel(word)
+                n += 1
+                continue
+        _settle(words, since, i - 1, newest, least, chip, store)
+        state[S_WORD] = i - 1
+        _rare(word, chip, store)
+        n = state[S_HITS]
+        newest = chips[chip, C_NEWEST]
+        window = _window(chip, state, chips)
+        least = lateness
+        since = i
+    _settle(words, since, i, newest, least, chip, store)
+    store.counts[_N_HITS] += state[S_HITS] - n_before
+    return i
+
+
+@kernel
+def decode_words(words: Ints, framed: bool, store: Store) -> None:
+    """Decode `words`; what comes of them goes to the outputs from index 0 on (`state[S_HITS]` hits and so on)."""
+    state = store.state
+    _begin(store)
+    n_words = words.shape[0]
+    store.counts[_N_WORDS] += n_words
     i = 0
     while i < n_words:
-        if framed:
-            if state[S_LEFT] == 0:
-                word = words[i]
-                i += 1
-                if word & _MAGIC_MASK == _MAGIC:
-                    _open_chunk(word, state, counts)
-                    if state[S_N_HELD]:
-                        _release_overtaken(
-                            state, chips, phase, counts, ticks, pixels,
-                            edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
-                        )  # fmt: skip
-                else:
-                    counts[_N_UNFRAMED] += 1
-                continue
-            stop = min(n_words, i + state[S_LEFT])
-        else:
-            stop = n_words
-        chip = state[S_CHIP]
+        state[S_WORD] = i
+        if framed and state[S_LEFT] == 0:
+            _between_chunks(words[i], store)
+            i += 1
+            continue
         first = i
-        if chip >= state[S_N_CHIPS]:
-            while i < stop and not (words[i] & _MAGIC_MASK == _MAGIC and _breaks_in(words[i], state)):
-                i += 1
-            counts[_N_FOREIGN] += i - first
+        stop = min(n_words, i + state[S_LEFT]) if framed else n_words
+        if state[S_CHIP] >= state[S_N_CHIPS]:
+            i = _pass_over(words, i, stop, store)
         else:
-            n = state[S_HITS]
-            n_before = n
-            newest = chips[chip, C_NEWEST]
-            window = _window(chip, state, chips)
-            chip_phase = phase[chip]
-            chip_bits = chip << 26
-            least = lateness
-            since = i
-            newest_before = newest
-            while i < stop:
-                word = words[np.uint64(i)]
-                if framed and word & _MAGIC_MASK == _MAGIC and _breaks_in(word, state):
-                    break
-                i += 1
-                if _is_pixel(word):
-                    ahead = (_hit_time(word) - newest + lateness) & _HIT_PERIOD_MASK
-                    if ahead <= window:
-                        time = newest + ahead - lateness
-                        newest = max(newest, time)
-                        least = min(least, ahead)
-                        # Unsigned: the compiler need not think of negative indices.
-                        ticks[np.uint64(n)] = _hit_ticks(word, time, chip_phase)
-                        pixels[np.uint64(n)] = chip_bits | _hit_pixel(word)
-                        n += 1
-                        continue
-                counts[_N_CHIP_HITS + chip] += n - state[S_HITS]
-                state[S_HITS] = n
-                if least < suspect:
-                    counts[_N_SUSPECTS] += _suspects(words, since, i - 1, newest_before, lateness, suspect)
-                state[S_WORST] = max(state[S_WORST], lateness - least)
-                least = lateness
-                chips[chip, C_NEWEST] = newest
-                state[S_NEWEST] = max(state[S_NEWEST], newest)
-                state[S_REFERENCE] = max(state[S_REFERENCE], newest)
-                _rare(
-                    word, chip, state, chips, phase, counts, unknown, late, ticks, pixels,
-                    edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
-                )  # fmt: skip
-                n = state[S_HITS]
-                newest = chips[chip, C_NEWEST]
-                window = _window(chip, state, chips)
-                since = i
-                newest_before = newest
-            counts[_N_CHIP_HITS + chip] += n - state[S_HITS]
-            state[S_HITS] = n
-            if least < suspect:
-                counts[_N_SUSPECTS] += _suspects(words, since, i, newest_before, lateness, suspect)
-            state[S_WORST] = max(state[S_WORST], lateness - least)
-            counts[_N_HITS] += n - n_before
-            chips[chip, C_NEWEST] = newest
-            state[S_NEWEST] = max(state[S_NEWEST], newest)
-            state[S_REFERENCE] = max(state[S_REFERENCE], newest)
+            i = _decode_stretch(words, i, stop, framed, store)
         if framed:
             state[S_LEFT] -= i - first
             if i < stop:
-                # A header inside the chunk: the chunk was cut short. Read on there.
-                counts[_N_CUT_CHUNKS] += 1
-                state[S_LEFT] = 0
-    if state[S_N_HELD]:
-        _release_overtaken(
-            state, chips, phase, counts, ticks, pixels,
-            edge_ticks, edge_input, edge_falling, edge_counter, edge_chip,
-        )  # fmt: skip
+                state[S_WORD] = i
+                _cut_chunk(store)
+    _release_overtaken(store)

@@ -49,6 +49,12 @@ TOA: Final = Field(30, 14)
 """25 ns counts."""
 TOT: Final = Field(20, 10)
 """25 ns counts; saturates at 1022 [m]."""
+ITOT: Final = Field(30, 14)
+"""Of a chip that counts (mode 2 of its GENCONFIG), where others have ToA: sum of its ToT, 25 ns counts."""
+EVENTS: Final = Field(20, 10)
+"""Of a chip that counts, where others have ToT."""
+HIT_COUNT: Final = Field(16, 4)
+"""Where others have fToA, as long as the oscillators of the super-pixels are off."""
 FTOA: Final = Field(16, 4)
 """1.5625 ns bins, subtracted from ToA."""
 SPIDR_TIME: Final = Field(0, 16)
@@ -83,6 +89,14 @@ TIMER_LOW: Final = Field(16, 32)
 """Low 32 bits of the 48-bit timer (25 ns)."""
 TIMER_HIGH: Final = Field(16, 16)
 """High 16 bits of the 48-bit timer."""
+TIMER_NAMES: Final = {
+    0x40: "timer reset",
+    **dict.fromkeys((0x41, 0x42, 0x43), "timer set"),
+    **dict.fromkeys((0x46, 0x47), "time of the shutter's start"),
+    **dict.fromkeys((0x48, 0x49), "time of the shutter's end"),
+}
+"""Other answers of the chip's timer [N]. They say nothing of the present. 0x4A and 0x4F are TDC words in one source
+alone, so they count as unknown."""
 
 # --- control words ----------------------------------------------------------------------------------------------------
 COMMAND_ACK_BYTE: Final = 0x70
@@ -104,18 +118,45 @@ SHUTTER_CLOSE_BYTE: Final = 0x5A
 HEARTBEAT_BYTE: Final = 0x5C
 EXTRA_TIMESTAMP_BYTES: Final = (0x51, 0x21)
 
-CONTROL_BYTES: Final = (
-    COMMAND_ACK_BYTE,
-    COMMAND_END_BYTE,
-    COMMAND_OTHER_CHIP_BYTE,
-    COMMAND_WRONG_BYTE,
-    PACKET_ID_BYTE,
-    SHUTTER_OPEN_BYTE,
-    SHUTTER_CLOSE_BYTE,
-    HEARTBEAT_BYTE,
-    *EXTRA_TIMESTAMP_BYTES,
-)
-"""Known words that are neither pixel, TDC nor timer: counted as control words."""
+POWER_PULSE_BYTES: Final = (0x06, 0x07)
+"""Marks of power pulsing [C]."""
+
+CONTROL_NAMES: Final = {
+    COMMAND_ACK_BYTE: "command acknowledged",
+    COMMAND_END_BYTE: "command ended",
+    COMMAND_OTHER_CHIP_BYTE: "command to another chip",
+    COMMAND_WRONG_BYTE: "wrong command",
+    PACKET_ID_BYTE: "packet number",
+    SHUTTER_OPEN_BYTE: "shutter open",
+    SHUTTER_CLOSE_BYTE: "shutter closed",
+    HEARTBEAT_BYTE: "heartbeat",
+    **dict.fromkeys(EXTRA_TIMESTAMP_BYTES, "server's time"),
+    **dict.fromkeys(POWER_PULSE_BYTES, "power pulse"),
+    **TIMER_NAMES,
+}
+"""Known words that are neither pixel, TDC nor timer, by their top byte: counted as control words."""
+CONTROL_BYTES: Final = tuple(CONTROL_NAMES)
+
+COMMAND_NAMES: Final = {
+    END_OF_READOUT_SEQUENTIAL: "end of read-out, sequential",
+    END_OF_READOUT_DATA_DRIVEN: "end of read-out, data driven",
+    0x02: "set DAC",
+    0x0C: "test pulse",
+    0x0D: "test pulse",
+    0x0F: "test pulse",
+    0x30: "general configuration",
+    0x31: "general configuration",
+    0x44: "timer, low",
+    0x45: "timer, high",
+    0x8F: "load matrix",
+    0x9F: "read matrix",
+    0xAF: "end of reading the matrix",
+    0xBF: "end of reading the matrix",
+    0xCF: "test-pulse columns",
+    0xEF: "reset sequential read-out",
+    0xFF: "stop read-out",
+}
+"""What a 0x71 word says has ended, by its code [N]."""
 
 # --- the `.tpx3` chunk header [S] -------------------------------------------------------------------------------------
 CHUNK_MAGIC: Final = 0x33585054

@@ -6,12 +6,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ophyd_timepix.decode import CLASSES, Count, Decoder, Framing, total
+from ophyd_timepix.decode import CLASSES, Count, Decoder, Framing, Mark, kernels, total
 from tests import naive
 from tests.strategies import LATENESS, MS, N_EXAMPLES, SECOND, Stream, as_words, cuts, streams
 
 Hits = list[tuple[int, int, int, int, int]]
 EXAMPLES = settings(max_examples=N_EXAMPLES, deadline=None)
+GENERAL = (0x048, 0x048, 0x048, 0x008, 0x04A, 0x04C, 0x00C)
+"""As a run has it; without oscillators; ToA alone; counting, with oscillators and without."""
 PHASE = np.array([[(col % 16) or 16 for col in range(128)], *[[-col % 3 for col in range(128)]] * 3], np.int32)
 
 
@@ -26,17 +28,40 @@ def edges_of(batch):
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def decode(words, places, *, n_chips=1, framing=Framing.TPX3, anchors=None, phase=None):
-    decoder = Decoder(framing, n_chips, phase, LATENESS * 96, batch_words=16)
-    hits, edges, late = [], [], []
+def counting_of(batch):
+    pixels, sums = batch.counting_pixels.astype(np.int64), batch.counting_sums.astype(np.int64)
+    columns = pixels >> 26, (pixels >> 18) & 255, (pixels >> 10) & 255, pixels & 1023, sums >> 14, sums & 0x3FFF
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def marks_of(batch, first_word):
+    """As the slow twin has them: one for each word that was passed over."""
+    found = []
+    for kind, chip, word, amount, before, after in batch.marks.tolist():
+        times = (None if before == kernels.NEVER else before), (None if after == kernels.NEVER else after)
+        # A word that another chip confirms comes out at the end of a call at the latest: its place depends on the cuts.
+        place = None if kind == Mark.EPOCH else first_word + word
+        each = kind in (Mark.UNFRAMED, Mark.FOREIGN_CHIP, Mark.UNKNOWN, Mark.REJECTED_EDGE)
+        mark = Mark(kind), chip, amount, *times
+        found += [(Mark(kind), chip, 1, *times, place + i) for i in range(amount)] if each else [(*mark, place)]
+    return found
+
+
+def decode(words, places, *, n_chips=1, framing=Framing.TPX3, anchors=None, phase=None, general=()):
+    decoder = Decoder(framing, n_chips, phase, LATENESS * 96, batch_words=16, general=general)
+    hits, edges, late, marks, counting = [], [], [], [], []
     for start, stop in pairwise(places):
         batch = decoder.decode(as_words(words[start:stop]), None if anchors is None else anchors.get(start))
         assert total(decoder.counts, CLASSES) + decoder.held == decoder.counts[Count.WORDS] == stop
         hits += hits_of(batch)
         edges += edges_of(batch)
         late += batch.late_ticks.tolist()
+        marks += marks_of(batch, start)
+        counting += counting_of(batch)
     batch = decoder.flush()
     decoder.late = late
+    decoder.marks = marks + marks_of(batch, 0)
+    decoder.counting = counting
     return hits + hits_of(batch), edges + edges_of(batch), decoder
 
 
@@ -47,8 +72,10 @@ def test_decoder_equals_its_slow_twin_however_the_words_are_cut(data, bad, frame
     places = data.draw(cuts(len(stream.words)))
     phase = PHASE[: stream.n_chips]
     framing = Framing.TPX3 if framed else Framing.RAW
-    hits, edges, decoder = decode(stream.words, places, n_chips=stream.n_chips, framing=framing, phase=phase)
-    twin = naive.NaiveDecoder(framed, stream.n_chips, phase.tolist(), LATENESS)
+    how = data.draw(st.lists(st.sampled_from(GENERAL), min_size=stream.n_chips, max_size=stream.n_chips))
+    options = {"n_chips": stream.n_chips, "framing": framing, "phase": phase, "general": how}
+    hits, edges, decoder = decode(stream.words, places, **options)
+    twin = naive.NaiveDecoder(framed, stream.n_chips, phase.tolist(), LATENESS, general=how)
     twin.decode(stream.words)
     twin.flush()
     # A word that another chip confirms comes out at the end of a call at the latest: the order depends on the cuts.
@@ -56,6 +83,8 @@ def test_decoder_equals_its_slow_twin_however_the_words_are_cut(data, bad, frame
     assert sorted(edges) == sorted(twin.edges)
     assert {count: int(decoder.counts[count]) for count in Count} == twin.counts
     assert decoder.late == twin.late
+    assert decoder.counting == twin.counting
+    assert sorted(decoder.marks, key=str) == sorted(twin.marks, key=str)
     assert decoder.take_lateness() == twin.worst
     assert decoder.take_lateness() == 0
 
