@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..clock import TICK_NS, ns_to_ticks
-from ..config import Geometry, Metric, Processing
+from ..config import CentroidTime, Geometry, Metric, Processing
 from ..jit import kernel
 
 Table = dict[str, npt.NDArray[Any]]
@@ -67,8 +67,10 @@ def compare(
 
     hits, shots: how many the run says it has.
     """
-    if processing.metric is not Metric.CYLINDER or processing.min_samples != 1:
-        raise ValueError("the oracle knows connected components in a cylinder only: metric cylinder, min_samples 1")
+    if processing.metric is not Metric.CYLINDER or processing.min_samples != 1 or processing.split:
+        raise ValueError("the oracle knows connected components only: metric cylinder, min_samples 1, no split")
+    if processing.centroid_time is not CentroidTime.LARGEST:
+        raise ValueError("the oracle takes the time of the hit with the largest ToT: centroid_time largest")
     with _opened(path) as file:
         sent = _rows_of(file["hits"], epoch)
         edges = _rows_of(file["triggers"], epoch)

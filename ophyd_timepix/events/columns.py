@@ -35,7 +35,7 @@ CENTROIDS: Final = (
     Column("shot", "<i8", "", "row of /entry/shots, -1 before the first trigger"),
     Column("x", "<f4", "pixel", "ToT-weighted mean column in the picture"),
     Column("y", "<f4", "pixel", "ToT-weighted mean row in the picture"),
-    Column("toa", "<f8", "ns", "time of the hit with the largest ToT (the first of equals) since the timer's zero"),
+    Column("toa", "<f8", "ns", "since the timer's zero: of the hit with the largest ToT, or the weighted mean"),
     Column("tof", "<f8", "ns", "toa since the trigger that opened the shot, NaN outside a shot"),
     Column("tot", "<u4", "25 ns", "sum of ToT"),
     Column("tot_max", "<u2", "25 ns", "largest ToT of a hit"),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..config import Gate, Geometry, Metric, Processing
+from ..config import CentroidTime, Gate, Geometry, Metric, Processing
 from . import cutting, order
 from .block import BlockArrays, Capacity
 from .builder import BlockBuilder
@@ -36,7 +36,15 @@ def warm_up() -> None:
     """Run every kernel of this room once."""
     block = BlockArrays(capacity=Capacity(hits=16, shots=16, edges=16))
     for metric, min_samples in ((Metric.CYLINDER, 1), (Metric.ELLIPSOID, 1), (Metric.CYLINDER, 2)):
-        processing = Processing(metric=metric, min_samples=min_samples, tof_max_ns=1e9, hits=True)
+        processing = Processing(
+            metric=metric,
+            min_samples=min_samples,
+            tof_max_ns=1e9,
+            hits=True,
+            split=True,
+            split_time_ns=1.0,  # so that two hits are two peaks
+            centroid_time=CentroidTime.WEIGHTED,
+        )
         builder = BlockBuilder(processing, n_chips=2, target_hits=1, chain_max=2)
         builder.add(Corrections(Processing(tot_min=1)).apply(_TwoHits()))
         while builder.flush(block):
