@@ -30,7 +30,7 @@ demo: $(VENV)/installed-demo
 	$(BIN)/ophyd-timepix demo --directory $(DEMO_DIR)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m soak

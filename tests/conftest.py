@@ -1,6 +1,7 @@
 """Fixtures that every test gets: nothing may be left behind."""
 
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,17 @@ settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
 
 REAL_DATA = Path(os.environ.get("TIMEPIX_REAL_DATA", "../shared/data"))
+
+
+LONG = ("system", "docs", "app", "catalog", "plans")
+"""Directories whose files take longest: begun first, so that no worker is left with one when all else is done."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first."""
+    here = Path(__file__).parent
+    rank = {here / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.parent, len(LONG)))
 
 
 @pytest.fixture(autouse=True)
@@ -107,10 +119,15 @@ def _socket_fds() -> set[tuple[int, str]]:
 
 def _bound(sockets: set[tuple[int, str]]) -> list[str]:
     """Addresses of those that are internet sockets with an address."""
-    fds = {fd for fd, _ in sockets}
-    if not fds:
-        return []
-    return [str(c.laddr) for c in psutil.Process().net_connections("inet") if c.fd in fds and c.laddr]
+    bound = []
+    for fd, _ in sockets:
+        try:
+            with socket.socket(fileno=os.dup(fd)) as seen:
+                if seen.family in (socket.AF_INET, socket.AF_INET6) and seen.getsockname()[1]:
+                    bound.append(str(seen.getsockname()))
+        except OSError:  # closed meanwhile
+            continue
+    return bound
 
 
 @pytest.fixture(scope="session", autouse=True)

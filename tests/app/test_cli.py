@@ -1,7 +1,6 @@
 """The command line as a whole: which commands there are, how errors come out."""
 
 import argparse
-import os
 import subprocess
 import sys
 import types
@@ -12,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from ophyd_timepix.app import cli
 from ophyd_timepix.catalog import CatalogError
+from tests.catalog.conftest import profiles_in
 
 
 @pytest.fixture
@@ -109,20 +109,15 @@ def test_ctrl_c_has_the_exit_code_of_a_shell(command: types.ModuleType) -> None:
     assert cli.main(["demo"]) == cli.INTERRUPTED
 
 
-def test_catalog_init_writes_a_profile_that_show_describes(tmp_path: Path) -> None:
-    environment = {**os.environ, "TILED_PROFILES": str(tmp_path / "profiles")}
-
-    def call(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "ophyd_timepix.app.cli", "catalog", *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
-
-    refused = call("show")
-    assert refused.returncode == 1
-    assert "There is no catalog 'timepix'" in refused.stderr
-    made = call("init", "--directory", str(tmp_path / "runs"), "--readable", str(tmp_path / "data"))
-    assert made.returncode == 0, made.stderr
-    assert (tmp_path / "runs" / "catalog.db").stat().st_size > 0
-    assert f"may serve  {tmp_path / 'data'}" in call("show").stdout
-    lost = call("replay", str(tmp_path / "none.jsonl"))
-    assert lost.returncode == 1
-    assert "none.jsonl" in lost.stderr
+def test_catalog_init_writes_a_profile_that_show_describes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with profiles_in(tmp_path / "profiles"):
+        assert cli.main(["catalog", "show"]) == 1
+        assert "There is no catalog 'timepix'" in capsys.readouterr().err
+        made = ["init", "--directory", str(tmp_path / "runs"), "--readable", str(tmp_path / "data")]
+        assert cli.main(["catalog", *made]) == 0
+        assert (tmp_path / "runs" / "catalog.db").stat().st_size > 0
+        capsys.readouterr()
+        assert cli.main(["catalog", "show"]) == 0
+        assert f"may serve  {tmp_path / 'data'}" in capsys.readouterr().out
+        assert cli.main(["catalog", "replay", str(tmp_path / "none.jsonl")]) == 1
+        assert "none.jsonl" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,24 @@ IMAGE_SHAPE = (8, 8)
 
 @pytest.fixture(scope="session")
 def profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory of Tiled profiles of our own. Tiled reads TILED_PROFILES at its import, so its list is replaced."""
-    import tiled.profiles
-
+    """A directory of Tiled profiles of our own."""
     # One directory a process, however often a worker makes this fixture: the catalog below goes by it.
     directory = Path(os.environ.get(PROFILES_OF_THE_TESTS) or tmp_path_factory.mktemp("profiles"))
     os.environ[PROFILES_OF_THE_TESTS] = str(directory)
+    with profiles_in(directory):
+        yield directory
+
+
+@contextmanager
+def profiles_in(directory: Path) -> Iterator[None]:
+    """Tiled reads TILED_PROFILES at its import, so its list is replaced."""
+    import tiled.profiles
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TILED_PROFILES", str(directory))
         patch.setattr(tiled.profiles, "paths", [directory])
         tiled.profiles.load_profiles.cache_clear()
-        yield directory
+        yield
     tiled.profiles.load_profiles.cache_clear()
 
 

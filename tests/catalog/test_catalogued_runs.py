@@ -146,25 +146,47 @@ def test_a_configuration_that_changes_amid_a_run_keeps_points_in_order(db: Any, 
     assert len(db[uid].table()) == 9
 
 
-def test_a_second_process_reads_rows_while_the_run_goes_on(
-    writer: CatalogWriter, event_file: EventFile, catalog: CatalogProfile
-) -> None:
+QUESTIONS = """
+import sys
+from databroker import Broker
+
+name, scan, running = sys.argv[1:]
+db = Broker.named(name)
+print(list(db[scan].table()["tpx_row_stop"]), db.v3[scan]["tpx_centroids"]["tpx_centroids_toa"][700])
+print("ophyd_timepix" in sys.modules)
+
+from ophyd_timepix.catalog import centroids
+
+table = centroids(running, ["toa", "shot"], catalog=name)
+print(len(table), table["toa"].iloc[-1])
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(scan: str, db: Any, catalog: CatalogProfile, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What a second process is told while a run goes on."""
+    writer = CatalogWriter(catalog.name, backup_directory=tmp_path_factory.mktemp("running"))
+    event_file = EventFile(catalog.readable[0] / "running.h5")
     run = RunDocuments(writer)
     uid = run.start()
     event_file.append(3000)
     run.register(event_file.path, 2000)  # the file is longer than the catalog knows
     writer.wait(timeout_s=60)
-    question = (
-        "from ophyd_timepix.catalog import centroids\n"
-        f"table = centroids({uid!r}, ['toa', 'shot'], catalog={catalog.name!r})\n"
-        "print(len(table), table['toa'].iloc[-1])\n"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", question], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert answer.stdout.split() == ["2000", "1999000.0"], answer.stderr
+    line = [sys.executable, "-W", "ignore", "-c", QUESTIONS, catalog.name, scan, uid]
+    answer = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
     run.stop()
-    writer.wait(timeout_s=60)
+    writer.close(timeout_s=60)
+    event_file.close()
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout.splitlines()
+
+
+def test_databroker_alone_opens_the_catalog_by_its_name(answers: list[str]) -> None:
+    assert answers[:2] == ["[700, 700, 2500] 700000.0", "False"]
+
+
+def test_a_second_process_reads_rows_while_the_run_goes_on(answers: list[str]) -> None:
+    assert answers[2] == "2000 1999000.0"
 
 
 def test_a_million_rows_are_registered_in_pieces_and_read_at_the_end(
@@ -211,20 +233,6 @@ def test_a_run_that_the_catalog_refuses_comes_in_by_replay(
     assert db[uid].stop["exit_status"] == "success"
     assert event_file.path.exists()
     assert replay(writer.failure.backup, db) == uid  # again: nothing to do
-
-
-def test_databroker_alone_opens_the_catalog_by_its_name(scan: str, catalog: CatalogProfile) -> None:
-    question = (
-        "from databroker import Broker\n"
-        f"db = Broker.named({catalog.name!r})\n"
-        f"uid = {scan!r}\n"
-        "print(list(db[uid].table()['tpx_row_stop']), db.v3[uid]['tpx_centroids']['tpx_centroids_toa'][700])\n"
-        "import sys; print('ophyd_timepix' in sys.modules)\n"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", question], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert answer.stdout.splitlines() == ["[700, 700, 2500] 700000.0", "False"], answer.stderr
 
 
 def test_a_run_taken_without_a_catalog_goes_into_one_later(db: Any, event_file: EventFile, tmp_path: Path) -> None:

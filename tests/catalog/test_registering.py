@@ -65,11 +65,11 @@ def test_a_file_that_was_moved_with_its_name_is_the_runs_own(
     assert "shots registered" in register_rest(moved, start, "tpx", catalog=catalog.name)
 
 
-@pytest.mark.parametrize("name", ["with space", "plus+x", "per%20cent", "Messzeit März"])
 def test_files_of_any_directory_are_read_through_the_catalog_and_may_move(
-    send: CatalogWriter, db: Any, catalog: CatalogProfile, name: str
+    send: CatalogWriter, db: Any, catalog: CatalogProfile
 ) -> None:
-    place, other = catalog.readable[0] / name, catalog.readable[0] / f"{name} too"
+    """A space, a plus, what looks like an escape, and a letter that is not of ASCII."""
+    place, other = (catalog.readable[0] / name for name in ("Messzeit März a+b 50%20", "Messzeit März a+b 60%25 too"))
     place.mkdir()
     scan = record(send, place / "run.h5", shots=True)
     send.wait(timeout_s=60)
