@@ -138,17 +138,22 @@ def add_rows(
 ) -> None:  # fmt: skip
     """Count rows into picture and spectra; sums: of x and of y."""
     one = np.uint32(1)
-    for row in rows:
-        sums[0] += x[row]
-        sums[1] += y[row]
+    n_lines, n_columns = image.shape
+    bins = float(tofs.shape[0])
+    x_sum, y_sum = sums[0], sums[1]
+    for i in range(rows.shape[0]):
+        row = np.uint64(rows[i])  # unsigned: the compiler need not think of negative indices
+        x_sum += x[row]
+        y_sum += y[row]
         column, line = int(np.floor(x[row] + 0.5)), int(np.floor(y[row] + 0.5))
-        if 0 <= line < image.shape[0] and 0 <= column < image.shape[1]:
-            image[line, column] += one
+        if 0 <= line < n_lines and 0 <= column < n_columns:
+            image[np.uint64(line), np.uint64(column)] += one
         place = (tof[row] - start_ns) / width_ns
-        if 0.0 <= place < tofs.shape[0]:
-            tofs[int(place)] += one
-        tots[min(np.int64(tot[row]), tots.shape[0] - 1)] += one
-        sizes[min(np.int64(size[row]), sizes.shape[0] - 1)] += one
+        if 0.0 <= place < bins:
+            tofs[np.uint64(place)] += one
+        tots[np.uint64(min(np.int64(tot[row]), tots.shape[0] - 1))] += one
+        sizes[np.uint64(min(np.int64(size[row]), sizes.shape[0] - 1))] += one
+    sums[0], sums[1] = x_sum, y_sum
 
 
 @kernel

@@ -43,7 +43,7 @@ LOSSES: Final = (
         "cause",
         "S12",
         "",
-        "kernel, malformed, unrecorded, damaged, way (between board and machine), tdc, late",
+        "kernel, malformed, unrecorded, damaged, way (between board and machine), tdc, late, epoch",
     ),
     Column("chip", "<i2", "", "chip number, -1: any"),
     Column("amount", "<i8", "", "datagrams lost (way: at most); tdc: edges; late: words; damaged: bytes"),
@@ -105,7 +105,7 @@ class Table:
         held = self.rows - self._in_file
         if held:
             for name, dataset in self._columns.items():
-                dataset.resize((self.rows,))
+                dataset.id.set_extent((self.rows,))  # `resize` asks for the chunks first, and takes twice as long
                 if held == self._chunk_rows:
                     dataset.id.write_direct_chunk((self._in_file,), self._waiting[name])
                 else:
