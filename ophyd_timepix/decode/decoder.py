@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..clock import TICKS_PER_COUNT, TICKS_PER_FTOA, TICKS_PER_SECOND
 from ..protocol.chip_config import GeneralConfig, Mode
-from ..protocol.words import FTOA, MATRIX_SIDE, MAX_CHIPS
+from ..protocol.words import COMMAND_END_BYTE, COMMAND_NAMES, CONTROL_NAMES, FTOA, MATRIX_SIDE, MAX_CHIPS
 from . import kernels as k
 from .counts import Count
 
@@ -298,6 +298,19 @@ def _how(general: int) -> int:
     config = GeneralConfig.from_word(general)
     how = k.HOW_COUNTING if config.mode == Mode.COUNT_ITOT else 0
     return how if config.fast_toa else how | k.HOW_NO_FTOA
+
+
+def control_names(controls: npt.NDArray[np.int64]) -> dict[str, int]:
+    """How many control words there are of each kind, by name; commands that ended by what they were."""
+    named: dict[str, int] = {}
+    for byte in np.flatnonzero(controls[0]).tolist():
+        if byte != COMMAND_END_BYTE:
+            name = CONTROL_NAMES[byte]
+            named[name] = named.get(name, 0) + int(controls[0, byte])
+    for code in np.flatnonzero(controls[1]).tolist():
+        name = COMMAND_NAMES.get(code, f"command 0x{code:02X} ended")
+        named[name] = named.get(name, 0) + int(controls[1, code])
+    return named
 
 
 def warm_up() -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..clock import NS_PER_COUNT, TICKS_PER_COUNT, ns_to_ticks
 from ..decode.chunks import first_chunk
 from ..decode.counts import Count, total
-from ..decode.decoder import Batch, Decoder, Framing
+from ..decode.decoder import Batch, Decoder, Framing, control_names
 from ..events.builder import BlockBuilder
 from ..events.corrections import Corrections
 from ..protocol.words import MAX_CHIPS
@@ -28,6 +28,7 @@ from .locating import Strays, Way
 from .losses import Losses
 from .messages import Phase, RunRequest
 from .shared import Gauge, Shared
+from .skipped import Skipped
 from .stage import Stage
 
 log = logging.getLogger(__name__)
@@ -288,6 +289,8 @@ class _Stream:
         self.acquisition = 0
         self._counts_before = self._decoder.counts.copy()
         self._unknown_before = self._decoder.unknown.copy()
+        self._controls_before = self._decoder.controls.copy()
+        self._skipped = Skipped()
         self._lateness = lateness
         self._losses = Losses(0, lateness, self.builder.invalidate)
         self._edges_before = (0, 0, 0, 0)
@@ -335,6 +338,8 @@ class _Stream:
         self.acquisition = acquisition
         self._counts_before = self._decoder.counts.copy()
         self._unknown_before = self._decoder.unknown.copy()
+        self._controls_before = self._decoder.controls.copy()
+        self._skipped = Skipped()
         self._edges_before = self._edge_counts
         self._filtered_before = self._filtered
         self._decoder.take_lateness()
@@ -342,7 +347,7 @@ class _Stream:
 
     def add(self, piece: Slice) -> None:
         """Decode the next words. What is missing before them is known to the builder before it has them."""
-        decoder, words = self._decoder, piece.words
+        decoder, words, address = self._decoder, piece.words, piece.address
         anchor = timer_estimate(piece.host_ns, self._zero_ns)
         if piece.losses or piece.poll is not None:
             self._losses.before(piece, decoder.newest_ticks, decoder.horizon_ticks)
@@ -351,20 +356,26 @@ class _Stream:
             n, reach = reach or first_chunk(words), 0
             batch = decoder.decode(words[:n], anchor, SLICE_COUNTS)
             self._losses.after(batch.newest_ticks, decoder.reached_ticks)
-            self._build(batch)
-            words = words[n:]
-        self._build(decoder.decode(words, anchor, SLICE_COUNTS))
+            self._build(batch, address)
+            words, address = words[n:], address + 8 * n
+        self._build(decoder.decode(words, anchor, SLICE_COUNTS), address)
         self._losses.gaps(self.builder.take_gaps())
 
-    def _build(self, batch: Batch) -> None:
+    def _build(self, batch: Batch, address: int) -> None:
+        """address: of the first word of the batch."""
         if len(batch.late_ticks):
             self._losses.late(batch.late_ticks)
+        if len(batch.marks):
+            self._skipped.add(batch.marks, address)
+            self._losses.epochs(batch.marks)
         self.builder.add(self._corrections.apply(batch))
 
     def flush_decoder(self) -> None:
         """No more words: what the decoder holds back comes out."""
         self._losses.end()
-        self.builder.add(self._corrections.apply(self._decoder.flush()))
+        batch = self._decoder.flush()
+        self._losses.epochs(batch.marks)
+        self.builder.add(self._corrections.apply(batch))
 
     def end_acquisition(self, way: Way | None, stop: int) -> DecodeTotals:
         """What was counted since `begin`. stop: the address after the last word."""
@@ -385,6 +396,8 @@ class _Stream:
             max_lateness_ns=self._decoder.take_lateness() * NS_PER_COUNT,
             losses=self._losses.spans(way, stop),
             lost_on_the_way=self._losses.lost_on_the_way,
+            controls=control_names(self._decoder.controls - self._controls_before),
+            skipped=self._skipped.places,
             filtered_masked=masked,
             filtered_tot=tot,
         )

@@ -28,6 +28,7 @@ from .capture_stage import Drained
 from .locating import Strays, Way
 from .losses import LossSpan
 from .messages import Acquired, Sent
+from .skipped import PLACES_MAX, Place
 from .verdict import verdict
 
 
@@ -60,6 +61,9 @@ class DecodeTotals:
     losses: list[LossSpan]
     lost_on_the_way: int
     """Datagrams that certainly were lost between board and machine."""
+    controls: dict[str, int] = field(default_factory=dict)
+    """Control words by name."""
+    skipped: list[Place] = field(default_factory=list)
     filtered_masked: int = 0
     filtered_tot: int = 0
     """Hits that filters removed before the order of time."""
@@ -186,6 +190,11 @@ class Ledger:
             "chips": {str(chip): self._chip(chip, totals) for chip in range(MAX_CHIPS) if self._knows(chip, counts)},
             "timer_words": counts[Count.TIMER_WORDS],
             "control_words": counts[Count.CONTROL_WORDS],
+            "control_kinds": totals.controls,
+            "counting_words": counts[Count.COUNTING_WORDS],
+            "sequential_words": counts[Count.SEQUENTIAL_WORDS],
+            "epoch_uncertain": counts[Count.EPOCH_UNCERTAIN],
+            "skipped_at": [list(place) for place in totals.skipped],
             "unknown_words": counts[Count.UNKNOWN_WORDS],
             "unknown_headers": totals.unknown_headers,
             "rejected_late_hits": counts[Count.LATE_HITS],
@@ -326,6 +335,8 @@ def _add(values: Sequence[Any]) -> Any:
     if isinstance(values[0], dict):
         keys = dict.fromkeys(key for value in values for key in value)
         return {key: _add([value[key] for value in values if key in value]) for key in keys}
+    if isinstance(values[0], list):
+        return [item for value in values for item in value][:PLACES_MAX]
     if isinstance(values[0], str):
         return ", ".join(dict.fromkeys(word for value in values for word in value.split(", ")))
     return sum(values)

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..clock import TICKS_PER_COUNT, TICKS_PER_SECOND
+from ..decode import kernels as k
+from ..decode.counts import Mark
 from ..decode.decoder import SKEW_TICKS
 from ..events.validity import Gap
 from ..spool.index import Loss, Poll
@@ -41,7 +43,8 @@ class LossSpan(NamedTuple):
     """A time of which something may be missing."""
 
     cause: str
-    """'kernel', 'malformed', 'unrecorded' (datagrams), 'way' (datagrams at most), 'tdc' (edges), 'late' (words)."""
+    """'kernel', 'malformed', 'unrecorded' (datagrams), 'way' (datagrams at most), 'tdc' (edges), 'late' (words),
+    'epoch' (silences of unknown length)."""
     chip: int
     """-1: any."""
     amount: int
@@ -165,6 +168,13 @@ class Losses:
             if group is not None:
                 self._add(group)
             self._late = word
+
+    def epochs(self, marks: Ints) -> None:
+        """Silences of which nothing tells how long they were: shots that last into them are not valid."""
+        for mark in marks[marks[:, k.M_KIND] == Mark.EPOCH].tolist():
+            low, high = mark[k.M_BEFORE] * TICKS_PER_COUNT, mark[k.M_AFTER] * TICKS_PER_COUNT - FINE_TICKS
+            self._invalidate(low, high)
+            self._add(LossSpan("epoch", -1, 1, low, high))
 
     def gaps(self, found: list[Gap]) -> None:
         """Edges are missing; the builder knows it already."""

@@ -27,6 +27,8 @@ DOUBTED: Final = {
     "unknown_words": "words of no known kind",
     "rejected_time_jumps": "words far out of their time",
     "irregular_edges": "edges whose counter stood still or ran backwards",
+    "epoch_uncertain": "silences of which nothing tells how many turns of the counter they lasted",
+    "sequential_words": "words of a sequential read-out: their times may be wrong by multiples of 409.6 µs",
     "toa_wrap_suspects": "hits so late that their time may be wrong by 409.6 µs",
     "timer_jumps": "timer words that contradict the stream",
     "unframed_words": "words outside of any datagram",
