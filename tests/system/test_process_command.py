@@ -1,5 +1,7 @@
 """`ophyd-timepix process` and `info`, as a user calls them."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -9,13 +11,25 @@ import h5py
 import numpy as np
 import pytest
 
+from ophyd_timepix.app.cli import main
 from ophyd_timepix.files.reader import read_table
 from ophyd_timepix.protocol import words as w
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+def as_a_process(*arguments: object) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "ophyd_timepix.app.cli", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same in this process, which has imported everything already. The stages are processes in any case."""
+    line, out, err = list(map(str, arguments)), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(line)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(line, code, out.getvalue(), err.getvalue())
 
 
 def process(*arguments: object) -> dict:
@@ -101,7 +115,7 @@ def test_several_recordings_follow_each_other_in_one_file(tmp_path):
 def test_a_truncated_recording_keeps_what_is_good_and_says_so(tmp_path):
     recording = write_tpx3(tmp_path / "a.tpx3", [hit_word(10, 20, 30, 1000), hit_word(1, 2, 3, 5000)])
     recording.write_bytes(recording.read_bytes()[:-3])
-    done = command("process", recording, "-o", tmp_path / "a.h5")
+    done = as_a_process("process", recording, "-o", tmp_path / "a.h5")
     assert done.returncode == 1
     assert "the last 5 bytes are no whole word" in done.stderr
     assert read_table(tmp_path / "a.h5", "centroids", ["x"])["x"].tolist() == [10.0]
@@ -176,7 +190,7 @@ def test_nonsense_parameters_are_refused_with_their_range(tmp_path, option):
 
 def test_info_tells_what_is_in_a_recording(tmp_path):
     recording = write_tpx3(tmp_path / "a.tpx3", [hit_word(10, 20, 30, 1000), 0x44 << 56], chip=2)
-    done = command("info", recording, "--json")
+    done = as_a_process("info", recording, "--json")
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["format"] == "tpx3"
