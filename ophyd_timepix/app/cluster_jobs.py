@@ -6,6 +6,7 @@ imported when somebody asks for it (extra `dask`).
 
 import contextlib
 import os
+import queue
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from .parts import Job
 from .provenance import code_version
 
 LOCAL: Final = "local"
+NO_DASHBOARD: Final = {"dashboard": False}
+"""Nobody needs it for a command, and its port may be taken."""
 RETRIES: Final = 2
 """Of a part whose pipeline died. What a lost worker had is computed again by another in any case."""
 
@@ -51,8 +54,11 @@ def run_on_cluster(where: str, jobs: Sequence[Job], *, workers: int = 1) -> Iter
                 client.submit(compute_part, job.model_dump(mode="json"), version, workers, pure=False, retries=RETRIES)
                 for job in jobs
             ]
-            for _, told in distributed.as_completed(futures, with_results=True):
-                yield _computed(told)
+            finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            for future in futures:
+                future.add_done_callback(finished.put)
+            for _ in futures:
+                yield _computed(finished.get().result())
         except distributed.KilledWorker as error:
             raise ClusterError(f"workers of {where} died again and again over one part ({error})") from error
         finally:
@@ -135,7 +141,7 @@ def _client(distributed: Any, where: str) -> Iterator[Any]:
             yield client
         return
     cluster = distributed.LocalCluster(
-        n_workers=_processes(where), threads_per_worker=1, processes=True, memory_limit=0, dashboard_address=None
+        n_workers=_processes(where), threads_per_worker=1, processes=True, memory_limit=0, scheduler_kwargs=NO_DASHBOARD
     )
     with cluster, distributed.Client(cluster, set_as_default=False) as client:
         yield client
