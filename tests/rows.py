@@ -50,7 +50,7 @@ class Rows:
     """Tables that grow block by block."""
 
     def __init__(self, processing: Processing, n_chips: int) -> None:
-        self._finder = CentroidFinder(processing, Geometry.for_chips(n_chips).table())
+        self.finder = CentroidFinder(processing, Geometry.for_chips(n_chips).table())
         self._with_hits = processing.hits
         self._tables: dict[str, list[Table]] = {name: [] for name in ("centroids", "hits", "shots", "triggers")}
         self.totals: dict[str, int] = {}
@@ -64,7 +64,7 @@ class Rows:
     def add(self, block: BlockArrays) -> None:
         """Centroid a block and keep its rows."""
         assert block.header.sequence == self.n_blocks
-        self._finder.process(block)
+        self.finder.process(block)
         first_row = sum(len(part["toa"]) for part in self._tables["centroids"])
         parts = {
             "centroids": block.centroid_columns(),
