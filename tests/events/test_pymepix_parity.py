@@ -1,8 +1,4 @@
-"""The same as Pymepix: its clusters are scikit-learn's DBSCAN over (shot, x, y, ToF), its centroids ToT-weighted means.
-
-Oracle: scikit-learn, called as Pymepix calls it. Border hits between two clusters belong to the one that scikit-learn
-happens to reach first, so they are only asked to be near a core hit of their cluster.
-"""
+"""The same as Pymepix: clusters are scikit-learn's DBSCAN over (shot, x, y, ToF), centroids ToT-weighted means."""
 
 import os
 from pathlib import Path
@@ -11,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.cluster import DBSCAN
 
 from ophyd_timepix.config import CentroidTime, Geometry, Metric, Processing
 from ophyd_timepix.decode import Decoder, Framing
 from ophyd_timepix.events import BlockArrays, BlockBuilder, CentroidFinder
 from ophyd_timepix.protocol.chip_config import column_phase
+from tests.pymepix_oracle import assert_same_centroids, assert_same_clusters
 from tests.rows import HandMade, Rows, Table, assert_same_rows, flush
 from tests.strategies import N_EXAMPLES
 from tests.synthesis import CHUNK_WORDS, busy_stream
@@ -24,14 +20,11 @@ from tests.synthesis import CHUNK_WORDS, busy_stream
 DATA = Path(os.environ.get("TIMEPIX_REAL_DATA", "../shared/data"))
 IONS = DATA / "centroid_pipeline_test.raw"
 
-EPS = 2.0
-TOF_SCALE_PER_S = 1.7e7
-MIN_SAMPLES = 3
 SAME = Processing(
     metric=Metric.ELLIPSOID,
     radius_px=2.0,
     window_ns=117.6470588,
-    min_samples=MIN_SAMPLES,
+    min_samples=3,
     centroid_time=CentroidTime.WEIGHTED,
     hits=True,
 )
@@ -59,52 +52,6 @@ def in_shots(rows: Rows) -> tuple[Table, Table]:
     hits = {name: column[hits["shot"] >= 0] for name, column in hits.items()}
     hits["cluster"] = np.where(hits["cluster"] < 0, -1, hits["cluster"] - n_before)
     return hits, {name: column[n_before:] for name, column in centroids.items()}
-
-
-def features(hits: Table) -> np.ndarray:
-    """What Pymepix gives to DBSCAN: shots lie far apart; ToF in seconds times its scale."""
-    return np.column_stack((hits["shot"] * EPS * 1000, hits["x"], hits["y"], hits["tof"] * 1e-9 * TOF_SCALE_PER_S))
-
-
-def assert_same_clusters(hits: Table) -> np.ndarray:
-    """Equal noise, equal core hits, each border hit with one of its core neighbours. Returns scikit-learn's labels."""
-    points = features(hits)
-    theirs = DBSCAN(eps=EPS, min_samples=MIN_SAMPLES, metric="euclidean").fit(points)
-    ours, core = hits["cluster"], theirs.core_sample_indices_
-    assert np.array_equal(ours == -1, theirs.labels_ == -1)
-    pairs = set(zip(ours[core].tolist(), theirs.labels_[core].tolist(), strict=True))
-    assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
-    assert len(pairs) == len(set(ours.tolist()) - {-1})  # no cluster without core hits
-    is_core = np.zeros(len(points), bool)
-    is_core[core] = True
-    for i in np.flatnonzero(~is_core & (ours >= 0)):
-        near = is_core & (((points - points[i]) ** 2).sum(axis=1) <= EPS**2 * (1 + 1e-12))
-        assert ours[i] in ours[near]
-    return theirs.labels_
-
-
-def assert_same_centroids(hits: Table, found: Table, labels: np.ndarray) -> int:
-    """Means of x, y and ToF, largest ToT, size, shot: Pymepix's columns, of each cluster with the same hits.
-
-    Returns the clusters that differ in a border hit.
-    """
-    assert len(found["x"]) == labels.max() + 1
-    n_different = 0
-    for label in range(labels.max() + 1):
-        own = np.flatnonzero(labels == label)
-        row = np.bincount(hits["cluster"][own]).argmax()
-        if not np.array_equal(np.flatnonzero(hits["cluster"] == row), own):
-            n_different += 1
-            continue
-        tot = hits["tot"][own].astype(float)
-        for name in ("x", "y", "tof"):
-            assert found[name][row] == pytest.approx((hits[name][own] * tot).sum() / tot.sum(), rel=1e-6)
-        assert found["tof"][row] == pytest.approx((hits["tof"][own] * tot).sum() / tot.sum(), abs=1e-3)
-        assert found["tot_max"][row] == tot.max()
-        assert found["tot"][row] / found["size"][row] == pytest.approx(tot.mean())
-        assert found["size"][row] == len(own)
-        assert set(hits["shot"][own]) == {found["shot"][row]}
-    return n_different
 
 
 def test_pulses_of_ions_give_the_clusters_and_centroids_of_pymepix():
