@@ -403,6 +403,10 @@ class Shots:
     valid: list[int]
     edges: list[tuple[int, int, int, int]]
     filtered: int
+    inferred: list[int]
+    """1 where a shot was opened by a trigger that did not come."""
+    rhythm: tuple[int, int, int]
+    """Missing, double, and put-in triggers."""
 
 
 def assign_shots(
@@ -412,14 +416,27 @@ def assign_shots(
     n_chips: int,
     end_tick: int | None = None,
     lost: Sequence[tuple[int, int]] = (),
+    horizon: int = 0,
 ) -> Shots:
-    """Sort, remove repeats, give each hit the last trigger before it, filter."""
+    """Sort, remove repeats, give each hit the last opening before it, filter.
+
+    horizon: up to here the stream was whole when it ended.
+    """
     unique = sorted(edge[:4] for edge in edges)
     if n_chips > 1:
         unique = sorted(set(unique))
-    spans = [(low, high - 1) for low, high, _, _ in gaps(unique)] + list(lost)
     falling = int(processing.trigger_edge is Edge.FALLING)
-    opened = [tick for tick, tdc, fall, _ in unique if (tdc, fall) == (processing.trigger_input, falling)]
+    triggers = [tick for tick, tdc, fall, _ in unique if (tdc, fall) == (processing.trigger_input, falling)]
+    added = missing_triggers(triggers, processing)
+    spans = [(low, high - 1) for low, high, _, _ in gaps(unique)]
+    spans += out_of_rhythm(triggers, processing) + [(tick, tick) for tick in added]
+    delay = round(processing.trigger_delay_ns * 96 / 25)
+    spans = [(low + delay, high + delay) for low, high in spans] + list(lost)
+    line = sorted([(tick, 0) for tick in triggers] + [(tick, 1) for tick in added])
+    line = line[:: processing.trigger_prescale]
+    opened, inferred = [tick + delay for tick, _ in line], [put_in for _, put_in in line]
+    if delay > 0:
+        spans.append((max(horizon, -inf if end_tick is None else end_tick), inf))
     kept: list[Hit] = []
     shot: list[int] = []
     low = -inf if processing.tof_min_ns is None else ceil(processing.tof_min_ns * 96 / 25)
@@ -432,11 +449,21 @@ def assign_shots(
     valid = [1] * len(opened)
     if opened:
         valid[-1] = int(end_tick is not None and opened[-1] + high <= end_tick)
-    spans += out_of_rhythm(opened, processing.trigger_period_ns)
     for i, (start, end) in enumerate(zip(opened, [*opened, inf][1:], strict=True)):
         if any(start <= last and min(end, start + high) > first for first, last in spans):
             valid[i] = 0
-    return Shots(kept, shot, opened, valid, unique, len(hits) - len(kept))
+    wrong = (*rhythm(triggers, processing.trigger_period_ns), len(added))
+    return Shots(kept, shot, opened, valid, unique, len(hits) - len(kept), inferred, wrong)
+
+
+def missing_triggers(triggers: list[int], processing: Processing) -> list[int]:
+    """Where triggers are missing between others, if they are to be put in: up to 8 in a row, within a second."""
+    added = []
+    for first, last in pairwise(triggers if processing.missing_triggers == "infer" else []):
+        missing = floor((last - first) / (processing.trigger_period_ns * 96 / 25) + 0.5) - 1
+        if 0 < missing <= 8 and last - first <= 3_840_000_000:
+            added += [first + int((last - first) / (missing + 1) * k) for k in range(1, missing + 1)]
+    return added
 
 
 def gaps(edges: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
@@ -453,10 +480,13 @@ def gaps(edges: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, in
     return found
 
 
-def out_of_rhythm(opened: list[int], period_ns: float | None) -> list[tuple[int, int]]:
-    """Spans around triggers that are missing or double."""
+def out_of_rhythm(triggers: list[int], processing: Processing) -> list[tuple[int, int]]:
+    """Spans around triggers that are double, and around missing ones that are not put in."""
     spans = []
-    for first, last in pairwise(opened if period_ns else []):
+    period_ns = processing.trigger_period_ns
+    for first, last in pairwise(triggers if period_ns else []):
+        if missing_triggers([first, last], processing):
+            continue
         periods = (last - first) / (period_ns * 96 / 25)
         missing = floor(periods + 0.5) - 1
         if periods < 0.5:

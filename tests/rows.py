@@ -57,7 +57,10 @@ class Rows:
         self.n_blocks = 0
         self.headers: list[dict[str, int]] = []
         self.gaps: list[Gap] = []
-        self.rhythm = (0, 0)
+        self.rhythm = (0, 0, 0)
+        """Missing, double, and put-in triggers."""
+        self.horizon = 0
+        """Up to here the stream was whole when it ended."""
         self.filtered = (0, 0)
         """Hits of masked pixels, and of a ToT out of range."""
 
@@ -121,10 +124,11 @@ def process(
             rows.add(block)
         if partial and builder.take_partial(block):
             rows.add(block)
+        rows.horizon = batch.horizon_ticks
     flush(builder, rows, end_tick, block)
     rows.gaps = builder.take_gaps()
     rows.filtered = (corrections.filtered_masked, corrections.filtered_tot)
-    rows.rhythm = (builder.rhythm.missing, builder.rhythm.double)
+    rows.rhythm = (builder.rhythm.missing, builder.rhythm.double, builder.rhythm.inferred)
     return rows
 
 

@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ..events.columns import Column
+from ..events.columns import OPTIONAL, Column
 from ..files.event_file import LAYOUT_VERSION, TABLES
 from ..spool.index import HEADER_BYTES, MAGIC, RECORD
 
@@ -117,10 +117,15 @@ def page() -> str:
     """The whole page."""
     parts = [HEAD, EVENT_FILE]
     names = ("centroids", "shots", "triggers", "hits", "acquisitions")
-    parts += [f"### `/entry/{name}`\n\n{_columns(TABLES[name])}" for name in names]
+    parts += [f"### `/entry/{name}`\n\n{_columns(TABLES[name])}{_optional(name)}" for name in names]
     records = ((f"`{name}`", f"`{RECORD[name].str}`", MEANING[name]) for name in RECORD.names or ())
     parts += [EVENT_FILE_REST, MASTER, INDEX, _table(("field", "type", "meaning"), records)]
     return "\n".join(parts)
+
+
+def _optional(table: str) -> str:
+    rows = OPTIONAL.get(table, ())
+    return f"\nOnly where the processing asks for it:\n\n{_columns(rows)}" if rows else ""
 
 
 def _columns(columns: Sequence[Column]) -> str:

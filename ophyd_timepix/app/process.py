@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import CentroidTime, Edge, Metric, Processing
+from ..config import CentroidTime, Edge, Metric, MissingTriggers, Processing
 from ..config.masked_pixels import Pixel, checked, parse_pixels, read_pixels
 from ..spool.sources import Recording, open_recording
 from .asking import recorded_processing
@@ -60,6 +60,9 @@ def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--trigger-input", type=int, choices=(1, 2))
     group.add_argument("--trigger-edge", type=Edge, choices=list(Edge))
     group.add_argument("--trigger-period-ns", type=float)
+    group.add_argument("--missing-triggers", type=MissingTriggers, choices=list(MissingTriggers))
+    group.add_argument("--trigger-delay-ns", type=float, help="a shot opens so much after its trigger")
+    group.add_argument("--trigger-prescale", type=int, metavar="N", help="every N-th trigger opens a shot")
     group.add_argument("--hits", action="store_true", help="write the hit columns too")
 
 

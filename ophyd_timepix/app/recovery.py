@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from .. import __version__
-from ..files.event_file import TABLES, EventFile
+from ..files.event_file import TABLES, EventFile, layout_of
 from ..files.master import write_master
 from ..files.naming import give_its_name
 from ..files.reader import PRODUCT_KEY, count_rows, open_event_file, read_about, read_ledger, read_table
@@ -323,6 +323,7 @@ def _copy_rows(found: Found, made: Path) -> None:
             image_shape=preview["image"].shape,
             tof_edges_ns=np.asarray(preview["tof_edges"]),
             attributes=_texts(entry),
+            layout=layout_of(entry),
         )
         try:
             for table in TABLES:

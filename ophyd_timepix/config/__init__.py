@@ -13,7 +13,7 @@ from .model import (
     PulseSettings,
     TriggerSettings,
 )
-from .processing import CentroidTime, Edge, Metric, Processing
+from .processing import CentroidTime, Edge, Metric, MissingTriggers, Processing
 
 __all__ = [
     "BiasConfig",
@@ -29,6 +29,7 @@ __all__ = [
     "Geometry",
     "MassCalibration",
     "Metric",
+    "MissingTriggers",
     "Peak",
     "Processing",
     "PulseSettings",

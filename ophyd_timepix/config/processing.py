@@ -33,6 +33,19 @@ class Edge(StrEnum):
     FALLING = "falling"
 
 
+class MissingTriggers(StrEnum):
+    """What becomes of a trigger that should have come and did not."""
+
+    REPORT = "report"
+    """It is counted, and the shot that it should have ended is not valid."""
+    INFER = "infer"
+    """It is put in at its time: a shot that is marked, and not valid; the shots around it are as they should be."""
+
+
+INFER_PERIODS_NS = (1_000.0, 5e8)
+"""Shorter periods than 1 µs no laser has; of longer ones than 0.5 s no missing trigger could be waited for."""
+
+
 class Processing(BaseModel):
     """Parameters from words to centroids. Every number carries its unit in its name."""
 
@@ -58,6 +71,16 @@ class Processing(BaseModel):
     trigger_period_ns: float | None = Field(
         None, gt=0, description="what the triggers should keep: missing and double ones are counted (ns)"
     )
+    missing_triggers: MissingTriggers = Field(
+        MissingTriggers.REPORT,
+        description="a trigger that trigger_period_ns misses is counted, or put in as well: report | infer",
+    )
+    trigger_delay_ns: float = Field(
+        0.0, ge=-1e8, le=1e8, description="a shot opens so much after its trigger; negative: before (ns)"
+    )
+    trigger_prescale: int = Field(
+        1, ge=1, le=65_535, description="every n-th trigger opens a shot, beginning with the first of an acquisition"
+    )
     tof_min_ns: float | None = Field(None, description="hits of a shot before this ToF are filtered (ns)")
     tof_max_ns: float | None = Field(None, gt=0, description="hits of a shot after this ToF are filtered (ns)")
     tot_min: int | None = Field(None, ge=0, le=1023, description="hits with a smaller ToT are filtered (25 ns counts)")
@@ -68,10 +91,27 @@ class Processing(BaseModel):
     lateness_ns: float = Field(500_000.0, ge=0, le=2_000_000, description="how late a hit may come in the stream (ns)")
     hits: bool = Field(False, description="write the hit columns too")
 
+    @property
+    def optional_columns(self) -> tuple[str, ...]:
+        """Columns that the tables of events have because of this."""
+        return ("inferred",) if self.missing_triggers is MissingTriggers.INFER else ()
+
     @model_validator(mode="after")
     def _windows_are_not_empty(self) -> Self:
         if self.tof_min_ns is not None and self.tof_max_ns is not None and self.tof_min_ns >= self.tof_max_ns:
             raise ValueError(f"tof_min_ns ({self.tof_min_ns} ns) must be below tof_max_ns ({self.tof_max_ns} ns)")
         if self.tot_min is not None and self.tot_max is not None and self.tot_min > self.tot_max:
             raise ValueError(f"tot_min ({self.tot_min}) must not be above tot_max ({self.tot_max}), in 25 ns counts")
+        return self
+
+    @model_validator(mode="after")
+    def _period_can_be_inferred_from(self) -> Self:
+        if self.missing_triggers is not MissingTriggers.INFER:
+            return self
+        low, high = INFER_PERIODS_NS
+        if self.trigger_period_ns is None or not low <= self.trigger_period_ns <= high:
+            raise ValueError(
+                f"missing_triggers='infer' needs the period that the triggers keep, trigger_period_ns from {low:g} to "
+                f"{high:g} ns, not {self.trigger_period_ns}; give it, or use missing_triggers='report'"
+            )
         return self

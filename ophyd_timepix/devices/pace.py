@@ -73,6 +73,8 @@ class Counting(Protocol):
 
     @property
     def tof_max_s(self) -> float | None: ...
+    @property
+    def shot_delay_s(self) -> float: ...
     def tdc_counts(self) -> int: ...
 
 
@@ -133,6 +135,7 @@ class ShotPace:
         self.shots = 0
         self._recording = recording
         self._after_s = recording.tof_max_s
+        self._delay_s = recording.shot_delay_s
         self._target = shots + (self._after_s is None)
         self._needed = recording.counts_per_shot.needed(self._target)
         self._before = self._first = self._last = recording.tdc_counts()
@@ -185,4 +188,4 @@ class ShotPace:
 
     def _reached(self) -> None:
         if self._over_at is None:
-            self._over_at = time.monotonic() + (self._after_s or 0.0)
+            self._over_at = time.monotonic() + (self._after_s or 0.0) + self._delay_s

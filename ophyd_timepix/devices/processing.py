@@ -6,7 +6,7 @@ from typing import Any, Final
 from ophyd import Component as Cpt
 from ophyd import Device, Kind
 
-from ..config import CentroidTime, Edge, Metric, Processing
+from ..config import CentroidTime, Edge, Metric, MissingTriggers, Processing
 from ..config.masked_pixels import checked, parse_pixels, pixels_text, read_pixels
 from .signals import RunSetting, Scalar, run_setting
 from .text import table
@@ -66,6 +66,11 @@ class ProcessingSettings(Device):
     trigger_input = _parameter("trigger_input", 1, limits=(1, 2))
     trigger_edge = _parameter("trigger_edge", str(Edge.RISING), choices=tuple(map(str, Edge)))
     trigger_period_ns = _parameter("trigger_period_ns", OFF, units="ns")
+    missing_triggers = _parameter(
+        "missing_triggers", str(MissingTriggers.REPORT), choices=tuple(map(str, MissingTriggers))
+    )
+    trigger_delay_ns = _parameter("trigger_delay_ns", 0.0, units="ns", limits=(-1e8, 1e8))
+    trigger_prescale = _parameter("trigger_prescale", 1, limits=(1, 65_535))
     tof_min_ns = _parameter("tof_min_ns", OFF, units="ns")
     tof_max_ns = _parameter("tof_max_ns", OFF, units="ns")
     tot_min = _parameter("tot_min", 0, units="25 ns", limits=(0, 1023))

@@ -106,6 +106,8 @@ class Recording:
         self.tdc_counted = 0
         """The TDC's counter when the last acquisition had ended."""
         self.tof_max_s: float | None = None
+        self.shot_delay_s = 0.0
+        """How long after its trigger a shot opens."""
         """After so long a shot is whole; None: when the next one comes."""
         self._board = board
         self._n_chips = n_chips
@@ -204,8 +206,9 @@ class Recording:
             return paths
 
     def _note_shots(self, processing: Processing) -> None:
-        self.counts_per_shot.of((processing.trigger_input, processing.trigger_edge))
+        self.counts_per_shot.of((processing.trigger_input, processing.trigger_edge, processing.trigger_prescale))
         self.tof_max_s = None if processing.tof_max_ns is None else processing.tof_max_ns / 1e9
+        self.shot_delay_s = max(0.0, processing.trigger_delay_ns / 1e9)
 
     def _begin_counting(self, pipeline: PipelineClient, board: Board) -> None:
         """From here on all that the board sends has to arrive. A run that nobody can count is not begun."""

@@ -16,8 +16,8 @@ from event_model import compose_stream_resource
 from ophyd import Device
 from ophyd.status import Status
 
-from ..events.columns import CENTROIDS, SHOTS, Column
-from ..files.event_file import CHUNK_ROWS
+from ..events.columns import Column
+from ..files.event_file import CHUNK_ROWS, layout_with
 from ..files.reader import count_rows
 from .signals import DataKey, scalar_key
 
@@ -36,7 +36,11 @@ class RowStream(Device):
 
     table: ClassVar[str]
     """Name of the group in the event file; stream and columns are called `<parent>_<table>`."""
-    columns: ClassVar[Sequence[Column]]
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        """As the processing asks for, which a run does not change."""
+        return layout_with(self.parent.processing.model.optional_columns)[self.table]
 
     def __init__(self, prefix: str = "", **kwargs: Any) -> None:
         self._run: str | None = None
@@ -110,7 +114,6 @@ class CentroidStream(RowStream):
     """The centroids of a run. The parent says how many are on disk."""
 
     table = "centroids"
-    columns = CENTROIDS
 
     def get_index(self) -> int:
         rows: int = self.parent.rows_on_disk
@@ -121,7 +124,6 @@ class ShotStream(RowStream):
     """The shots of a run: when each opened, and whether it is valid. So whoever has not got the file can tell, too."""
 
     table = "shots"
-    columns = SHOTS
 
     def get_index(self) -> int:
         """Looked up in the file: a detector hears of centroids only. A file that cannot be read gives no new rows."""

@@ -11,7 +11,7 @@ keys[n_hits]                            hits, ascending: rel_tick << 28 | chip <
                                         the order is (time, chip, y, x, ToT); tick = header.base_tick + rel_tick
 shot_first_hit[n_shots + 1]             the block's hits by shot (shots without a hit are left out)
 shot_number[n_shots], shot_tick[...]    number -1: before the first trigger
-closed_tick[n_closed], closed_valid     rows of /entry/shots, in order: row = shot number
+closed_tick[n_closed], ...              rows of /entry/shots, in order: row = shot number
 edge_tick[n_edges], ...                 rows of /entry/triggers, in time order, repeats of several chips removed
 
 Outputs: `labels`, centroid columns, hit columns. Closed shots and edges travel with the hits, yet not hit by hit: a
@@ -109,6 +109,9 @@ class BlockHeader:
     n_parts = _Field(23)
     """Clusters that they became; they are among `n_clusters`."""
 
+    infers = _Field(24)
+    """1: shots say whether their trigger was put in."""
+
     def __init__(self, values: npt.NDArray[np.int64]) -> None:
         self.values = values
 
@@ -138,6 +141,7 @@ class BlockArrays:
         self.shot_tick: npt.NDArray[np.int64] = next(views)
         self.closed_tick: npt.NDArray[np.int64] = next(views)
         self.closed_valid: npt.NDArray[np.uint8] = next(views)
+        self.closed_inferred: npt.NDArray[np.uint8] = next(views)
         self.edge_tick: npt.NDArray[np.int64] = next(views)
         self.edge_input: npt.NDArray[np.uint8] = next(views)
         self.edge_falling: npt.NDArray[np.uint8] = next(views)
@@ -175,7 +179,8 @@ class BlockArrays:
     def shot_columns(self) -> Columns:
         """The block's rows of /entry/shots."""
         n = self.header.n_closed
-        return {"time": _ns(self.closed_tick[:n]), "valid": self.closed_valid[:n]}
+        columns: Columns = {"time": _ns(self.closed_tick[:n]), "valid": self.closed_valid[:n]}
+        return columns | ({"inferred": self.closed_inferred[:n]} if self.header.infers else {})
 
     def trigger_columns(self) -> Columns:
         """The block's rows of /entry/triggers."""
@@ -207,6 +212,7 @@ def _layout(capacity: Capacity) -> list[tuple[int, str]]:
         (shots, "<i8"),
         (shots, "<i8"),
         (shots, "<i8"),
+        (shots, "<u1"),
         (shots, "<u1"),
         (edges, "<i8"),
         (edges, "<u1"),

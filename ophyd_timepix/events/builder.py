@@ -22,7 +22,8 @@ from ..protocol.words import TDC_COUNTER
 from . import cutting, order
 from .block import REL_TICK_MAX, REL_TICK_MIN, REL_TICK_SHIFT, BlockArrays, Capacity
 from .queue import ColumnQueue
-from .validity import FALLING_SHIFT, INPUT_SHIFT, EdgeSequence, Gap, InvalidSpans, Rhythm
+from .triggers import ShotTriggers
+from .validity import FALLING_SHIFT, INPUT_SHIFT, EdgeSequence, Gap, InvalidSpans
 
 CHAIN_MAX: Final = 1_000_000
 """Hits without a natural cut before a forced one."""
@@ -39,6 +40,7 @@ _EDGE_STEPS: Final = 16
 """Mean steps per edge that insertion sort may take."""
 
 Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 
 class HitBatch(Protocol):
@@ -100,7 +102,8 @@ class BlockBuilder:
         self._edges_pending = ColumnQueue((np.int64, np.int32))
         self._edges = ColumnQueue((np.int64, np.int32))
         self._triggers = ColumnQueue((np.int64,))
-        self._closed = ColumnQueue((np.int64, np.uint8))
+        self._openings = ColumnQueue((np.int64, np.bool_))
+        self._closed = ColumnQueue((np.int64, np.uint8, np.bool_))
         self._first_trigger = first_shot
         self._next_closed = first_shot
         self._next_edge = first_edge
@@ -111,8 +114,9 @@ class BlockBuilder:
         self._sequence = EdgeSequence()
         self._invalid = InvalidSpans()
         self._gaps: list[Gap] = []
-        period = processing.trigger_period_ns
-        self.rhythm = Rhythm(None if period is None else period * TICKS_PER_COUNT / NS_PER_COUNT)
+        self._shot_triggers = ShotTriggers(processing)
+        self.rhythm = self._shot_triggers.rhythm
+        """What is wrong with the period of the triggers, counted so far."""
         self._reset()
 
     def _reset(self) -> None:
@@ -124,12 +128,16 @@ class BlockBuilder:
         self._stop = 0
         self._horizon = -_FOREVER
         self._ripened = -_FOREVER
+        self._edges_ripened = -_FOREVER
         self._n_filtered = 0
         self._after_forced_cut = False
         self._cut: tuple[int, bool] | None = None
         self._open_shot: int | None = None
+        self._open_is_inferred = False
         self._flushing = False
         self._sequence.restart()
+        self._shot_triggers.restart()
+        self._openings.truncate(0)
         self._invalid = InvalidSpans()
         self._first_trigger += len(self._triggers)
         self._triggers.drop(len(self._triggers))
@@ -144,8 +152,8 @@ class BlockBuilder:
     def add(self, batch: HitBatch) -> None:
         """Take over what a batch holds (copies it: the decoder may go on)."""
         ticks = batch.ticks
-        self._refuse_older_than_horizon(ticks)
-        self._refuse_older_than_horizon(batch.edge_ticks)
+        _refuse_older_than(self._ripened, ticks)
+        _refuse_older_than(self._edges_ripened, batch.edge_ticks)
         self._horizon = max(self._horizon, batch.horizon_ticks)
         self._edges_pending.append(batch.edge_ticks, _edge_codes(batch))
         n_admitted = 0 if len(self._far) else self._admit(ticks, batch.pixels)
@@ -168,14 +176,6 @@ class BlockBuilder:
     def irregular_edges(self) -> int:
         """Edges so far whose counter stood still or ran backwards."""
         return self._sequence.irregular
-
-    def _refuse_older_than_horizon(self, ticks: Ints) -> None:
-        """The decoder promises it; a violation would put rows out of order without a word."""
-        if len(ticks) and int(ticks.min()) < self._ripened:
-            raise ValueError(
-                f"a hit or edge at tick {ticks.min()} came after the stream's horizon had reached {self._ripened}: "
-                f"feed the batches of one decoder, in order, and flush at the end of an acquisition"
-            )
 
     def _admit(self, ticks: Ints, pixels: npt.NDArray[np.uint32]) -> int:
         """Put hits into the pool up to the first one out of the base's reach. Returns how many."""
@@ -235,6 +235,8 @@ class BlockBuilder:
 
         end_tick: when the shutter closed. The last shot is valid when its ToF window ended before.
         """
+        if not self._flushing:
+            self._invalidate_unseen(end_tick)
         self._flushing = True
         self._horizon = _FOREVER
         while not self.ready():
@@ -259,6 +261,7 @@ class BlockBuilder:
         header.clear()
         header.sequence = self.sequence
         header.acquisition = self.acquisition
+        header.infers = int(self._shot_triggers.infers)
         header.n_filtered, self._n_filtered = self._n_filtered, 0
         self.sequence += 1
         if end > self._start:
@@ -308,7 +311,7 @@ class BlockBuilder:
 
     def _fill_closed(self, into: BlockArrays) -> None:
         n = min(len(self._closed), into.capacity.shots)
-        into.closed_tick[:n], into.closed_valid[:n] = self._closed.columns(n)
+        into.closed_tick[:n], into.closed_valid[:n], into.closed_inferred[:n] = self._closed.columns(n)
         into.header.n_closed = n
         into.header.first_closed = self._next_closed
         into.header.n_valid = int(np.count_nonzero(into.closed_valid[:n]))
@@ -374,16 +377,21 @@ class BlockBuilder:
         return n_admitted > 0
 
     def _limit(self) -> int:
-        """No hit that is not in the pool or ready will be earlier."""
-        return min(self._horizon, int(self._far.columns(1)[0][0])) if len(self._far) else self._horizon
+        """No hit that is not in the pool or ready will be earlier, and all shots that open before it are known."""
+        limit = min(self._horizon, self._shot_triggers.decided)
+        return min(limit, self._first_outside()) if len(self._far) else limit
+
+    def _first_outside(self) -> int:
+        return int(self._far.columns(1)[0][0])
 
     def _ripen(self) -> bool:
         """Sort what the horizon has passed. False: the horizon stands where it stood."""
+        self._ripen_edges()
         limit = self._limit()
         if limit <= self._ripened:
             return False
         self._ripened = limit
-        self._ripen_edges(limit)
+        self._open_shots(limit)
         if self._base is not None:
             self._ripen_hits(limit)
             if limit < _FOREVER and limit - self._base - REL_TICK_MIN > _SPAN // 2:
@@ -431,17 +439,27 @@ class BlockBuilder:
 
     # --- edges and shots ----------------------------------------------------------------------------------------------
 
-    def _ripen_edges(self, limit: int) -> None:
+    def _ripen_edges(self) -> None:
+        """Order the edges that the horizon has passed; they need not be known farther than hits are."""
+        limit = self._horizon
+        if len(self._far):
+            limit = min(limit, self._first_outside() + self._shot_triggers.reach_ticks)
+        if limit > self._edges_ripened:
+            self._edges_ripened = limit
+            self._take_triggers(self._final_triggers(limit), limit)
+
+    def _final_triggers(self, limit: int) -> Ints:
+        """Edges before `limit` become rows; those that are triggers come back."""
         ticks, codes = self._edges_pending.columns()
         n = len(ticks)
         if n == 0:
-            return
+            return self._opened[:0]
         if not order.sort_edges(ticks, codes, n, _EDGE_STEPS * n):
             places = np.lexsort((codes, ticks))
             ticks[:], codes[:] = ticks[places], codes[places]
         n_final = int(cutting.first_after(ticks, n, limit - 1))
         if n_final == 0:
-            return
+            return self._opened[:0]
         self._opened = _with_room(self._opened, 0, 0, n_final)
         kept, n_opened = order.close_up_edges(
             ticks, codes, n_final, self.n_chips > 1, self._trigger_code, FALLING_SHIFT, self._opened
@@ -451,38 +469,54 @@ class BlockBuilder:
         for gap in self._sequence.follow(ticks[:kept], codes[:kept]):
             self._gaps.append(gap)
             # Damaged words may say that two edges came at the same time.
-            self._invalid.add(gap.low_ticks, max(gap.low_ticks, gap.high_ticks - 1))
-        self._open_shots(self._opened[:n_opened])
+            delay = self._shot_triggers.delay_ticks
+            self._invalid.add(gap.low_ticks + delay, max(gap.low_ticks, gap.high_ticks - 1) + delay)
         self._edges_pending.drop(n_final)
+        return self._opened[:n_opened]
 
-    def _open_shots(self, opened: Ints) -> None:
-        """Each trigger closes the shot before it, which is thereby complete."""
-        if len(opened) == 0:
-            return
-        before = [] if self._open_shot is None else [self._open_shot]
-        triggers = np.concatenate([np.array(before, np.int64), opened])
-        for low, high in self.rhythm.judge(triggers):
+    def _take_triggers(self, triggers: Ints, until: int) -> None:
+        openings = self._shot_triggers.take(triggers, until)
+        for low, high in openings.spans:
             self._invalid.add(low, high)
-        self._close(triggers[:-1], triggers[1:])
-        self._open_shot = int(opened[-1])
+        self._openings.append(openings.ticks, openings.inferred)
+
+    def _open_shots(self, limit: int) -> None:
+        """Those that open before `limit`. Each closes the shot before it, which is thereby complete."""
+        ticks, inferred = self._openings.columns()
+        n = int(cutting.first_after(ticks, len(ticks), limit - 1))
+        if n == 0:
+            return
+        opened, inferred = ticks[:n], inferred[:n]
+        if self._open_shot is not None:
+            opened = np.concatenate([np.array([self._open_shot], np.int64), opened])
+            inferred = np.concatenate([np.array([self._open_is_inferred]), inferred])
+        self._close(opened[:-1], opened[1:], inferred[:-1])
+        self._open_shot, self._open_is_inferred = int(opened[-1]), bool(inferred[-1])
         self._invalid.forget(self._open_shot)
-        self._triggers.append(opened)
-        self.shots += len(opened)
+        self._triggers.append(ticks[:n])
+        self.shots += n
+        self._openings.drop(n)
+
+    def _invalidate_unseen(self, end_tick: int | None) -> None:
+        """With a delay a shot may end after the shutter has closed, or after the last words where nobody knows when."""
+        if self._shot_triggers.delay_ticks > 0:
+            self._invalid.add(self._horizon if end_tick is None else max(end_tick, self._horizon), _FOREVER)
 
     def _close_last_shot(self, end_tick: int | None) -> None:
         if self._open_shot is None:
             return
         in_time = self._tof_max is not None and end_tick is not None and self._open_shot + self._tof_max <= end_tick
-        self._close(np.array([self._open_shot]), np.array([_FOREVER]), complete=in_time)
+        inferred = np.array([self._open_is_inferred])
+        self._close(np.array([self._open_shot]), np.array([_FOREVER]), inferred, complete=in_time)
         self._open_shot = None
 
-    def _close(self, starts: Ints, ends: Ints, *, complete: bool = True) -> None:
+    def _close(self, starts: Ints, ends: Ints, inferred: Flags, *, complete: bool = True) -> None:
         """Queue the rows of shots that end at `ends`, with what is to be said of them."""
         valid = np.full(len(starts), complete, np.bool_)
         if self._invalid:
             reach = ends if self._tof_max is None else np.minimum(ends, starts + self._tof_max)
             valid &= ~self._invalid.touch(starts, reach)
-        self._closed.append(starts, valid.astype(np.uint8))
+        self._closed.append(starts, valid.astype(np.uint8), inferred)
 
     def _forget_triggers(self) -> None:
         """Of the triggers before every hit that is still to come, only the last matters."""
@@ -494,6 +528,15 @@ class BlockBuilder:
         if n > 0:
             self._triggers.drop(n)
             self._first_trigger += n
+
+
+def _refuse_older_than(horizon: int, ticks: Ints) -> None:
+    """The decoder promises it; a violation would put rows out of order without a word."""
+    if len(ticks) and int(ticks.min()) < horizon:
+        raise ValueError(
+            f"a hit or edge at tick {ticks.min()} came after the stream's horizon had reached {horizon}: "
+            f"feed the batches of one decoder, in order, and flush at the end of an acquisition"
+        )
 
 
 def window_ticks(window_ns: float) -> int:

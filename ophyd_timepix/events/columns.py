@@ -56,9 +56,13 @@ HITS: Final = (
 )
 
 SHOTS: Final = (
-    Column("time", "<f8", "ns", "the trigger edge that opened the shot, since the timer's zero"),
+    Column("time", "<f8", "ns", "when the shot opened, its trigger and the delay, since the timer's zero"),
     Column("valid", "<u1", "", "1: the shot is complete"),
 )
+
+INFERRED: Final = Column("inferred", "<u1", "", "1: no trigger came, it was put in at its time; never valid")
+OPTIONAL: Final = {"shots": (INFERRED,)}
+"""Columns that a table has only where the processing asks for them, behind the others."""
 
 TRIGGERS: Final = (
     Column("time", "<f8", "ns", "time of the edge since the timer's zero"),

@@ -1,4 +1,4 @@
-"""Which shots a loss may have touched: gaps in the counters of edges, triggers out of their period, spans of time.
+"""Which shots a loss may have touched: gaps in the counters of edges, spans of time.
 
 Knows no file and no process. All rules are functions of the edges in time order, never of how the stream is cut.
 """
@@ -129,30 +129,3 @@ class InvalidSpans:
         latest = np.concatenate([[-FOREVER], np.maximum.accumulate(spans[:, 1])])
         begun: Flags = latest[np.searchsorted(spans[:, 0], ends, side="left")] >= starts
         return begun
-
-
-class Rhythm:
-    """Triggers against the period that they should keep."""
-
-    def __init__(self, period_ticks: float | None) -> None:
-        self._period = period_ticks
-        self.missing = 0
-        """Triggers that should have come between others, so far."""
-        self.double = 0
-        """Triggers so far that came within half a period of the one before."""
-
-    def judge(self, triggers: Ints) -> list[tuple[int, int]]:
-        """Spans around what is wrong between consecutive `triggers`; the first was judged before."""
-        if self._period is None or len(triggers) < 2:
-            return []
-        periods = np.diff(triggers) / self._period
-        missing = np.maximum(np.floor(periods + 0.5).astype(np.int64) - 1, 0)
-        double = periods < 0.5
-        self.missing += int(missing.sum())
-        self.double += int(np.count_nonzero(double))
-        spans = [(int(triggers[k]), int(triggers[k + 1])) for k in np.flatnonzero(double)]
-        for k in np.flatnonzero(missing):
-            first, last, n = int(triggers[k]), int(triggers[k + 1]), int(missing[k])
-            pause = (last - first) / (n + 1)
-            spans.append((first + int(pause), last - int(pause)))
-        return spans

@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..events.columns import CENTROIDS, HITS, SHOTS, TRIGGERS, Column
+from ..events.columns import CENTROIDS, HITS, OPTIONAL, SHOTS, TRIGGERS, Column
 
 CHUNK_ROWS: Final = 1 << 16
 SMALL_CHUNK_ROWS: Final = 1 << 10
@@ -62,6 +62,23 @@ TABLES: Final[Mapping[str, Sequence[Column]]] = {
     "triggers": TRIGGERS,
 }
 LAYOUT_VERSION: Final = 1
+
+Layout = Mapping[str, Sequence[Column]]
+"""The columns of each table."""
+
+
+def layout_with(optional: Collection[str]) -> Layout:
+    """All tables, with those of the optional columns that are named."""
+    return {
+        name: (*columns, *(column for column in OPTIONAL.get(name, ()) if column.name in optional))
+        for name, columns in TABLES.items()
+    }
+
+
+def layout_of(entry: h5py.Group) -> Layout:
+    """All tables, with those of the optional columns that a file has."""
+    return layout_with([c.name for name, more in OPTIONAL.items() for c in more if c.name in entry.get(name, ())])
+
 
 Array = npt.NDArray[Any]
 
@@ -155,20 +172,28 @@ class EventFile:
     """
 
     def __init__(
-        self, path: Path, *, image_shape: tuple[int, int], tof_edges_ns: Array, attributes: Mapping[str, str]
+        self,
+        path: Path,
+        *,
+        image_shape: tuple[int, int],
+        tof_edges_ns: Array,
+        attributes: Mapping[str, str],
+        layout: Layout = TABLES,
     ) -> None:
         self.path = path
         if path.exists():
             raise FileExistsError(f"{path} exists and is never overwritten; choose another name")
         self._file = h5py.File(path, "x", libver="latest")
         try:
-            self._lay_out(image_shape, tof_edges_ns, attributes)
+            self._lay_out(image_shape, tof_edges_ns, attributes, layout)
             self._file.swmr_mode = True
         except BaseException:
             self._file.close()
             raise
 
-    def _lay_out(self, image_shape: tuple[int, int], tof_edges_ns: Array, attributes: Mapping[str, str]) -> None:
+    def _lay_out(
+        self, image_shape: tuple[int, int], tof_edges_ns: Array, attributes: Mapping[str, str], layout: Layout
+    ) -> None:
         self._file.attrs["NX_class"] = "NXroot"
         entry = self._file.create_group("entry")
         entry.attrs["NX_class"] = "NXentry"
@@ -177,7 +202,7 @@ class EventFile:
             entry.create_dataset(name, data=text)
         self.tables = {
             name: Table(_collection(entry, name), columns, SMALL_CHUNK_ROWS if name in SMALL_TABLES else CHUNK_ROWS)
-            for name, columns in TABLES.items()
+            for name, columns in layout.items()
         }
         preview = _collection(entry, "preview")
         self.image = np.zeros(image_shape, np.uint64)

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from .event_file import TABLES, EventFile
+from .event_file import TABLES, EventFile, layout_of
 from .reader import open_event_file
 
 STEP_ROWS: Final = 1 << 20
@@ -52,6 +52,7 @@ def merge_event_files(
             image_shape=entry["preview/image"].shape,
             tof_edges_ns=np.asarray(entry["preview/tof_edges"]),
             attributes={**texts_of(entry), **texts},
+            layout=layout_of(entry),
         )
     try:
         for part in parts:
@@ -80,7 +81,7 @@ def _append(file: EventFile, entry: h5py.Group, *, count_through: bool) -> None:
     """All rows of a part."""
     before = {table: file.rows(table) for table in TABLES}
     numbers = _numbers(entry, before["acquisitions"]) if count_through else None
-    for table, columns in TABLES.items():
+    for table, columns in layout_of(entry).items():
         group = entry[table]
         rows = min(int(group[column.name].shape[0]) for column in columns)
         for start in range(0, rows, STEP_ROWS):

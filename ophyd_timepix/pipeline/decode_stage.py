@@ -293,14 +293,14 @@ class _Stream:
         self._skipped = Skipped()
         self._lateness = lateness
         self._losses = Losses(0, lateness, self.builder.invalidate)
-        self._edges_before = (0, 0, 0, 0)
+        self._edges_before = (0, 0, 0, 0, 0)
         self._filtered_before = (0, 0)
 
     @property
-    def _edge_counts(self) -> tuple[int, int, int, int]:
-        """Repeats of chips, irregular counters, missing and double triggers so far."""
-        builder = self.builder
-        return builder.repeated_edges, builder.irregular_edges, builder.rhythm.missing, builder.rhythm.double
+    def _edge_counts(self) -> tuple[int, int, int, int, int]:
+        """Repeats of chips, irregular counters, missing, double and put-in triggers so far."""
+        builder, rhythm = self.builder, self.builder.rhythm
+        return builder.repeated_edges, builder.irregular_edges, rhythm.missing, rhythm.double, rhythm.inferred
 
     @property
     def _filtered(self) -> tuple[int, int]:
@@ -380,7 +380,7 @@ class _Stream:
     def end_acquisition(self, way: Way | None, stop: int) -> DecodeTotals:
         """What was counted since `begin`. stop: the address after the last word."""
         self._losses.gaps(self.builder.take_gaps())
-        repeats, irregular, missing, double = (
+        repeats, irregular, missing, double, inferred = (
             now - before for now, before in zip(self._edge_counts, self._edges_before, strict=True)
         )
         unknown = self._decoder.unknown - self._unknown_before
@@ -392,6 +392,7 @@ class _Stream:
             irregular_edges=irregular,
             missing_triggers=missing,
             double_triggers=double,
+            inferred_triggers=inferred,
             missing_words=self._decoder.missing_words,
             max_lateness_ns=self._decoder.take_lateness() * NS_PER_COUNT,
             losses=self._losses.spans(way, stop),

@@ -67,6 +67,8 @@ class DecodeTotals:
     filtered_masked: int = 0
     filtered_tot: int = 0
     """Hits that filters removed before the order of time."""
+    inferred_triggers: int = 0
+    """Of the missing ones, put in."""
 
 
 @dataclass
@@ -179,6 +181,7 @@ class Ledger:
             "tdc_missing_edges": sum(span.amount for span in totals.losses if span.cause == "tdc"),
             "missing_triggers": totals.missing_triggers,
             "double_triggers": totals.double_triggers,
+            "inferred_triggers": totals.inferred_triggers,
             "max_lateness_ns": totals.max_lateness_ns,
             "toa_wrap_suspects": counts[Count.TOA_WRAP_SUSPECTS],
             "timer_jumps": counts[Count.TIMER_JUMPS],

@@ -21,7 +21,7 @@ from ..events.counting import LOOKED_AT, PointCounter
 from ..events.gates import Condition
 from ..events.histograms import add_histogram, add_image
 from ..events.sums import PointArrays
-from ..files.event_file import EventFile, tof_edges
+from ..files.event_file import EventFile, layout_with, tof_edges
 from ..files.master import write_master
 from .ledger import BlockTotals
 from .losses import LossSpan
@@ -135,6 +135,7 @@ class WriteStage(Stage):
             run.event_file,
             image_shape=(run.geometry.height_px, run.geometry.width_px),
             tof_edges_ns=tof_edges(run.tof_range_ns, run.tof_bins),
+            layout=layout_with(run.processing.optional_columns),
             attributes={
                 "processing": run.processing.model_dump_json(),
                 "geometry": run.geometry.model_dump_json(),

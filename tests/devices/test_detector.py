@@ -182,7 +182,8 @@ def test_the_settings_make_the_processing_model(tpx):
     wanted = Processing(
         radius_px=3.0, window_ns=50.0, metric=Metric.ELLIPSOID, min_samples=2, trigger_input=2,
         trigger_edge=Edge.FALLING, tof_min_ns=10.0, tof_max_ns=99.0, hits=True, tot_min=3,
-        tot_max=1000, masked_pixels=[(0, 12, 34), (0, 1, 2)],
+        tot_max=1000, masked_pixels=[(0, 12, 34), (0, 1, 2)], trigger_period_ns=1e6, missing_triggers="infer",
+        trigger_delay_ns=-20.0, trigger_prescale=10,
     )  # fmt: skip
     tpx.processing.adopt(wanted)
     assert tpx.processing.model == wanted

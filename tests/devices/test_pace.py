@@ -19,10 +19,11 @@ ANSWER_S = 0.001
 class Laboratory:
     """Time that only moves when somebody waits or asks; triggers at RATE_HZ; a counter that takes `per_shot`."""
 
-    def __init__(self, per_shot: float, tof_max_s: float | None = None) -> None:
+    def __init__(self, per_shot: float, tof_max_s: float | None = None, shot_delay_s: float = 0.0) -> None:
         self.now = 1000.0
         self.per_shot = per_shot
         self.tof_max_s = tof_max_s
+        self.shot_delay_s = shot_delay_s
         self.counts_per_shot = CountsPerShot()
         self.counts_per_shot.of("input 1")
 
@@ -98,6 +99,12 @@ def test_with_a_longest_time_of_flight_the_last_shot_needs_no_trigger_after_it(l
     lab = laboratory(1, tof_max_s=1e-4)
     shots = [lab.point(1) for _ in range(3)]
     assert all(ASKED <= n <= ASKED + 6 for n in shots[1:])
+
+
+def test_shots_that_open_late_are_waited_for(laboratory):
+    lab = laboratory(1, shot_delay_s=0.05)
+    shots = [lab.point(1) for _ in range(3)]
+    assert all(ASKED + 0.05 * RATE_HZ <= n <= ASKED + 0.05 * RATE_HZ + 8 for n in shots[1:])
 
 
 def test_another_trigger_is_learnt_anew(laboratory):

@@ -18,6 +18,8 @@ SMALL = Capacity(hits=4096, shots=4, edges=4)
 @st.composite
 def processings(draw) -> Processing:
     low = draw(st.sampled_from((None, None, 0.0, 100.0)))
+    period = draw(st.sampled_from((None, None, 1e3, 1e5, 1e8, 1e9)))
+    infers = period is not None and period < 1e9 and draw(st.booleans())
     return Processing(
         radius_px=draw(st.sampled_from((1.0, 1.5, 2.0, 2.9, 5.0))),
         window_ns=draw(st.sampled_from((25.0, 100.0, 117.6470588, 400.0))),
@@ -29,7 +31,10 @@ def processings(draw) -> Processing:
         centroid_time=draw(st.sampled_from(CentroidTime)),
         trigger_input=draw(st.sampled_from((1, 2))),
         trigger_edge=draw(st.sampled_from(Edge)),
-        trigger_period_ns=draw(st.sampled_from((None, None, 1e5, 1e9))),
+        trigger_period_ns=period,
+        missing_triggers="infer" if infers else "report",
+        trigger_delay_ns=draw(st.sampled_from((0.0, 0.0, 30.0, -2000.0, 1e6, -1e8, 1e8))),
+        trigger_prescale=draw(st.sampled_from((1, 1, 2, 3))),
         tof_min_ns=low,
         tof_max_ns=draw(st.sampled_from((None, None, 5e3, 1e6))),
         tot_min=draw(st.sampled_from((None, None, 1, 300))),
@@ -51,7 +56,7 @@ def assert_rows_equal_twin(
     twin.decode(stream.words)
     twin.flush()
     hits, *filtered = naive.keep_hits(twin.hits, processing)
-    shots = naive.assign_shots(hits, twin.edges, processing, stream.n_chips, end_tick, lost)
+    shots = naive.assign_shots(hits, twin.edges, processing, stream.n_chips, end_tick, lost, rows.horizon)
     window = int(processing.window_ns * 96 // 25)
     forced = naive.forced_cuts(shots.hits, shots.opened, window, chain_max)
     labels = naive.clusters(shots.hits, shots.shot, processing, forced)
@@ -67,11 +72,12 @@ def assert_rows_equal_twin(
     assert triggers["counter"].tolist() == [edge[3] for edge in shots.edges]
     assert found_shots["time"].tolist() == [naive.ns(tick) for tick in shots.opened]
     assert found_shots["valid"].tolist() == shots.valid
+    assert found_shots.get("inferred", np.zeros(len(shots.opened))).tolist() == shots.inferred
     assert rows.totals["n_filtered"] == shots.filtered
     assert rows.filtered == tuple(filtered)
     gaps = [(gap.low_ticks, gap.high_ticks, gap.input, gap.missing) for gap in rows.gaps]
     assert sorted(gaps) == sorted(naive.gaps(shots.edges))
-    assert rows.rhythm == naive.rhythm(shots.opened, processing.trigger_period_ns)
+    assert rows.rhythm == shots.rhythm
 
     hit_rows = rows.table("hits")
     row_of = {i: row for row, centroid in enumerate(expected) for i in centroid.members}

@@ -17,7 +17,10 @@ from ophyd_timepix.protocol.words import chunk_header
 from spidr_sim.synth import synthesize
 from tests.rows import Rows, assert_same_rows, process
 
-PROCESSING = Processing(hits=True)
+PROCESSING = Processing(
+    hits=True, tot_min=3, tot_max=1000, masked_pixels="0,128,128 0,100,140", trigger_period_ns=1e6,
+    missing_triggers="infer", trigger_delay_ns=-500.0, trigger_prescale=2,
+)  # fmt: skip
 TABLES = ("centroids", "hits", "shots", "triggers")
 few_examples = settings(
     max_examples=8,

@@ -1,0 +1,190 @@
+"""From triggers to shots: delay, pre-scale, triggers that are missing."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ophyd_timepix.clock import TICKS_PER_SECOND, ns_to_ticks
+from ophyd_timepix.config import MissingTriggers, Processing
+from ophyd_timepix.events import BlockArrays, BlockBuilder
+from ophyd_timepix.events.triggers import INFERRED_MAX, ShotTriggers
+from ophyd_timepix.events.validity import FOREVER
+from tests import naive
+from tests.rows import HandMade, Rows, assert_same_rows, flush
+from tests.strategies import N_EXAMPLES
+
+US = 1000.0
+PERIOD = 100 * US
+"""ns."""
+TICKS = ns_to_ticks(PERIOD)
+
+
+def rows_of(processing, hits, triggers, *, step=None, end_tick=None, partial=False) -> Rows:
+    """Hits and triggers in the order of time, `step` of them a batch."""
+    rows, builder, block = Rows(processing, 1), BlockBuilder(processing, 1, target_hits=1, sort_piece=1), BlockArrays()
+    items = sorted([(tick, 1, 0) for tick in triggers] + [(tick, 0, n) for n, tick in enumerate(hits)])
+    edge = 0
+    for start in range(0, len(items), step or len(items) or 1):
+        part = items[start : start + (step or len(items))]
+        edges = []
+        for tick, is_edge, _ in part:
+            if is_edge:
+                edges.append((tick, 1, 0, edge & 4095, 0))
+                edge += 1
+        batch = HandMade([(t, 0, n % 250, 7, 9) for t, is_edge, n in part if not is_edge], edges, part[-1][0])
+        builder.add(batch)
+        rows.horizon = batch.horizon_ticks
+        while builder.take(block):
+            rows.add(block)
+        if partial and builder.take_partial(block):
+            rows.add(block)
+    flush(builder, rows, end_tick, block)
+    rows.rhythm = (builder.rhythm.missing, builder.rhythm.double, builder.rhythm.inferred)
+    return rows
+
+
+@st.composite
+def trains(draw) -> tuple[list[int], list[int]]:
+    """(hits, triggers): triggers that keep a period, nearly, with some missing, double or shaken; hits all over."""
+    kept = draw(st.lists(st.sampled_from("xxxxx.....d"), min_size=1, max_size=50))
+    rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
+    triggers = []
+    for place, kind in enumerate(kept):
+        tick = 10_000_000 + place * TICKS + int(rng.integers(-TICKS // 50, TICKS // 50))
+        triggers += [] if kind == "." else [tick] if kind == "x" else [tick, tick + TICKS // 5]
+    hits = rng.integers(10_000_000 - TICKS, 10_000_000 + (len(kept) + 1) * TICKS, 60).tolist()
+    near = [tick + int(rng.integers(-3, 3)) for tick in triggers]
+    return hits + near, triggers
+
+
+processings = st.builds(
+    Processing,
+    trigger_period_ns=st.just(PERIOD),
+    missing_triggers=st.sampled_from(MissingTriggers),
+    trigger_delay_ns=st.sampled_from((0.0, 40 * US, 250 * US, -40 * US, -1000 * US)),
+    trigger_prescale=st.sampled_from((1, 1, 2, 5)),
+    tof_max_ns=st.sampled_from((None, 30 * US, 99 * US)),
+    window_ns=st.just(1.0),
+    hits=st.just(True),
+)
+
+
+@settings(max_examples=N_EXAMPLES, deadline=None)
+@given(
+    train=trains(),
+    processing=processings,
+    end_after=st.sampled_from((None, 0, TICKS // 2, 5 * TICKS)),
+    step=st.sampled_from((1, 3, 40)),
+    partial=st.booleans(),
+)
+def test_shots_equal_the_slow_twin_however_the_stream_is_cut(train, processing, end_after, step, partial):
+    hits, triggers = train
+    end_tick = None if end_after is None else max([*hits, *triggers]) + end_after
+    rows = rows_of(processing, hits, triggers, step=step, end_tick=end_tick, partial=partial)
+    assert_same_rows(rows, rows_of(processing, hits, triggers, end_tick=end_tick))
+    edges = [(tick, 1, 0, n & 4095, 0) for n, tick in enumerate(triggers)]
+    named = [(tick, 0, n % 250, 7, 9) for n, tick in enumerate(hits)]
+    expected = naive.assign_shots(named, edges, processing, 1, end_tick, horizon=rows.horizon)
+    shots = rows.table("shots")
+    assert shots["time"].tolist() == [naive.ns(tick) for tick in expected.opened]
+    assert shots["valid"].tolist() == expected.valid
+    assert shots.get("inferred", np.zeros(len(expected.opened))).tolist() == expected.inferred
+    assert rows.table("hits")["shot"].tolist() == expected.shot
+    assert rows.rhythm == expected.rhythm
+
+
+def test_with_a_delay_hits_between_trigger_and_opening_belong_to_the_shot_before():
+    rows = rows_of(Processing(trigger_delay_ns=25.0, hits=True), [150, 195, 196, 1000, 1096], [100, 1000])
+    assert rows.table("hits")["shot"].tolist() == [-1, -1, 0, 0, 1]
+    assert rows.table("shots")["time"].tolist() == [naive.ns(196), naive.ns(1096)]
+    assert rows.table("hits")["tof"].tolist()[2:] == [0.0, naive.ns(804), 0.0]
+
+
+def test_with_a_negative_delay_a_shot_opens_before_its_trigger():
+    rows = rows_of(Processing(trigger_delay_ns=-25.0, hits=True), [903, 904, 999], [1000], step=1)
+    assert rows.table("hits")["shot"].tolist() == [-1, 0, 0]
+
+
+def test_a_shot_that_ends_by_its_delay_after_the_shutter_has_closed_is_not_valid():
+    valid = [
+        rows_of(Processing(trigger_delay_ns=25.0), [], [100, 1000], end_tick=end).table("shots")["valid"].tolist()
+        for end in (1095, 1096)
+    ]
+    assert valid == [[0, 0], [1, 0]]
+
+
+def test_every_nth_trigger_opens_a_shot_from_the_first_of_each_acquisition_on():
+    processing = Processing(trigger_prescale=3)
+    rows, builder = Rows(processing, 1), BlockBuilder(processing, 1)
+    for start in (0, 10_000):
+        builder.add(HandMade(edges=[(start + 100 * n, 1, 0, n, 0) for n in range(1, 6)]))
+        flush(builder, rows)
+    assert rows.table("shots")["time"].tolist() == [naive.ns(tick) for tick in (100, 400, 10_100, 10_400)]
+    assert len(rows.table("triggers")["time"]) == 10
+
+
+def regular(missing: int, *, infers: bool, **options) -> Rows:
+    """Three triggers, `missing` ones that do not come, three more."""
+    how = MissingTriggers.INFER if infers else MissingTriggers.REPORT
+    processing = Processing(trigger_period_ns=PERIOD, missing_triggers=how, **options)
+    return rows_of(processing, [], [n * TICKS for n in range(6 + missing) if not 3 <= n < 3 + missing])
+
+
+def test_a_missing_trigger_is_put_in_at_its_time_and_its_shot_is_marked_and_not_valid():
+    rows = regular(1, infers=True)
+    assert rows.table("shots")["time"].tolist() == [naive.ns(n * TICKS) for n in range(7)]
+    assert rows.table("shots")["inferred"].tolist() == [0, 0, 0, 1, 0, 0, 0]
+    assert rows.table("shots")["valid"].tolist() == [1, 1, 1, 0, 1, 1, 0]
+    assert rows.rhythm == (1, 0, 1)
+    assert len(rows.table("triggers")["time"]) == 6
+
+
+def test_reported_it_costs_the_shot_that_it_should_have_ended():
+    rows = regular(1, infers=False)
+    assert rows.table("shots")["valid"].tolist() == [1, 1, 0, 1, 1, 0]
+    assert "inferred" not in rows.table("shots")
+    assert rows.rhythm == (1, 0, 0)
+
+
+def test_more_than_a_few_in_a_row_are_a_pause():
+    most, more = regular(INFERRED_MAX, infers=True), regular(INFERRED_MAX + 1, infers=True)
+    assert most.table("shots")["inferred"].sum() == most.rhythm[2] == INFERRED_MAX
+    assert len(more.table("shots")["time"]) == 6
+    assert more.table("shots")["valid"].tolist() == [1, 1, 0, 1, 1, 0]
+    assert more.rhythm == (INFERRED_MAX + 1, 0, 0)
+
+
+def test_a_put_in_trigger_counts_for_the_pre_scale():
+    rows = regular(1, infers=True, trigger_prescale=2)
+    assert rows.table("shots")["time"].tolist() == [naive.ns(n * TICKS) for n in (0, 2, 4, 6)]
+    assert rows.table("shots")["valid"].tolist() == [1, 0, 1, 0], "the second has the missing one in its midst"
+
+
+def test_hits_do_not_wait_for_a_trigger_for_more_than_a_second():
+    period_ns = 4e8
+    triggers = ShotTriggers(Processing(trigger_period_ns=period_ns, missing_triggers="infer"))
+    triggers.take(np.array([0], np.int64), 1)
+    assert triggers.decided == 1
+    triggers.take(np.zeros(0, np.int64), TICKS_PER_SECOND)
+    assert triggers.decided == ns_to_ticks(0.75 * period_ns) - 1
+    triggers.take(np.zeros(0, np.int64), TICKS_PER_SECOND + 1)
+    assert triggers.decided == TICKS_PER_SECOND + 1
+    triggers.take(np.zeros(0, np.int64), FOREVER)
+    assert triggers.decided == FOREVER
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"missing_triggers": "infer"}, "from 1000 to 5e[+]08 ns, not None"),
+        ({"missing_triggers": "infer", "trigger_period_ns": 6e8}, "from 1000 to 5e[+]08 ns, not 600000000"),
+        ({"missing_triggers": "infer", "trigger_period_ns": 900}, "or use missing_triggers='report'"),
+        ({"trigger_prescale": 0}, "greater than or equal to 1"),
+        ({"trigger_delay_ns": 2e8}, "less than or equal to 100000000"),
+        ({"trigger_delay_ns": float("nan")}, "trigger_delay_ns"),
+    ],
+)
+def test_triggers_that_make_no_sense_are_refused_with_their_range(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        Processing(**wrong)
