@@ -6,9 +6,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
+from ..decode import Decoder, Framing
 from ..pipeline.client import Pipeline
 from ..pipeline.errors import PipelineError
 from ..pipeline.messages import Progress
+from ..pipeline.recorded import recorded_parts
+from ..pipeline.skipped import Skipped
+from ..spool.index import timer_estimate
+from ..spool.sources import SLICE_BYTES, RecordingReader
 from .parts import Job
 
 LOOK_S: Final = 0.2
@@ -45,6 +52,14 @@ def skipped(ledger: Mapping[str, Any]) -> list[str]:
     return [f"{abs(ledger[name])} {meaning}" for name, meaning in SKIPPED.items() if ledger.get(name)]
 
 
+def places(ledger: Mapping[str, Any]) -> list[str]:
+    """Where that was, as far as it is told one by one."""
+    return [
+        f"{file}: {what.replace('_', ' ')}, {n_bytes} bytes at byte {offset}"
+        for what, offset, n_bytes, file in ledger.get("skipped_at") or ()
+    ]
+
+
 def run_part(
     pipeline: Pipeline, job: Job, path: Path, seen: Callable[[Progress], None] = lambda _: None
 ) -> dict[str, Any]:
@@ -73,7 +88,7 @@ def run_part(
     if max(chips, default=0) >= job.request.n_chips:
         raise MoreChips(max(chips) + 1)
     if job.strict and (problems := skipped(ledger)):
-        raise SkippedError(f"{_names(job)}: {'; '.join(problems)}")
+        raise SkippedError("; ".join([*(places(ledger)[:1] or [_names(job)]), *problems]))
     return ledger
 
 
@@ -81,15 +96,28 @@ def _reason_to_stop(progress: Progress, job: Job) -> RuntimeError | None:
     if progress.chips > job.request.n_chips:
         return MoreChips(progress.chips)
     if job.strict and progress.skipped_words:
-        return SkippedError(
-            f"{_names(job)}: {progress.skipped_words} words could not be read, before byte {progress.decoded_bytes} of "
-            f"part {job.number}; see what they are with `ophyd-timepix process` without --strict"
-        )
+        return SkippedError(_first_place(job) or f"{_names(job)}: {progress.skipped_words} words could not be used")
+    return None
+
+
+def _first_place(job: Job) -> str | None:
+    """Where the first words of a part lie that the decoder passes over; None: it passes over none."""
+    buffer = np.empty(SLICE_BYTES, np.uint8)
+    for read in (read for file in job.files for read in recorded_parts(file)):
+        framing = Framing.TPX3 if read.recording.chunked else Framing.RAW
+        decoder, found = Decoder(framing, job.request.n_chips), Skipped()
+        with RecordingReader(read.recording, read.span.start, read.span.stop, read.span.acquisition) as reader:
+            while (piece := reader.next_slice(buffer)) is not None:
+                anchor = timer_estimate(piece.host_ns, read.timer_zero_ns)
+                found.add(decoder.decode(piece.words, anchor).marks, piece.address)
+                if found.places:
+                    return places({"skipped_at": [[*found.places[0], str(read.recording.path)]]})[0]
     return None
 
 
 def _names(job: Job) -> str:
-    return ", ".join(str(file.path) for file in job.files)
+    first, *others = (str(file.path) for file in job.files)
+    return first if not others else f"{first} or one of {len(others)} behind it"
 
 
 @contextlib.contextmanager

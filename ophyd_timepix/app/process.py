@@ -6,15 +6,18 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..config import CentroidTime, Edge, Metric, MissingTriggers, Processing
 from ..config.masked_pixels import Pixel, checked, parse_pixels, read_pixels
 from ..spool.sources import Recording, open_recording
 from .asking import recorded_processing
-from .part_runner import skipped
+from .part_runner import places, skipped
 from .parts import PART_BYTES, PartStore
 from .product import Product, Wish, make_product, truncated
+
+PLACES_SHOWN: Final = 5
+"""Of what was passed over, on standard error."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -162,6 +165,11 @@ def exit_code(recordings: Sequence[Recording], product: Product) -> int:
     problems = [*truncated(recordings), *skipped(product.ledger)]
     for problem in problems:
         print(f"ophyd-timepix: {problem}; everything else was processed", file=sys.stderr)
+    found = places(product.ledger)
+    for place in found[:PLACES_SHOWN]:
+        print(f"ophyd-timepix: {place}", file=sys.stderr)
+    if len(found) > PLACES_SHOWN:
+        print(f"ophyd-timepix: the ledger has more places (skipped_at: {len(found)})", file=sys.stderr)
     if product.problem:
         print(f"ophyd-timepix: {product.problem}", file=sys.stderr)
     return 1 if problems or product.problem else 0

@@ -67,8 +67,6 @@ class DecodeTotals:
     filtered_masked: int = 0
     filtered_tot: int = 0
     """Hits that filters removed before the order of time."""
-    inferred_triggers: int = 0
-    """Of the missing ones, put in."""
 
 
 @dataclass
@@ -117,6 +115,8 @@ class Ledger:
         self._entries: dict[str, Any] = {}
         self._differences: list[int] = []
         self._sent_of_chips: tuple[int, ...] = ()
+        self._file: tuple[str, ...] = ()
+        """The recording that places are in; none: the run's own."""
 
     def take_capture(self, drained: Drained, sent: Sent | None) -> None:
         """What came through the sockets, against what the board says it sent (both since the acquisition before)."""
@@ -144,6 +144,7 @@ class Ledger:
         self, span: Span, recording: Recording, way: Way | None = None, strays: Strays | None = None
     ) -> None:
         """What a recording holds instead of sockets: the bytes of one acquisition, and what its index says of them."""
+        self._file = (str(recording.path),)
         if span.counted is not None:
             self._take_index(span.counted, way, strays or Strays())
         self._entries |= {
@@ -181,7 +182,6 @@ class Ledger:
             "tdc_missing_edges": sum(span.amount for span in totals.losses if span.cause == "tdc"),
             "missing_triggers": totals.missing_triggers,
             "double_triggers": totals.double_triggers,
-            "inferred_triggers": totals.inferred_triggers,
             "max_lateness_ns": totals.max_lateness_ns,
             "toa_wrap_suspects": counts[Count.TOA_WRAP_SUSPECTS],
             "timer_jumps": counts[Count.TIMER_JUMPS],
@@ -197,7 +197,7 @@ class Ledger:
             "counting_words": counts[Count.COUNTING_WORDS],
             "sequential_words": counts[Count.SEQUENTIAL_WORDS],
             "epoch_uncertain": counts[Count.EPOCH_UNCERTAIN],
-            "skipped_at": [list(place) for place in totals.skipped],
+            "skipped_at": [[*place, *self._file] for place in totals.skipped],
             "unknown_words": counts[Count.UNKNOWN_WORDS],
             "unknown_headers": totals.unknown_headers,
             "rejected_late_hits": counts[Count.LATE_HITS],

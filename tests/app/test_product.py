@@ -30,7 +30,7 @@ from ophyd_timepix.files.event_file import TABLES
 from ophyd_timepix.files.reader import read_about, read_ledger, read_table
 from ophyd_timepix.pipeline.client import Pipeline
 from ophyd_timepix.pipeline.errors import PipelineError
-from ophyd_timepix.pipeline.messages import Progress, Receiver, RunRequest, Sent
+from ophyd_timepix.pipeline.messages import Progress, Receiver, RecordedFile, RunRequest, Sent
 from ophyd_timepix.protocol import words as w
 from ophyd_timepix.spool.index import RECORD, Kind
 from ophyd_timepix.spool.sources import open_recording
@@ -317,25 +317,31 @@ def test_an_output_is_made_by_one_at_a_time(foreign, tmp_path, capsys):
 HIT = w.HEADER.put(w.PIXEL_DATA_DRIVEN) | w.TOT.put(30)
 GOOD = [w.chunk_header(0, 16), HIT, HIT]
 DAMAGED = {
-    "foreign words": ([*GOOD, *[0x0123 << 40] * 3], "outside any chunk"),
-    "damaged header": ([w.chunk_header(0, 64), HIT, *GOOD], "chunks end before"),
-    "cut off": ([*GOOD, w.chunk_header(0, 64), HIT], "words of a last chunk are missing"),
-    "wrong chip": ([*GOOD, w.chunk_header(9, 8), HIT], "chips that no board has"),
-    "unknown word": ([w.chunk_header(0, 16), HIT, 0x1 << 60], "of no known kind"),
-    "bad trigger": ([w.chunk_header(0, 16), HIT, w.TOP_BYTE.put(w.TdcByte.TDC1_RISING)], "impossible fields"),
+    "foreign words": ([*GOOD, *[0x0123 << 40] * 3], "outside any chunk", "unframed, 24 bytes at byte 24"),
+    "damaged header": ([w.chunk_header(0, 64), HIT, *GOOD], "chunks end before", "cut chunk, 0 bytes at byte 16"),
+    "cut off": ([*GOOD, w.chunk_header(0, 64), HIT], "words of a last chunk are missing", ""),
+    "wrong chip": ([*GOOD, w.chunk_header(9, 8), HIT], "chips that no board has", "foreign chip, 8 bytes at byte 32"),
+    "unknown word": ([w.chunk_header(0, 16), HIT, 0x1 << 60], "of no known kind", "unknown, 8 bytes at byte 16"),
+    "bad trigger": (
+        [w.chunk_header(0, 16), HIT, w.TOP_BYTE.put(w.TdcByte.TDC1_RISING)],
+        "impossible fields",
+        "rejected edge, 8 bytes at byte 16",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", DAMAGED)
 def test_strict_fails_and_leaves_nothing_where_else_the_rest_is_kept(case, tmp_path, capsys):
-    words, complaint = DAMAGED[case]
+    words, complaint, place = DAMAGED[case]
     recording = tmp_path / "a.tpx3"
     recording.write_bytes(np.array(words, "<u8").tobytes())
     assert process(recording, "-o", tmp_path / "a.h5", "--strict") == 1
-    capsys.readouterr()
+    assert place in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [recording]
     assert process(recording, "-o", tmp_path / "a.h5") == 1
-    assert complaint in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert complaint in said
+    assert place in said
     assert len(read_table(tmp_path / "a.h5", "centroids", ["x"])["x"]) >= 1
 
 
@@ -367,8 +373,11 @@ class Endless:
 
 
 def test_strict_does_not_wait_for_the_end_of_a_recording(tmp_path):
-    job = Job(number=1, request=RunRequest(event_file=tmp_path / "a.h5"), files=(), directory=tmp_path, strict=True)
-    with pytest.raises(SkippedError, match="3 words could not be read, before byte 4096"):
+    recording = tmp_path / "a.tpx3"
+    recording.write_bytes(np.array(DAMAGED["foreign words"][0], "<u8").tobytes())
+    request = RunRequest(event_file=tmp_path / "a.h5")
+    job = Job(number=1, request=request, files=(RecordedFile(path=recording),), directory=tmp_path, strict=True)
+    with pytest.raises(SkippedError, match=r"a.tpx3: unframed, 24 bytes at byte 24"):
         run_part(Endless(skipped_words=3, decoded_bytes=4096), job, tmp_path / "a.tmp")
 
 
