@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from ..decode.decoder import warm_up as warm_decoder
+from ..decode.repeats import warm_up as warm_repeats
 from ..events.warm import warm_up as warm_events
 from ..files.sharing import share_what_is_made
 from .supervisor import Supervisor
@@ -29,6 +30,7 @@ def main() -> int:
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s"
     )
     warm_decoder()
+    warm_repeats()
     warm_events()
     control = LineSocket(socket.socket(fileno=options.control_fd))
     supervisor = Supervisor(

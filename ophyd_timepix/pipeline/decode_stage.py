@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from ..clock import NS_PER_COUNT, TICKS_PER_COUNT, ns_to_ticks
 from ..decode.chunks import first_chunk
-from ..decode.counts import Count, total
+from ..decode.counts import PIXEL_CLASSES, Count, total
 from ..decode.decoder import Batch, Decoder, Framing, control_names
+from ..decode.repeats import Repeats
 from ..events.builder import BlockBuilder
 from ..events.corrections import Corrections
 from ..protocol.words import MAX_CHIPS
@@ -25,7 +26,7 @@ from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Slice
 from .ledger import DecodeTotals
 from .live_source import LiveSource
 from .locating import Strays, Way
-from .losses import Losses
+from .losses import Losses, Sums
 from .messages import Phase, RunRequest
 from .shared import Gauge, Shared
 from .skipped import Skipped
@@ -67,6 +68,20 @@ class ReadRequest(NamedTuple):
     timer_zero_ns: int | None
     way: Way | None = None
     strays: Strays = Strays()
+
+
+class Repeated(NamedTuple):
+    """Datagrams of a time line that came twice."""
+
+    datagrams: npt.NDArray[np.int64]
+    """Of each chip."""
+    words: int
+    """Left out with them, headers included."""
+    largest: int
+    """Words of the largest datagram of all."""
+
+
+NO_REPEATS: Final = Repeated(np.zeros(MAX_CHIPS, np.int64), 0, 0)
 
 
 class EndRequest(NamedTuple):
@@ -283,6 +298,8 @@ class _Stream:
         phase = None if run.phase is None else np.asarray(run.phase, np.int32)
         lateness = ns_to_ticks(run.processing.lateness_ns)
         self._decoder = Decoder(framing, run.n_chips, phase, lateness)
+        self._repeats = Repeats() if framing is Framing.TPX3 else None
+        self._repeated_before = NO_REPEATS
         self._corrections = Corrections(run.processing)
         self.builder = BlockBuilder(run.processing, run.n_chips, first_shot=first_shot)
         self._zero_ns = run.timer_zero_ns
@@ -342,15 +359,32 @@ class _Stream:
         self._skipped = Skipped()
         self._edges_before = self._edge_counts
         self._filtered_before = self._filtered
+        self._repeated_before = self._repeated
         self._decoder.take_lateness()
         self._losses = Losses(start, self._lateness, self.builder.invalidate)
+
+    @property
+    def _repeated(self) -> Repeated:
+        """Datagrams that came twice so far."""
+        repeats = self._repeats
+        return NO_REPEATS if repeats is None else Repeated(repeats.datagrams.copy(), repeats.words, repeats.largest)
+
+    @property
+    def _sums(self) -> Sums:
+        """What of this acquisition came so far."""
+        counts = self._decoder.counts - self._counts_before
+        words = total(counts.tolist(), PIXEL_CLASSES) + int(counts[Count.FOREIGN_CHIP_WORDS]) + self._decoder.held
+        repeated = self._repeated
+        return Sums(int((repeated.datagrams - self._repeated_before.datagrams).sum()), words, repeated.largest)
 
     def add(self, piece: Slice) -> None:
         """Decode the next words. What is missing before them is known to the builder before it has them."""
         decoder, words, address = self._decoder, piece.words, piece.address
         anchor = timer_estimate(piece.host_ns, self._zero_ns)
         if piece.losses or piece.poll is not None:
-            self._losses.before(piece, decoder.newest_ticks, decoder.horizon_ticks)
+            self._losses.before(piece, decoder.newest_ticks, decoder.horizon_ticks, self._sums)
+        if self._repeats is not None:
+            words = self._repeats.without(words)
         reach = max((loss.reach for loss in piece.losses), default=0) // 8
         while self._losses.waiting and len(words):  # chunk by chunk, wherever slices end: the same times each time
             n, reach = reach or first_chunk(words), 0
@@ -372,6 +406,8 @@ class _Stream:
 
     def flush_decoder(self) -> None:
         """No more words: what the decoder holds back comes out."""
+        if self._repeats is not None and len(words := self._repeats.flush()):
+            self._decoder.decode(words)  # a header without words
         self._losses.end()
         batch = self._decoder.flush()
         self._losses.epochs(batch.marks)
@@ -395,8 +431,11 @@ class _Stream:
             inferred_triggers=inferred,
             missing_words=self._decoder.missing_words,
             max_lateness_ns=self._decoder.take_lateness() * NS_PER_COUNT,
-            losses=self._losses.spans(way, stop),
+            losses=self._losses.spans(way, stop, self._sums),
             lost_on_the_way=self._losses.lost_on_the_way,
+            repeated_datagrams=[int(n) for n in self._repeated.datagrams - self._repeated_before.datagrams],
+            repeated_words=self._repeated.words - self._repeated_before.words,
+            largest_datagram=self._repeated.largest,
             controls=control_names(self._decoder.controls - self._controls_before),
             skipped=self._skipped.places,
             filtered_masked=masked,

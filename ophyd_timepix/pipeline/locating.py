@@ -19,10 +19,13 @@ Pure: integers in, intervals out.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+JUMBO_WORDS: Final = 1125
+"""Words in 9000 bytes."""
 
 
 class Reading(NamedTuple):
@@ -89,6 +92,16 @@ class Place(NamedTuple):
     least: int
     """Datagrams that certainly were lost here."""
     most: int
+
+
+def unexplained(missing: int, lost: int, surplus: int, largest: int) -> int:
+    """Of words that are missing (negative: too many), those beyond what datagrams may have held.
+
+    So many datagrams are lost or too many; the largest that came has so many words, and one that did not may have had
+    as many as a frame of the network takes.
+    """
+    largest = max(largest, JUMBO_WORDS)
+    return missing - min(max(missing, -surplus * largest), lost * largest)
 
 
 def places(begin: Reading, readings: Sequence[Reading], end: Reading) -> list[Place]:

@@ -20,9 +20,9 @@ from ..decode import kernels as k
 from ..decode.counts import Mark
 from ..decode.decoder import SKEW_TICKS
 from ..events.validity import Gap
-from ..spool.index import Loss, Poll
+from ..spool.index import DAMAGED, Loss, Poll
 from ..spool.sources import Slice
-from .locating import Reading, Way, places
+from .locating import Place, Reading, Way, places, unexplained
 
 ALWAYS: Final = 1 << 62
 """Ticks: no word is this far from zero."""
@@ -33,6 +33,8 @@ CHUNKS_WAITED: Final = 64
 FINE_TICKS: Final = 2 * TICKS_PER_COUNT
 """Column phase and fToA move a hit by less than this from its coarse time."""
 NEAR_TICKS: Final = TICKS_PER_SECOND // 1000
+ALTERED: Final = "altered"
+"""Cause of a loss: words that came as something else than they were sent, or not with their datagram."""
 SPANS_MAX: Final = 10_000
 """Spans that are told one by one; further ones are joined to the last of their kind."""
 
@@ -60,6 +62,17 @@ class LossSpan(NamedTuple):
         )
 
 
+class Sums(NamedTuple):
+    """What came of an acquisition up to some place."""
+
+    repeats: int = 0
+    """Datagrams that came once more."""
+    words: int = 0
+    """Words of pixels."""
+    largest: int = 0
+    """Words of the largest datagram of the run."""
+
+
 @dataclass
 class _Open:
     """A loss whose end in time is not known yet."""
@@ -78,6 +91,10 @@ class _Mark:
 
     reading: Reading
     low_ticks: int
+    arrived: int
+    """Datagrams, those that came twice included."""
+    words: Reading | None = None
+    """The same in words of pixels, where the board told of them."""
     high_ticks: int = ALWAYS
 
 
@@ -103,25 +120,35 @@ class Losses:
         """Does something want to know the next time that comes?"""
         return bool(self._open) or self._unanswered is not None
 
-    def before(self, piece: Slice, newest: Ints, horizon: int) -> None:
-        """What stands before the words of a slice. newest: time of each chip so far (ticks)."""
+    def before(self, piece: Slice, newest: Ints, horizon: int, sums: Sums = Sums()) -> None:  # noqa: B008
+        """What stands before the words of a slice. newest: time of each chip so far (ticks); sums: what came so far."""
         for loss in piece.losses:
             known = int(newest[loss.chip]) if 0 <= loss.chip < len(newest) else horizon + self._lateness
             self._open.append(_Open(loss, max(known - self._lateness, -ALWAYS), known))
         if piece.poll is not None:
-            poll, low = piece.poll, self._begin_of(piece.poll, piece.address)
-            reading = Reading(poll.sent, poll.arrived_before, poll.arrived_after, low, piece.address)
-            self._unanswered = _Mark(reading, max(horizon, -ALWAYS))
+            self._unanswered = self._mark(piece.poll, piece.address, sums, max(horizon, -ALWAYS))
             self._marks.append(self._unanswered)
             if len(self._marks) > READINGS_MAX:
                 del self._marks[1::2]
 
-    def _begin_of(self, poll: Poll, address: int) -> int:
-        """The last address that is known to lie before what arrived after the question."""
+    def _mark(self, poll: Poll, address: int, sums: Sums, low_ticks: int) -> _Mark:
+        """A reading that stands at an address. What came twice came once."""
+        low, words_before = self._begin_of(poll, address, sums.words)
+        before, after = poll.arrived_before - sums.repeats, poll.arrived_after - sums.repeats
+        reading = Reading(poll.sent, before, after, low, address)
+        words = Reading(poll.sent_words, words_before, sums.words, low, address) if poll.sent_words >= 0 else None
+        return _Mark(reading, low_ticks, poll.arrived_after, words)
+
+    def _begin_of(self, poll: Poll, address: int, words: int) -> tuple[int, int]:
+        """The last address that is known to lie before what arrived after the question, and the words before it."""
         if poll.arrived_after <= poll.arrived_before:
-            return address
-        earlier = (m.reading.high for m in reversed(self._marks) if m.reading.arrived_after <= poll.arrived_before)
-        return next(earlier, self._start)
+            return address, words
+        for mark in reversed(self._marks):
+            if mark.arrived <= poll.arrived_before and mark.words is not None:
+                return mark.reading.high, mark.words.arrived_after
+            if mark.arrived <= poll.arrived_before:
+                return mark.reading.high, 0
+        return self._start, 0
 
     def after(self, newest: Ints, reached: Ints | None = None) -> None:
         """A chunk was decoded: what waited for a later time of its chip has its end.
@@ -187,13 +214,17 @@ class Losses:
             self._close(one, ALWAYS)
         self._open.clear()
 
-    def spans(self, way: Way | None, stop: int) -> list[LossSpan]:
-        """All of them in the order of time, with what was lost on the way if that is known. stop: the last address."""
+    def spans(self, way: Way | None, stop: int, sums: Sums = Sums()) -> list[LossSpan]:  # noqa: B008
+        """All of them in the order of time, with what was lost on the way if that is known. stop: the last address;
+        sums: all that came.
+        """
         if self._late is not None:
             self._add(self._late)
             self._late = None
         if way is not None:
+            way = way._replace(arrived=way.arrived - sums.repeats)
             self._place(way, stop)
+            self._place_words(way, stop, sums)
         return sorted(self._spans, key=lambda span: (span.low_ticks, span.high_ticks, span.cause, span.chip))
 
     def _place(self, way: Way, stop: int) -> None:
@@ -201,6 +232,39 @@ class Losses:
         end = Reading(way.sent, way.arrived, way.arrived, stop, stop)
         for place in places(begin, [mark.reading for mark in self._marks], end):
             self.lost_on_the_way += place.least
-            low = next((m.low_ticks for m in reversed(self._marks) if m.reading.high <= place.low), -ALWAYS)
-            high = next((m.high_ticks for m in self._marks if m.reading.high >= place.high), ALWAYS)
-            self._add(LossSpan("way", -1, place.most, low, high))
+            self._add_place("way", place)
+
+    def _add_place(self, cause: str, place: Place) -> None:
+        low = next((m.low_ticks for m in reversed(self._marks) if m.reading.high <= place.low), -ALWAYS)
+        high = next((m.high_ticks for m in self._marks if m.reading.high >= place.high), ALWAYS)
+        self._add(LossSpan(cause, -1, place.most, low, high))
+
+    def _place_words(self, way: Way, stop: int, sums: Sums) -> None:
+        """Where words of pixels are missing, or too many, though no datagram is: they came as something else, or a
+        datagram came shortened.
+        """
+        if way.sent_words is None or way.words_before is None:
+            return
+        noted = dict.fromkeys(("kernel", "malformed", "unrecorded", DAMAGED, ALTERED), 0)
+        for span in self._spans:
+            if span.cause in noted:
+                noted[span.cause] += span.amount
+        here = noted.pop(ALTERED) + noted.pop(DAMAGED) // 8  # those have their place already
+        lost = max(0, way.missing) + sum(noted.values())
+        missing = unexplained(way.sent_words - sums.words, lost, max(0, -way.missing), sums.largest)
+        if -here <= missing <= here:
+            return
+        sign = 1 if missing > 0 else -1
+        readings = [_signed(m.words, sign, way.words_before) for m in self._marks if m.words is not None]
+        end = Reading(way.words_before + way.sent_words, sums.words, sums.words, stop, stop)
+        begin = Reading(0, 0, 0, self._start, self._start)
+        for place in places(begin, readings, _signed(end, sign, way.words_before)):
+            self._add_place(ALTERED, place)
+
+
+def _signed(reading: Reading, sign: int, words_before: int) -> Reading:
+    """Words since the acquisition began; with the sign -1 what is too much counts as missing."""
+    sent, few, many = reading.sent - words_before, reading.arrived_before, reading.arrived_after
+    if sign > 0:
+        return reading._replace(sent=sent)
+    return reading._replace(sent=-sent, arrived_before=-many, arrived_after=-few)

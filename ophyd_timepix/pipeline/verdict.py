@@ -14,6 +14,7 @@ LOST: Final = {
     "rejected_edges": "trigger words with impossible fields",
     "rejected_late_hits": "hits too late",
     "rejected_late_edges": "edges too late",
+    "altered_words": "words altered on the way, or not with their datagram",
     "damaged_bytes": "bytes of the recording not as they were received",
     "missing_words": "words missing at the end of the recording",
 }
@@ -23,7 +24,6 @@ DOUBTED: Final = {
     "foreign_chip_words": "words of chips that were not asked for",
     "surplus_datagrams": "datagrams more than were sent: doubled, or a stranger's",
     "stray_datagrams": "datagrams that came after an acquisition had ended: late, doubled, or a stranger's",
-    "altered_words": "words altered on the way",
     "unknown_words": "words of no known kind",
     "rejected_time_jumps": "words far out of their time",
     "irregular_edges": "edges whose counter stood still or ran backwards",

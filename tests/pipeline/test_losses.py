@@ -1,6 +1,7 @@
 """A loss in the stream has a beginning and an end in time; one on the way is placed when the acquisition has ended."""
 
 import numpy as np
+import pytest
 
 from ophyd_timepix.decode.decoder import SKEW_TICKS
 from ophyd_timepix.events.validity import Gap
@@ -13,6 +14,7 @@ from ophyd_timepix.pipeline.losses import (
     SPANS_MAX,
     Losses,
     LossSpan,
+    Sums,
 )
 from ophyd_timepix.spool.index import Loss, Poll
 from ophyd_timepix.spool.sources import Slice
@@ -143,3 +145,41 @@ def test_a_chip_that_stays_silent_is_not_waited_for_beyond_some_chunks_of_the_ot
         assert told.losses.waiting
         told.losses.after(times(9000 + k, 5000))
     assert told.spans == [(5000 - BOUND, 9000 + CHUNKS_WAITED - 1 + SKEW_TICKS + BOUND)]
+
+
+def readings_of_words(told: Told, sent_words, came_words) -> None:
+    """One reading for every ten datagrams, of which none is missing; but words of them are."""
+    for k, (sent, came) in enumerate(zip(sent_words, came_words, strict=True), 1):
+        poll = Poll(10 * k, 10 * k, 10 * k, 500 + sent)
+        told.losses.before(piece(100 * k, poll=poll), times(1000 * k), 1000 * k - LATENESS, Sums(words=came))
+        told.losses.after(times(1000 * k + 50))
+
+
+@pytest.mark.parametrize("change", [-7, 7], ids=["missing", "too many"])
+def test_words_of_which_no_datagram_is_missing_are_placed_between_the_readings_that_enclose_them(change):
+    told = Told()
+    readings_of_words(told, [100, 200, 300, 400], [100, 200, 300 + change, 400 + change])
+    way = Way(0, 0, 50, 50, 500, 1000)
+    spans = told.losses.spans(way, 500, Sums(words=500 + change, largest=20))
+    assert spans == [LossSpan("altered", -1, 7, 1900, 3050 + BOUND)]
+
+
+def test_words_that_a_lost_datagram_may_have_held_are_not_altered():
+    told = Told()
+    readings_of_words(told, [100, 200], [100, 200])
+    told.losses.before(piece(250, losses=[Loss(0, "malformed", 1)]), times(2500), 2400)
+    told.losses.after(times(2600))
+    spans = told.losses.spans(Way(0, 0, 30, 30, 500, 800), 300, Sums(words=200, largest=20))
+    assert [span.cause for span in spans] == ["malformed"]
+
+
+def test_a_loss_that_a_doubled_datagram_hides_in_the_sums_is_placed():
+    """Ten datagrams between two readings: in the second ten one comes twice, of the fourth one is lost."""
+    told = Told()
+    for k in range(1, 6):
+        arrived = 10 * k + (k >= 2) - (k >= 4)
+        poll = Poll(10 * k, arrived, arrived)
+        sums = Sums(repeats=int(k >= 2))
+        told.losses.before(piece(100 * k, poll=poll), times(1000 * k), 1000 * k - LATENESS, sums)
+        told.losses.after(times(1000 * k + 50))
+    assert told.losses.spans(Way(0, 0, 50, 50), 500, Sums(repeats=1)) == [LossSpan("way", -1, 1, 2900, 4050 + BOUND)]

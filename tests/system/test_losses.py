@@ -142,7 +142,7 @@ def test_a_malformed_datagram_invalidates_the_shots_around_it_alone(bench, tmp_p
 @pytest.mark.parametrize(
     ("fault", "entry"),
     [
-        ("duplicate=40", "surplus_datagrams"),
+        ("duplicate=40", "repeated_datagrams"),
         ("foreign=40", "wrong_sender_datagrams"),
         ("miss-trigger=40", "missing_triggers"),
         ("double-trigger=40", "double_triggers"),
@@ -153,6 +153,22 @@ def test_what_is_too_much_or_missing_is_counted_by_name(bench, tmp_path, fault, 
     n = len(taken.faults["name"])
     assert taken.ledger[entry] == n >= 2
     assert taken.ledger["lost_datagrams"] == 0
+
+
+def test_what_came_twice_becomes_no_data_and_makes_nothing_doubtful(bench, tmp_path):
+    taken = take(bench, tmp_path, "duplicate=20")
+    assert taken.ledger["repeated_datagrams"] == len(taken.faults["name"]) >= 2
+    assert taken.ledger["repeated_words"] > 0
+    assert taken.ledger["hits"] == taken.ledger["sent_pixel_words"]
+    assert taken.ledger["irregular_edges"] == taken.ledger["surplus_datagrams"] == 0
+    assert taken.ledger["verdict"].startswith("complete")
+
+
+def test_a_loss_shows_though_as_many_datagrams_came_twice(bench, tmp_path):
+    taken = take(bench, tmp_path, "drop-at=30:1", "duplicate=40:1")
+    assert taken.ledger["repeated_datagrams"] == taken.ledger["lost_on_the_way"] == 1
+    assert taken.ledger["received_datagrams"] == taken.ledger["sent_datagrams"]
+    taken.assert_touched_shots_are_invalid()
 
 
 def test_missing_and_double_triggers_invalidate_their_shots(bench, tmp_path):

@@ -1,0 +1,145 @@
+"""Datagrams that came twice: told by their first word, and left out before anything becomes of them.
+
+A word of a data-driven pixel or of the TDC bears its own time, and a numbered packet its number: no two datagrams of a
+chip begin with the same one within seconds. So a datagram of the same chip, size and first word as one of the last
+thousand is that one again. What begins with another word cannot be told.
+
+The same datagrams are found wherever the stream is cut into calls.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ..jit import kernel
+from ..protocol import words as w
+
+Words = npt.NDArray[np.uint64]
+Ints = npt.NDArray[np.int64]
+
+SLOTS: Final = 1024
+"""First words that are remembered of each chip, and how many datagrams a repeat may be behind."""
+
+# --- indices into `state` ---------------------------------------------------------------------------------------------
+LEFT: Final = 0
+"""Words left of the current chunk."""
+SKIPS: Final = 1
+"""1: it is a repeat."""
+NUMBER: Final = 2
+"""Chunks so far."""
+LARGEST: Final = 3
+"""Words of the largest."""
+HEADER_WAITS: Final = 4
+"""1: the last word is a header, and what it opens has not come yet."""
+N_STATE: Final = 5
+
+_MAGIC: Final = w.CHUNK_MAGIC
+_MAGIC_MASK: Final = w.CHUNK_MAGIC_FIELD.mask
+_CHIP_SHIFT: Final = w.CHUNK_CHIP.shift
+_CHIP_MASK: Final = w.CHUNK_CHIP.mask
+_BYTES_SHIFT: Final = w.CHUNK_BYTES.shift
+_BYTES_MASK: Final = w.CHUNK_BYTES.mask
+_MAX_CHIPS: Final = w.MAX_CHIPS
+_DATA_DRIVEN: Final = w.PIXEL_DATA_DRIVEN
+_TDC: Final = w.TdcByte.TDC1_RISING >> 4
+_PACKET_ID: Final = w.PACKET_ID_BYTE
+_SPREAD: Final = 0x1E3779B97F4A7C15
+"""Odd and large: a product's high bits depend on all bits of a word."""
+
+
+@kernel
+def find_repeats(words: Ints, state: Ints, first_words: Ints, sizes: Ints, numbers: Ints, found: Ints) -> int:
+    """Places [start, stop) of repeats in `words` go to `found`, with their chip, -1 where it began in an earlier call.
+
+    first_words, sizes, numbers: of chunks that came last, by chip and slot. Returns how many repeats there are.
+    """
+    n_words, n, i = words.shape[0], 0, 0
+    state[HEADER_WAITS] = 0
+    if state[LEFT]:
+        i = min(n_words, state[LEFT])
+        state[LEFT] -= i
+        if state[SKIPS] and i:
+            found[0, 0], found[0, 1], found[0, 2] = 0, i, -1
+            n = 1
+    while i < n_words:
+        word = words[i]
+        size = ((word >> _BYTES_SHIFT) & _BYTES_MASK) >> 3
+        if word & _MAGIC_MASK != _MAGIC or size == 0:
+            i += 1
+            continue
+        if i + 1 == n_words:
+            state[HEADER_WAITS] = 1
+            break
+        first = words[i + 1]
+        chip = (word >> _CHIP_SHIFT) & _CHIP_MASK
+        header, byte = (first >> 60) & 0xF, (first >> 56) & 0xFF
+        repeats = False
+        if chip < _MAX_CHIPS and (header in (_DATA_DRIVEN, _TDC) or byte == _PACKET_ID):
+            slot = ((first * _SPREAD) >> 40) & (SLOTS - 1)
+            since = state[NUMBER] - numbers[chip, slot]
+            repeats = first_words[chip, slot] == first and sizes[chip, slot] == size and since <= SLOTS
+            first_words[chip, slot], sizes[chip, slot], numbers[chip, slot] = first, size, state[NUMBER]
+        state[NUMBER] += 1
+        state[LARGEST] = max(state[LARGEST], size)
+        stop = min(n_words, i + 1 + size)
+        state[LEFT] = i + 1 + size - stop
+        state[SKIPS] = 1 if repeats else 0
+        if repeats:
+            found[n, 0], found[n, 1], found[n, 2] = i, stop, chip
+            n += 1
+        i = stop
+    return n
+
+
+class Repeats:
+    """Takes datagrams that came twice out of a stream of chunks."""
+
+    def __init__(self) -> None:
+        self._state = np.zeros(N_STATE, np.int64)
+        self._first_words = np.zeros((w.MAX_CHIPS, SLOTS), np.int64)
+        self._sizes = np.zeros((w.MAX_CHIPS, SLOTS), np.int64)
+        self._numbers = np.zeros((w.MAX_CHIPS, SLOTS), np.int64)
+        self._found = np.empty((1024, 3), np.int64)
+        self._waiting: Words = np.zeros(0, np.uint64)
+        self.datagrams = np.zeros(w.MAX_CHIPS, np.int64)
+        """Repeats so far, of each chip."""
+        self.words = 0
+        """Words of them that were left out, headers included."""
+
+    @property
+    def largest(self) -> int:
+        """Words of the largest datagram so far."""
+        return int(self._state[LARGEST])
+
+    def without(self, words: Words) -> Words:
+        """The same words without repeats. A header at the very end waits for the next call."""
+        if len(self._waiting):
+            words = np.concatenate([self._waiting, words])
+            self._waiting = words[:0]
+        if not words.flags.writeable or not words.flags.c_contiguous:
+            words = words.copy()  # one type of array is one compilation
+        if len(words) // 2 >= len(self._found):  # as many chunks as there may be
+            self._found = np.empty((len(words) // 2 + 1, 3), np.int64)
+        n = find_repeats(words.view(np.int64), self._state, self._first_words, self._sizes, self._numbers, self._found)
+        if self._state[HEADER_WAITS]:
+            words, self._waiting = words[:-1], words[-1:].copy()
+        return words if n == 0 else self._leave_out(words, self._found[:n])
+
+    def flush(self) -> Words:
+        """No more words: the header that waits, if one does."""
+        waiting, self._waiting = self._waiting, self._waiting[:0]
+        return waiting
+
+    def _leave_out(self, words: Words, found: Ints) -> Words:
+        starts = np.append(0, found[:, 1])
+        stops = np.append(found[:, 0], len(words))
+        self.words += int((found[:, 1] - found[:, 0]).sum())
+        began = found[:, 2] >= 0
+        self.datagrams += np.bincount(found[began, 2], minlength=w.MAX_CHIPS)
+        return np.concatenate([words[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)])
+
+
+def warm_up() -> None:
+    """Load (or, the first time on a machine, compile) the kernel."""
+    Repeats().without(np.zeros(1, np.uint64))

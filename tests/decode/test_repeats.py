@@ -1,0 +1,76 @@
+"""Datagrams that came twice are left out, and no others."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ophyd_timepix.decode.repeats import SLOTS, Repeats
+from ophyd_timepix.protocol.words import chunk_header
+
+PIXEL, TDC, PACKET, TIMER = 0xB << 60, 0x6F << 56, 0x50 << 56, 0x44 << 56
+
+
+def chunk(chip: int, *words: int) -> list[int]:
+    return [chunk_header(chip, 8 * len(words)), *words]
+
+
+def stream(*chunks: list[int]) -> np.ndarray:
+    return np.array([word for one in chunks for word in one], np.uint64)
+
+
+@st.composite
+def streams(draw) -> tuple[list[list[int]], list[bool]]:
+    """Datagrams, each with a first word of its own, some of them again some datagrams later; and which came twice."""
+    chunks: list[list[int]] = []
+    again: list[bool] = []
+    for k in range(draw(st.integers(0, 25))):
+        kind = draw(st.sampled_from((PIXEL, TDC, PACKET)))
+        chunks.append(chunk(draw(st.integers(0, 3)), kind | (k + 1) << 4, *range(draw(st.integers(0, 4)))))
+        again.append(False)
+        if draw(st.booleans()):
+            chunks.append(draw(st.sampled_from([one for one, twice in zip(chunks, again, strict=True) if not twice])))
+            again.append(True)
+    return chunks, again
+
+
+@given(streams(), st.lists(st.integers(0, 150), max_size=6))
+def test_what_came_twice_is_left_out_wherever_the_stream_is_cut(case, cuts):
+    chunks, again = case
+    words, repeats = stream(*chunks), Repeats()
+    edges = [0, *sorted(min(cut, len(words)) for cut in cuts), len(words)]
+    kept = [repeats.without(words[a:b]) for a, b in pairwise(edges)] + [repeats.flush()]
+    expected = [one for one, twice in zip(chunks, again, strict=True) if not twice]
+    assert np.concatenate(kept).tolist() == stream(*expected).tolist()
+    assert repeats.datagrams.sum() == sum(again)
+    assert repeats.words == len(words) - len(stream(*expected))
+    assert repeats.largest == max((len(one) - 1 for one in chunks), default=0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (chunk(0, TIMER), chunk(0, TIMER)),
+        (chunk(0, 0xA << 60, 5), chunk(0, 0xA << 60, 5)),
+        (chunk(0, TDC | 32), chunk(1, TDC | 32)),
+        (chunk(0, PIXEL, 1), chunk(0, PIXEL, 1, 2)),
+    ],
+    ids=["a timer's answer", "a word of a frame", "an edge of each chip", "a longer one"],
+)
+def test_words_that_may_come_again_are_no_repeats(first, second):
+    words, repeats = stream(first, second), Repeats()
+    assert repeats.without(words).tolist() == words.tolist()
+    assert repeats.datagrams.tolist() == [0, 0, 0, 0]
+
+
+def test_a_word_that_comes_again_after_very_many_is_no_repeat():
+    chunks = [chunk(0, PIXEL | k << 4) for k in range(1, 3 * SLOTS)]
+    words, repeats = stream(*chunks, chunks[0]), Repeats()
+    assert len(repeats.without(words)) == len(words)
+
+
+def test_damaged_frames_pass_as_they_are():
+    words = np.random.default_rng(3).integers(0, 1 << 63, 5000, np.uint64)
+    assert Repeats().without(words).tolist() == words.tolist()
