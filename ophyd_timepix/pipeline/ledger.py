@@ -6,8 +6,9 @@
 datagrams the board sent             = received + malformed + dropped by the kernel + unrecorded + lost on the way
                                        + lost strays - surplus - strays too many
 words received                       = words given to the decoder + stray words between acquisitions
+                                       + words of datagrams that came twice
 words given to the decoder           = header of a chunk | hit | edge | timer | control | unknown | rejected, by reason
-pixel words the board sent           = pixel words decoded + altered on the way, while no datagram was lost
+pixel words the board sent           = pixel words decoded + altered on the way + what lost datagrams may have held
 hits in time order                   = in a centroid | noise | in clusters below `min_size` | filtered, by reason
 edges                                = repeats of other chips + rows written
 centroids found                      = rows written
@@ -25,7 +26,7 @@ from ..protocol.words import MAX_CHIPS
 from ..spool.index import DAMAGED, Counted, Span
 from ..spool.sources import Recording
 from .capture_stage import Drained
-from .locating import Strays, Way
+from .locating import Strays, Way, unexplained
 from .losses import LossSpan
 from .messages import Acquired, Sent
 from .skipped import PLACES_MAX, Place
@@ -64,9 +65,17 @@ class DecodeTotals:
     controls: dict[str, int] = field(default_factory=dict)
     """Control words by name."""
     skipped: list[Place] = field(default_factory=list)
+    repeated_datagrams: list[int] = field(default_factory=lambda: [0] * MAX_CHIPS)
+    """Datagrams that came once more, of each chip."""
+    repeated_words: int = 0
+    """Left out with them, headers included."""
+    largest_datagram: int = 0
+    """Words of the largest of the run so far."""
     filtered_masked: int = 0
     filtered_tot: int = 0
     """Hits that filters removed before the order of time."""
+    inferred_triggers: int = 0
+    """Of the missing ones, put in."""
 
 
 @dataclass
@@ -117,10 +126,13 @@ class Ledger:
         self._sent_of_chips: tuple[int, ...] = ()
         self._file: tuple[str, ...] = ()
         """The recording that places are in; none: the run's own."""
+        self._way: Way | None = None
+        self._strays = Strays()
 
     def take_capture(self, drained: Drained, sent: Sent | None) -> None:
         """What came through the sockets, against what the board says it sent (both since the acquisition before)."""
         totals = drained.totals
+        self._way, self._strays = drained.way, drained.strays
         self._sent_of_chips = sent.pixel_words if sent else ()
         self._entries |= {
             "sent_datagrams": sent.datagrams if sent else None,
@@ -154,8 +166,10 @@ class Ledger:
 
     def _take_index(self, counted: Counted, way: Way | None, strays: Strays) -> None:
         """What was counted when the recording was made. Of the words that came, only those that are here are known."""
+        self._way, self._strays = way, strays
         self._entries |= {
             "sent_datagrams": None if way is None else way.sent - way.sent_before + strays.sent,
+            "sent_pixel_words": None if way is None else way.sent_words,
             "stray_datagrams": strays.too_many,
             "lost_stray_datagrams": strays.lost,
             "received_datagrams": counted.datagrams,
@@ -167,6 +181,7 @@ class Ledger:
     def take_decode(self, totals: DecodeTotals) -> None:
         """What became of each word."""
         counts = totals.counts
+        self._take_repeats(totals)
         self._note_cancelled_losses(totals.lost_on_the_way)
         decoded = counts[Count.WORDS] - counts[Count.CHUNK_HEADERS]
         self._entries |= {
@@ -182,6 +197,7 @@ class Ledger:
             "tdc_missing_edges": sum(span.amount for span in totals.losses if span.cause == "tdc"),
             "missing_triggers": totals.missing_triggers,
             "double_triggers": totals.double_triggers,
+            "inferred_triggers": totals.inferred_triggers,
             "max_lateness_ns": totals.max_lateness_ns,
             "toa_wrap_suspects": counts[Count.TOA_WRAP_SUSPECTS],
             "timer_jumps": counts[Count.TIMER_JUMPS],
@@ -214,11 +230,20 @@ class Ledger:
         self._differences.append(counts[Count.WORDS] - total(counts, CLASSES))
         received = self._entries.get("received_words")
         if received is not None:
-            self._differences.append(received - self._entries["stray_words"] - decoded)
+            left_out = self._entries["stray_words"] + self._entries["repeated_words"]
+            self._differences.append(received - left_out - decoded)
         else:
-            self._differences.append(self._entries["recording_bytes"] // 8 - counts[Count.WORDS])
-        self._entries["altered_words"] = altered = self._altered_words()
-        self._differences.append(self._missing_pixel_words() - altered)
+            self._differences.append(
+                self._entries["recording_bytes"] // 8 - counts[Count.WORDS] - totals.repeated_words
+            )
+        self._entries["altered_words"] = self._altered_words(totals.largest_datagram)
+
+    def _take_repeats(self, totals: DecodeTotals) -> None:
+        """Datagrams that came twice are known one by one: they neither hide what was lost nor are they too many."""
+        repeats = sum(totals.repeated_datagrams)
+        self._entries |= {"repeated_datagrams": repeats, "repeated_words": totals.repeated_words - repeats}
+        if repeats and self._way is not None:
+            self._entries |= _on_the_way(self._way._replace(arrived=self._way.arrived - repeats))
 
     def _note_cancelled_losses(self, certain: int) -> None:
         """Losses that a surplus hides in the sums, though readings in between prove them."""
@@ -238,30 +263,31 @@ class Ledger:
                 lost[span.cause] += span.amount
         return {
             "sent_pixel_words": self._sent_of_chips[chip] if chip < len(self._sent_of_chips) else None,
-            "received_datagrams": totals.counts[Count.CHUNKS_0 + chip],
+            "received_datagrams": totals.counts[Count.CHUNKS_0 + chip] + totals.repeated_datagrams[chip],
             "kernel_dropped": lost["kernel"],
             "malformed_datagrams": lost["malformed"],
             "hits": totals.counts[Count.HITS_0 + chip],
         }
 
-    def _missing_pixel_words(self) -> int:
-        """Against the board's own count, where no datagram is known to be lost or to come from elsewhere."""
-        entries = self._entries
-        sent = entries.get("sent_pixel_words")
-        if sent is None or self.lost_datagrams or entries["surplus_datagrams"] or entries["stray_words"]:
-            return 0
-        missing: int = sent - entries["pixel_words"] - entries["foreign_chip_words"]
-        return missing
+    def _altered_words(self, largest: int) -> int:
+        """Pixel words, against the board's own count, that came as something else or not with their datagram.
 
-    def _altered_words(self) -> int:
-        """Pixel words that came as something else: as many as are missing, if words without meaning make up for them.
-
-        Negative: other words came as pixel words.
+        Negative: other words came as pixel words. What lost datagrams may have held is none of them.
         """
-        entries, missing = self._entries, self._missing_pixel_words()
-        senseless = sum(entries[name] for name in ("unknown_words", "rejected_edges", "unframed_words"))
-        others = sum(entries[name] for name in ("control_words", "timer_words", "edges")) + senseless
-        return missing if -entries["pixel_words"] <= missing <= others else 0
+        entries, way = self._entries, self._way
+        sent = None if way is None else way.sent_words
+        if sent is None:
+            return 0
+        missing = unexplained(
+            sent - entries["pixel_words"] - entries["foreign_chip_words"],
+            self.lost_datagrams,
+            entries["surplus_datagrams"],
+            largest,
+        )
+        if self._strays == Strays():  # the board was not asked when it began: these words may be among what it sent
+            missing -= min(max(0, missing), entries.get("stray_words", 0))
+        damaged: int = entries["damaged_bytes"] // 8
+        return missing - min(max(missing, -damaged), damaged)
 
     def take_blocks(self, totals: BlockTotals, rows: dict[str, tuple[int, int]]) -> None:
         """What became of each hit and edge. rows: [start, stop) that each table of the event file gained."""
