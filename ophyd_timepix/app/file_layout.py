@@ -23,6 +23,7 @@ docs/reference/file-layout.md`; do not edit.
 | `NAME.h5` | the event file: centroids, shots, triggers, hits on request | grows; readable from the first row on |
 | `NAME.nxs` | the NeXus master: picture, spectrum, events, and all about the run; links to the tables of `NAME.h5` | when the run has closed |
 | `matrices/DIGEST.npz` | a pixel matrix that was in use, once for all runs | when it is first seen |
+| `NAME.h5.parts/` | finished parts of a `process` that was interrupted: `--resume` goes on with them | until NAME.h5 is there |
 | `NAME.h5.unfinished` | what `ophyd-timepix recover` found and replaced | |
 
 A plan calls its files `DATE/DETECTOR_UID8` (with a proposal `PROPOSAL/DATE/...`) below the detector's `data_dir`. The
@@ -49,6 +50,7 @@ EVENT_FILE_REST: Final = """\
 | `/entry/processing`, `geometry` | JSON: from words to centroids; where the chips lie in the picture |
 | `/entry/run` | JSON: how the pipeline was asked, with column phases and the timer's zero as a date |
 | `/entry/start_document`, `configuration` | JSON: as known when the run was opened; what `recover` needs |
+| `/entry/provenance` | JSON, if `process` made the file: command, version of the program, sha256 of the parameters and of each input |
 
 In these texts "not a number" stands as `NaN`, as Python's `json` writes and reads it. `processed_from` in the configuration says that
 `ophyd-timepix process` made the file from that recording: it is not the run's own.
@@ -74,6 +76,7 @@ Opens in scippnexus, silx and nexusformat; the default plot is the ToF spectrum.
 | `/entry/image` | NXdata | the picture again, where viewers look |
 | `/entry/centroids`, `hits`, `shots`, `triggers`, `acquisitions` | links | the tables of the event file: exact columns, for pandas |
 | `/entry/start_document`, `configuration`, `ledger` | NXnote | JSON; the ledger's main numbers are attributes too |
+| `/entry/process`, `provenance` | NXprocess, NXnote | if `ophyd-timepix process` made the event file: program, version, command; JSON with the sha256 of parameters and inputs |
 | `/entry/settings` | NXnote | YAML: settings of camera and detector, as `ophyd-timepix config` reads them |
 
 Events are the rows of `/entry/centroids` in their order. Rows outside any shot form pulses of their own, so that they count in the
