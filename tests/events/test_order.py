@@ -1,0 +1,46 @@
+"""Keys are sorted whatever their order was, piece by piece where they are nearly in order."""
+
+import numpy as np
+import pytest
+
+from ophyd_timepix.events.block import REL_TICK_MIN, REL_TICK_SHIFT
+from ophyd_timepix.events.order import SORTED_TOGETHER, sort_keys
+
+N = 5 * SORTED_TOGETHER + 17
+
+
+def keys_at(ticks: np.ndarray) -> np.ndarray:
+    """Keys of pixels that repeat, so that there are ties in time and equal keys."""
+    return ((REL_TICK_MIN + ticks.astype(np.int64)) << REL_TICK_SHIFT) | (np.arange(len(ticks)) % 7)
+
+
+def nearly_in_order(rng: np.random.Generator) -> np.ndarray:
+    return np.arange(N) * 3 + rng.integers(0, 60, N)
+
+
+def with_a_straggler_over_several_pieces(rng: np.random.Generator) -> np.ndarray:
+    ticks = nearly_in_order(rng)
+    ticks[4 * SORTED_TOGETHER + 5] = 7
+    ticks[SORTED_TOGETHER - 1] = 14 * SORTED_TOGETHER
+    return ticks
+
+
+ORDERS = {
+    "in order": lambda rng: np.arange(N),
+    "nearly in order": nearly_in_order,
+    "stragglers": with_a_straggler_over_several_pieces,
+    "shuffled": lambda rng: rng.permutation(N),
+    "reversed": lambda rng: np.arange(N)[::-1],
+    "one time": lambda rng: np.full(N, 5),
+    "less than a piece": lambda rng: rng.permutation(100),
+    "pieces of equal times": lambda rng: np.arange(N) // SORTED_TOGETHER,
+    "none": lambda rng: np.zeros(0, np.int64),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_keys_are_in_order_whatever_their_order_was(order):
+    keys = keys_at(order(np.random.default_rng(5)))
+    expected = np.sort(keys)
+    sort_keys(keys)
+    assert np.array_equal(keys, expected)
