@@ -164,7 +164,7 @@ def test_the_time_that_the_disk_lasts_is_predicted(disk, tmp_path, monkeypatch):
     watch.look(ring)
     assert disk_seconds_left(ring.marks) is None
     clock.now_ns += 20_000_000
-    ring.marks[Mark.ON_DISK] = 1_000_000
+    ring.marks[Mark.RECEIVED] = ring.marks[Mark.ON_DISK] = 1_000_000
     watch.look(ring)
     assert disk_seconds_left(ring.marks) == pytest.approx(1_000_000_000 / (1_000_000 / 0.02))
 
