@@ -13,6 +13,7 @@ from ..config import CentroidTime, Processing
 from ..jit import kernel
 from ..protocol.words import MAX_CHIPS, TOT_SATURATED
 from . import cluster as c
+from . import dbscan
 from . import split as parts
 from .block import CHIP_SHIFT, REL_TICK_SHIFT, X_SHIFT, Y_SHIFT, BlockArrays
 from .cluster import (
@@ -289,6 +290,8 @@ class Scratch:
         self.weights = np.empty(max_hits, np.float64)
         self.delays = np.empty(max_hits, np.float64)
         # DBSCAN only
+        self.before = np.empty(max_hits, np.int64)
+        self.pairs = np.empty(4 * dbscan.PAIRED_MAX * max_hits, np.int32)
         self.previous = np.empty(max_hits, np.int32)
         self.neighbours = np.empty(max_hits, np.int32)
         self.tree = np.empty(max_hits, np.int32)
@@ -371,9 +374,8 @@ def _find_clusters(block: BlockArrays, processing: Processing, scratch: Scratch)
 def _link(block: BlockArrays, scratch: Scratch) -> int:
     """Connected components by the fastest kernel that fits."""
     header, around = block.header, scratch.neighbourhood
-    first, last = (int(block.keys[i] >> REL_TICK_SHIFT) for i in (0, header.n_hits - 1))
     longest = int(around.reach.max())
-    now = scratch.advance(last - first + longest + 2) + longest + 1
+    now = _running_time(block, scratch)
     if around.is_plus_cover:
         return c.link_by_pluses(
             block.keys,
@@ -400,39 +402,21 @@ def _link(block: BlockArrays, scratch: Scratch) -> int:
     )
 
 
+def _running_time(block: BlockArrays, scratch: Scratch) -> int:
+    """The running time of the block's first hit: what the map holds of blocks before is out of reach."""
+    first, last = (int(block.keys[i] >> REL_TICK_SHIFT) for i in (0, block.header.n_hits - 1))
+    longest = int(scratch.neighbourhood.reach.max())
+    return scratch.advance(last - first + longest + 2) + longest + 1
+
+
 def _find_dbscan_clusters(block: BlockArrays, processing: Processing, scratch: Scratch) -> int:
     header = block.header
-    around = scratch.neighbourhood
-    n, n_shots, keys = header.n_hits, header.n_shots, block.keys
-    c.count_neighbours(
-        keys,
-        block.shot_first_hit,
-        n_shots,
-        around.offsets,
-        around.reach,
-        scratch.advance(n),
-        scratch.map,
-        scratch.previous,
-        scratch.neighbours,
-    )
-    c.link_cores(
-        keys,
-        block.shot_first_hit,
-        n_shots,
-        around.offsets,
-        around.reach,
-        around.distance2,
-        around.time_scale,
-        processing.min_samples,
-        scratch.advance(n),
-        scratch.map,
-        scratch.previous,
-        scratch.neighbours,
-        scratch.tree,
-        scratch.nearest,
-        scratch.nearest2,
-    )
-    n_slots, header.n_noise = c.gather_cores(
+    n, keys = header.n_hits, block.keys
+    if processing.min_samples <= dbscan.PAIRED_MAX:
+        _link_dense(block, processing.min_samples, scratch)
+    else:
+        _link_dense_twice(block, processing.min_samples, scratch)
+    n_slots, header.n_noise = dbscan.gather_cores(
         keys,
         n,
         processing.min_samples,
@@ -444,6 +428,71 @@ def _find_dbscan_clusters(block: BlockArrays, processing: Processing, scratch: S
         scratch.sums,
     )
     return int(n_slots)
+
+
+def _link_dense(block: BlockArrays, min_samples: int, scratch: Scratch) -> None:
+    """Core hits and their trees, nearest core hits of others: one pass over the map."""
+    around, header, keys = scratch.neighbourhood, block.header, block.keys
+    n_pairs = dbscan.link_dense(
+        keys,
+        block.shot_first_hit,
+        header.n_shots,
+        around.offsets,
+        around.reach,
+        min_samples,
+        _running_time(block, scratch),
+        scratch.map,
+        scratch.before,
+        scratch.neighbours,
+        scratch.tree,
+        scratch.nearest,
+        scratch.nearest2,
+        scratch.pairs,
+    )
+    dbscan.link_waiting(
+        keys,
+        n_pairs,
+        scratch.pairs,
+        around.time_scale,
+        min_samples,
+        scratch.neighbours,
+        scratch.tree,
+        scratch.nearest,
+        scratch.nearest2,
+    )
+
+
+def _link_dense_twice(block: BlockArrays, min_samples: int, scratch: Scratch) -> None:
+    """The same in two passes, for any `min_samples`."""
+    around, header, keys = scratch.neighbourhood, block.header, block.keys
+    dbscan.count_neighbours(
+        keys,
+        block.shot_first_hit,
+        header.n_shots,
+        around.offsets,
+        around.reach,
+        scratch.advance(header.n_hits),
+        scratch.map,
+        scratch.previous,
+        scratch.neighbours,
+    )
+    dbscan.link_cores(
+        keys,
+        block.shot_first_hit,
+        header.n_shots,
+        around.offsets,
+        around.reach,
+        around.distance2,
+        around.time_scale,
+        min_samples,
+        scratch.advance(header.n_hits),
+        scratch.map,
+        scratch.previous,
+        scratch.neighbours,
+        scratch.tree,
+        scratch.nearest,
+        scratch.nearest2,
+    )
 
 
 def _split(block: BlockArrays, processing: Processing, scratch: Scratch, n_slots: int) -> int:

@@ -12,8 +12,7 @@ The hits come in time order. So a hit looks back only, at the last hit of each p
 * the same with the cylinder and radius 2, the default: hits that are at most 2 pixels from each other need no look
   either, the last one speaks for all. So the map holds the last hit in the plus of five pixels around each pixel, and
   the pluses around four neighbours cover the 13 pixels of the disc: 4 look-ups and 5 entries instead of 13 and 1.
-* min_samples > 1: DBSCAN. All neighbours count, so the hits of a pixel are chained. First pass: numbers of neighbours;
-  second pass: core hits unite, a border hit takes its nearest core neighbour (ties: the earlier, then by pixel).
+* min_samples > 1: see `dbscan`.
 
 The map has a margin as wide as the largest radius, so that no look-up leaves it. Its side is a constant, and indices
 are unsigned, so that the compiler needs no arithmetic for them: half the speed of the loops lies in that.
@@ -123,19 +122,19 @@ def _ellipsoid_reach(distance2: int, scale: float, limit: float, window: int) ->
 
 
 @inlined
-def _at(i: int) -> np.uint64:
+def at(i: int) -> np.uint64:
     """An index that is known not to be negative."""
     return np.uint64(i)
 
 
 @inlined
-def _time(key: int) -> int:
+def time_of(key: int) -> int:
     """Relative time of a hit, where a map entry has it."""
     return (key >> (REL_TICK_SHIFT - SLOT_BITS)) & ~SLOT_MASK
 
 
 @inlined
-def _cell(key: int) -> int:
+def cell_of(key: int) -> int:
     """Place of a hit's pixel in the map."""
     chip = (key >> CHIP_SHIFT) & CHIP_MASK
     x = (key >> X_SHIFT) & COORDINATE_MASK
@@ -150,9 +149,9 @@ def add_to_sums(sums: Ints, slot: int, key: int, hit: int) -> None:
     x = (key >> X_SHIFT) & COORDINATE_MASK
     y = (key >> Y_SHIFT) & COORDINATE_MASK
     first = slot * N_SUMS
-    sums[_at(first + POSITION)] += tot * (x | (y << Y_SUM_SHIFT))
-    sums[_at(first + COUNT)] += tot + _COUNT_OF_X[x] + _COUNT_OF_Y[y]
-    sums[_at(first + BEST)] = max(sums[_at(first + BEST)], (tot << BEST_SHIFT) + (LAST - hit))
+    sums[at(first + POSITION)] += tot * (x | (y << Y_SUM_SHIFT))
+    sums[at(first + COUNT)] += tot + _COUNT_OF_X[x] + _COUNT_OF_Y[y]
+    sums[at(first + BEST)] = max(sums[at(first + BEST)], (tot << BEST_SHIFT) + (LAST - hit))
 
 
 @kernel
@@ -197,14 +196,14 @@ def link_by_pluses(
     reach = window << SLOT_BITS
     for shot in range(n_shots):
         first = shot_first_hit[shot]
-        oldest = _time(keys[first]) + shift
+        oldest = time_of(keys[first]) + shift
         for i in range(first, shot_first_hit[shot + 1]):
-            key = keys[_at(i)]
-            time = _time(key) + shift
-            cell = _cell(key)
+            key = keys[at(i)]
+            time = time_of(key) + shift
+            cell = cell_of(key)
             since = max(oldest, time - reach)
-            east, west = last[_at(cell + 1)], last[_at(cell - 1)]
-            south, north = last[_at(cell + SIDE)], last[_at(cell - SIDE)]
+            east, west = last[at(cell + 1)], last[at(cell - 1)]
+            south, north = last[at(cell + SIDE)], last[at(cell - SIDE)]
             best = max(max(east, west), max(south, north))
             # Bits where the slots of those in reach differ.
             differ = (east if east >= since else best) ^ best
@@ -224,12 +223,12 @@ def link_by_pluses(
                     slot = unite(parent, slot, north & SLOT_MASK)
             n_slots += is_new
             entry = time | slot
-            last[_at(cell)] = entry
-            last[_at(cell + 1)] = entry
-            last[_at(cell - 1)] = entry
-            last[_at(cell + SIDE)] = entry
-            last[_at(cell - SIDE)] = entry
-            slots[_at(i)] = slot
+            last[at(cell)] = entry
+            last[at(cell + 1)] = entry
+            last[at(cell - 1)] = entry
+            last[at(cell + SIDE)] = entry
+            last[at(cell - SIDE)] = entry
+            slots[at(i)] = slot
             add_to_sums(sums, slot, key, i)
     return n_slots
 
@@ -251,27 +250,26 @@ def link_components(
     n_slots = 0
     n_offsets = offsets.shape[0]
     shift = (now - (keys[0] >> REL_TICK_SHIFT)) << SLOT_BITS
+    found = np.empty(n_offsets, np.int64)
     for shot in range(n_shots):
         first = shot_first_hit[shot]
-        oldest = _time(keys[first]) + shift
+        oldest = time_of(keys[first]) + shift
         for i in range(first, shot_first_hit[shot + 1]):
-            key = keys[_at(i)]
-            time = _time(key) + shift
-            cell = _cell(key)
-            slot = -1
+            key = keys[at(i)]
+            time = time_of(key) + shift
+            cell = cell_of(key)
+            n_found = 0
             for k in range(n_offsets):
-                entry = last[_at(cell + offsets[k])]
-                if entry >= max(oldest, time - (reach[k] << SLOT_BITS)):
-                    other = entry & SLOT_MASK
-                    if slot < 0:
-                        slot = other
-                    elif slot != other:
-                        slot = unite(parent, slot, other)
-            if slot < 0:
-                slot = n_slots
-                n_slots += 1
-            last[_at(cell)] = time | slot
-            slots[_at(i)] = slot
+                entry = last[at(cell + offsets[at(k)])]
+                found[at(n_found)] = entry & SLOT_MASK
+                n_found += entry >= max(oldest, time - (reach[at(k)] << SLOT_BITS))
+            slot = n_slots if n_found == 0 else found[0]
+            n_slots += n_found == 0
+            for k in range(1, n_found):
+                if found[at(k)] != slot:
+                    slot = unite(parent, slot, found[at(k)])
+            last[at(cell)] = time | slot
+            slots[at(i)] = slot
             add_to_sums(sums, slot, key, i)
     return n_slots
 
@@ -286,120 +284,3 @@ def gather_components(n_slots: int, parent: Int32s, sums: Ints) -> None:
             sums[to + POSITION] += sums[part + POSITION]
             sums[to + COUNT] += sums[part + COUNT]
             sums[to + BEST] = max(sums[to + BEST], sums[part + BEST])
-
-
-@kernel
-def count_neighbours(
-    keys: Ints,
-    shot_first_hit: Ints,
-    n_shots: int,
-    offsets: Ints,
-    reach: Ints,
-    mark: int,
-    last: Ints,
-    previous: Int32s,
-    neighbours: Int32s,
-) -> None:
-    """First pass of DBSCAN: for every hit the number of its neighbours, itself included.
-
-    last: the map; mark + index of each pixel's last hit. `previous` chains the hits of a pixel, -1 ends a chain.
-    """
-    for shot in range(n_shots):
-        first = shot_first_hit[shot]
-        for i in range(first, shot_first_hit[shot + 1]):
-            time = keys[i] >> REL_TICK_SHIFT
-            cell = _cell(keys[i])
-            count = 1
-            for k in range(offsets.shape[0]):
-                j = last[_at(cell + offsets[k])] - mark
-                while j >= first and time - (keys[j] >> REL_TICK_SHIFT) <= reach[k]:
-                    count += 1
-                    neighbours[j] += 1
-                    j = previous[j]
-            neighbours[i] = count
-            previous[i] = max(last[_at(cell)] - mark, -1)
-            last[_at(cell)] = mark + i
-
-
-@kernel
-def link_cores(
-    keys: Ints,
-    shot_first_hit: Ints,
-    n_shots: int,
-    offsets: Ints,
-    reach: Ints,
-    distance2: Floats,
-    time_scale: float,
-    min_samples: int,
-    mark: int,
-    last: Ints,
-    previous: Int32s,
-    neighbours: Int32s,
-    parent: Int32s,
-    nearest: Int32s,
-    nearest2: Floats,
-) -> None:
-    """Second pass of DBSCAN: unite core hits that are neighbours, note each border hit's nearest core neighbour.
-
-    nearest: index of that neighbour, -1 when there is none; of equally near ones the first in the order of the block.
-    """
-    for shot in range(n_shots):
-        first = shot_first_hit[shot]
-        for i in range(first, shot_first_hit[shot + 1]):
-            time = keys[i] >> REL_TICK_SHIFT
-            cell = _cell(keys[i])
-            parent[i] = i
-            nearest[i] = -1
-            nearest2[i] = np.inf
-            is_core = neighbours[i] >= min_samples
-            for k in range(offsets.shape[0]):
-                j = last[_at(cell + offsets[k])] - mark
-                while j >= first:
-                    dt = time - (keys[j] >> REL_TICK_SHIFT)
-                    if dt > reach[k]:
-                        break
-                    other_is_core = neighbours[j] >= min_samples
-                    if is_core and other_is_core:
-                        unite(parent, i, j)
-                    elif is_core or other_is_core:
-                        away2 = distance2[k] + (dt * time_scale) * (dt * time_scale)
-                        border, core = (j, i) if is_core else (i, j)
-                        if away2 < nearest2[border] or (away2 == nearest2[border] and core < nearest[border]):
-                            nearest2[border] = away2
-                            nearest[border] = core
-                    j = previous[j]
-            last[_at(cell)] = mark + i
-
-
-@kernel
-def gather_cores(
-    keys: Ints,
-    n: int,
-    min_samples: int,
-    neighbours: Int32s,
-    parent: Int32s,
-    nearest: Int32s,
-    slot_of_root: Int32s,
-    slots: Int32s,
-    sums: Ints,
-) -> tuple[int, int]:
-    """Slots in the order of the clusters' first hits, and their sums. Returns (slots, hits that are noise)."""
-    n_slots = 0
-    n_noise = 0
-    for i in range(n):
-        slot_of_root[i] = -1
-    for i in range(n):
-        core = i if neighbours[i] >= min_samples else nearest[i]
-        if core < 0:
-            slots[i] = -1
-            n_noise += 1
-            continue
-        root = find_root(parent, core)
-        slot = slot_of_root[root]
-        if slot < 0:
-            slot = n_slots
-            n_slots += 1
-            slot_of_root[root] = slot
-        slots[i] = slot
-        add_to_sums(sums, slot, keys[i], i)
-    return n_slots, n_noise

@@ -1,0 +1,255 @@
+"""DBSCAN: clusters where `min_samples` is above 1. All neighbours count, so the hits of a pixel are chained.
+
+One pass over the map, in time order. It counts the neighbours of every hit, and of each pair of neighbours it asks
+whether both are core hits by what was counted so far: numbers only grow, so a pair that is may be united at once. Other
+pairs wait; at the end, when all numbers are known, those of two core hits are united, and of a core hit and another
+the nearest is noted (ties: the earlier, then by pixel).
+
+A pair waits because one of its hits has fewer than `min_samples` neighbours so far, and each pair adds one to them: at
+most `2 * (min_samples - 1)` pairs wait for each hit. Beyond `PAIRED_MAX` that is too much memory, and a second pass
+looks at the map again instead.
+
+An entry of the map is time << 20 | index of the pixel's last hit; `previous` holds the entry that was there before.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from ..jit import kernel
+from .block import REL_TICK_SHIFT, X_SHIFT, Y_SHIFT
+from .cluster import (
+    COORDINATE_MASK,
+    SLOT_BITS,
+    SLOT_MASK,
+    Floats,
+    Int32s,
+    Ints,
+    add_to_sums,
+    at,
+    cell_of,
+    find_root,
+    time_of,
+    unite,
+)
+
+PAIRED_MAX: Final = 8
+"""`min_samples` up to which pairs wait."""
+
+
+@kernel
+def link_dense(
+    keys: Ints,
+    shot_first_hit: Ints,
+    n_shots: int,
+    offsets: Ints,
+    reach: Ints,
+    min_samples: int,
+    now: int,
+    last: Ints,
+    previous: Ints,
+    neighbours: Int32s,
+    parent: Int32s,
+    nearest: Int32s,
+    nearest2: Floats,
+    pairs: Int32s,
+) -> int:
+    """Count every hit's neighbours, itself included, and unite those that are core hits already. Returns the pairs that
+    wait; pairs[2 * k]: the later hit, pairs[2 * k + 1]: the earlier one.
+    """
+    n_pairs = 0
+    n_offsets = offsets.shape[0]
+    shift = (now - (keys[0] >> REL_TICK_SHIFT)) << SLOT_BITS
+    found = np.empty(n_offsets, np.int64)
+    found_reach = np.empty(n_offsets, np.int64)
+    for shot in range(n_shots):
+        first = shot_first_hit[shot]
+        oldest = time_of(keys[first]) + shift
+        for i in range(first, shot_first_hit[shot + 1]):
+            key = keys[at(i)]
+            time = time_of(key) + shift
+            cell = cell_of(key)
+            n_found = 0
+            for k in range(n_offsets):
+                entry = last[at(cell + offsets[k])]
+                since = max(oldest, time - (reach[k] << SLOT_BITS))
+                found[at(n_found)] = entry
+                found_reach[at(n_found)] = since
+                n_found += entry >= since
+            count = 1 + n_found
+            parent[at(i)] = i
+            nearest[at(i)] = -1
+            nearest2[at(i)] = np.inf
+            for k in range(n_found):
+                entry = previous[at(found[at(k)] & SLOT_MASK)]
+                while entry >= found_reach[at(k)]:
+                    count += 1
+                    entry = previous[at(entry & SLOT_MASK)]
+            neighbours[at(i)] = count
+            for k in range(n_found):
+                entry = found[at(k)]
+                while entry >= found_reach[at(k)]:
+                    j = entry & SLOT_MASK
+                    neighbours[at(j)] += 1
+                    if count >= min_samples and neighbours[at(j)] >= min_samples:
+                        unite(parent, i, j)
+                    else:
+                        pairs[at(2 * n_pairs)] = i
+                        pairs[at(2 * n_pairs + 1)] = j
+                        n_pairs += 1
+                    entry = previous[at(j)]
+            previous[at(i)] = last[at(cell)]
+            last[at(cell)] = time | i
+    return n_pairs
+
+
+@kernel
+def link_waiting(
+    keys: Ints,
+    n_pairs: int,
+    pairs: Int32s,
+    time_scale: float,
+    min_samples: int,
+    neighbours: Int32s,
+    parent: Int32s,
+    nearest: Int32s,
+    nearest2: Floats,
+) -> None:
+    """Unite core hits of the pairs that waited, note each border hit's nearest core neighbour.
+
+    nearest: index of that neighbour, -1 when there is none; of equally near ones the first in the order of the block.
+    """
+    for k in range(n_pairs):
+        i = pairs[at(2 * k)]
+        j = pairs[at(2 * k + 1)]
+        i_is_core = neighbours[at(i)] >= min_samples
+        j_is_core = neighbours[at(j)] >= min_samples
+        if i_is_core and j_is_core:
+            unite(parent, i, j)
+        elif i_is_core or j_is_core:
+            a, b = keys[at(i)], keys[at(j)]
+            dt = (a >> REL_TICK_SHIFT) - (b >> REL_TICK_SHIFT)
+            dx = ((a >> X_SHIFT) & COORDINATE_MASK) - ((b >> X_SHIFT) & COORDINATE_MASK)
+            dy = ((a >> Y_SHIFT) & COORDINATE_MASK) - ((b >> Y_SHIFT) & COORDINATE_MASK)
+            away2 = float(dx * dx + dy * dy) + (dt * time_scale) * (dt * time_scale)
+            border, core = (j, i) if i_is_core else (i, j)
+            if away2 < nearest2[border] or (away2 == nearest2[border] and core < nearest[border]):
+                nearest2[border] = away2
+                nearest[border] = core
+
+
+@kernel
+def count_neighbours(
+    keys: Ints,
+    shot_first_hit: Ints,
+    n_shots: int,
+    offsets: Ints,
+    reach: Ints,
+    mark: int,
+    last: Ints,
+    previous: Int32s,
+    neighbours: Int32s,
+) -> None:
+    """First of two passes: for every hit the number of its neighbours, itself included.
+
+    last: the map; mark + index of each pixel's last hit. `previous` chains the hits of a pixel, -1 ends a chain.
+    """
+    for shot in range(n_shots):
+        first = shot_first_hit[shot]
+        for i in range(first, shot_first_hit[shot + 1]):
+            time = keys[i] >> REL_TICK_SHIFT
+            cell = cell_of(keys[i])
+            count = 1
+            for k in range(offsets.shape[0]):
+                j = last[at(cell + offsets[k])] - mark
+                while j >= first and time - (keys[j] >> REL_TICK_SHIFT) <= reach[k]:
+                    count += 1
+                    neighbours[j] += 1
+                    j = previous[j]
+            neighbours[i] = count
+            previous[i] = max(last[at(cell)] - mark, -1)
+            last[at(cell)] = mark + i
+
+
+@kernel
+def link_cores(
+    keys: Ints,
+    shot_first_hit: Ints,
+    n_shots: int,
+    offsets: Ints,
+    reach: Ints,
+    distance2: Floats,
+    time_scale: float,
+    min_samples: int,
+    mark: int,
+    last: Ints,
+    previous: Int32s,
+    neighbours: Int32s,
+    parent: Int32s,
+    nearest: Int32s,
+    nearest2: Floats,
+) -> None:
+    """Second of two passes: unite core hits that are neighbours, note each border hit's nearest core neighbour.
+
+    nearest: index of that neighbour, -1 when there is none; of equally near ones the first in the order of the block.
+    """
+    for shot in range(n_shots):
+        first = shot_first_hit[shot]
+        for i in range(first, shot_first_hit[shot + 1]):
+            time = keys[i] >> REL_TICK_SHIFT
+            cell = cell_of(keys[i])
+            parent[i] = i
+            nearest[i] = -1
+            nearest2[i] = np.inf
+            is_core = neighbours[i] >= min_samples
+            for k in range(offsets.shape[0]):
+                j = last[at(cell + offsets[k])] - mark
+                while j >= first:
+                    dt = time - (keys[j] >> REL_TICK_SHIFT)
+                    if dt > reach[k]:
+                        break
+                    other_is_core = neighbours[j] >= min_samples
+                    if is_core and other_is_core:
+                        unite(parent, i, j)
+                    elif is_core or other_is_core:
+                        away2 = distance2[k] + (dt * time_scale) * (dt * time_scale)
+                        border, core = (j, i) if is_core else (i, j)
+                        if away2 < nearest2[border] or (away2 == nearest2[border] and core < nearest[border]):
+                            nearest2[border] = away2
+                            nearest[border] = core
+                    j = previous[j]
+            last[at(cell)] = mark + i
+
+
+@kernel
+def gather_cores(
+    keys: Ints,
+    n: int,
+    min_samples: int,
+    neighbours: Int32s,
+    parent: Int32s,
+    nearest: Int32s,
+    slot_of_root: Int32s,
+    slots: Int32s,
+    sums: Ints,
+) -> tuple[int, int]:
+    """Slots in the order of the clusters' first hits, and their sums. Returns (slots, hits that are noise)."""
+    n_slots = 0
+    n_noise = 0
+    for i in range(n):
+        slot_of_root[i] = -1
+    for i in range(n):
+        core = i if neighbours[i] >= min_samples else nearest[i]
+        if core < 0:
+            slots[i] = -1
+            n_noise += 1
+            continue
+        root = find_root(parent, core)
+        slot = slot_of_root[root]
+        if slot < 0:
+            slot = n_slots
+            n_slots += 1
+            slot_of_root[root] = slot
+        slots[i] = slot
+        add_to_sums(sums, slot, keys[i], i)
+    return n_slots, n_noise
