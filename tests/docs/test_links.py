@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shlex
 import subprocess
 import tomllib
 from argparse import SUPPRESS
@@ -99,7 +100,7 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("line", sorted(set(commands())))
 def test_every_command_line_is_understood(line: str) -> None:
-    words = line.split("#")[0].split()[1:]
+    words = shlex.split(line, comments=True)[1:]
     cli._parser(words, cli._module_of(words)).parse_args(words)
 
 
