@@ -8,7 +8,7 @@ TEST_WORKERS ?= 2
 # Tests start hundreds of processes: where nothing compiled is kept, each compiles the package again.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo test check docs bench soak clean
+.PHONY: help demo test check docs bench bench-peers bench-page soak clean
 
 help:
 	@echo "make demo   run the main job against the simulated camera (pictures in $(DEMO_DIR)/)"
@@ -16,6 +16,7 @@ help:
 	@echo "make check  ruff, mypy, import-linter, links between pages"
 	@echo "make docs   pages: links, and every block of code run"
 	@echo "make bench  speed and memory, as ratios in one run"
+	@echo "make bench-peers  the comparison with other programs alone; then make bench-page writes it into the pages"
 	@echo "make soak   the long tests"
 
 $(BIN)/python:
@@ -47,6 +48,13 @@ docs: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m pytest tests/benchmarks -m bench
+
+bench-peers: $(VENV)/installed-bench
+	$(BIN)/python -m pytest tests/benchmarks/test_peers.py -m bench
+
+# The tables of the last comparison (build/bench/peers.json), into docs/explanations/performance.md and printed.
+bench-page: $(VENV)/installed-bench
+	$(BIN)/python -m tests.benchmarks.report
 
 clean:
 	rm -rf $(VENV) $(DEMO_DIR) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

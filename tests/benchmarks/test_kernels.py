@@ -7,17 +7,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ophyd_timepix.config import Geometry, Metric, Processing
-from ophyd_timepix.decode import Decoder
+from ophyd_timepix.config import Metric, Processing
 from ophyd_timepix.decode import warm_up as warm_up_decode
-from ophyd_timepix.events import BlockArrays, BlockBuilder, CentroidFinder
 from ophyd_timepix.events import warm_up as warm_up_events
 from tests.synthesis import busy_stream
+
+from .ours import count_centroided, count_decoded, in_slices
 
 pytestmark = pytest.mark.bench
 
 N_HITS = 20_000_000
-SLICE_WORDS = 1 << 16
 RUNS = 3
 DECODE_TARGET = 150
 CENTROID_TARGET = 15
@@ -35,32 +34,6 @@ def stream(request: pytest.FixtureRequest) -> Words:
     return busy_stream(N_HITS, request.param)
 
 
-def decode(words: Words) -> int:
-    """Every hit with x, y, ToT and its time at 1.5625 ns, into reused arrays."""
-    decoder = Decoder(n_chips=1, batch_words=SLICE_WORDS)
-    return sum(len(decoder.decode(words[i : i + SLICE_WORDS]).ticks) for i in range(0, len(words), SLICE_WORDS))
-
-
-def centroid(words: Words, processing: Processing) -> int:
-    """Decode, order, shots, clusters, centroids; nothing is written."""
-    decoder = Decoder(n_chips=1, batch_words=SLICE_WORDS)
-    builder, block = BlockBuilder(processing, 1), BlockArrays()
-    finder = CentroidFinder(processing, Geometry().table())
-    n_hits = 0
-    for i in range(0, len(words), SLICE_WORDS):
-        builder.add(decoder.decode(words[i : i + SLICE_WORDS]))
-        while builder.take(block):
-            finder.process(block)
-            n_hits += block.header.n_hits
-    builder.add(decoder.flush())
-    more = True
-    while more:
-        more = builder.flush(block)
-        finder.process(block)
-        n_hits += block.header.n_hits
-    return n_hits
-
-
 def rate(work: Callable[[], int]) -> float:
     """Mhit/s of the fastest run, after one that touches the memory."""
     work()
@@ -73,13 +46,13 @@ def rate(work: Callable[[], int]) -> float:
 
 
 def test_decode(stream: Words) -> None:
-    found = rate(lambda: decode(stream))
+    found = rate(lambda: count_decoded(in_slices(stream)))
     print(f"\ndecode at 1.5625 ns: {found:.0f} Mhit/s per core ({found / DECODE_TARGET:.2f} x target)")
     assert found >= DECODE_TARGET
 
 
 def test_words_to_centroids(stream: Words) -> None:
-    found = rate(lambda: centroid(stream, Processing()))
+    found = rate(lambda: count_centroided(in_slices(stream), Processing()))
     ratios = f"{found / CENTROID_TARGET:.2f} x target, {found / FASTEST_PEER:.2f} x fastest peer"
     print(f"\ndecode + order + shots + cluster + centroid: {found:.1f} Mhit/s per core ({ratios})")
     assert found >= CENTROID_TARGET
@@ -91,12 +64,13 @@ def test_words_to_centroids(stream: Words) -> None:
         pytest.param(Processing(hits=True), id="hit columns"),
         pytest.param(Processing(metric=Metric.ELLIPSOID), id="ellipsoid"),
         pytest.param(Processing(min_samples=3), id="min_samples 3"),
+        pytest.param(Processing(split=True), id="split"),
         pytest.param(
             Processing(metric=Metric.ELLIPSOID, min_samples=3, window_ns=117.6470588), id="ellipsoid, min_samples 3"
         ),
     ],
 )
 def test_other_settings(stream: Words, processing: Processing, request: pytest.FixtureRequest) -> None:
-    found = rate(lambda: centroid(stream[: len(stream) // 4], processing))
+    found = rate(lambda: count_centroided(in_slices(stream[: len(stream) // 4]), processing))
     print(f"\n{request.node.callspec.id}: {found:.1f} Mhit/s per core")
     assert found > 0
