@@ -17,6 +17,7 @@ from ophyd.sim import SynAxis
 from ophyd_timepix import Gate, calibrate_mass, count_until
 from ophyd_timepix.catalog import CatalogProfile, CatalogWriter, counts, image, regate
 from ophyd_timepix.devices import SpidrBoard, TimepixDetector
+from ophyd_timepix.files.reader import read_table
 from ophyd_timepix.plans import fly, tpx_fly, until, with_settings
 from ophyd_timepix.wiring import install
 from spidr_sim.particles import NS_PER_SQRT_MASS, PEAKS, T0_NS, time_of_flight_ns
@@ -138,13 +139,17 @@ def test_statistics_of_a_point_agree_with_its_rows(RE, checker, tpx):
     assert described["data_keys"]["tpx_image"]["shape"] == [256, 256]
     assert described["data_keys"]["tpx_tof_histogram"]["dtype_numpy"] == "<u4"
     columns = {name: run.column(name) for name in ("shot", "x", "y", "tof", "tot", "size")}
-    kept = (columns["shot"] >= 0) & (columns["shot"] < columns["shot"].max())  # the last shot is not whole
-    assert point["tpx_image"].sum() == pytest.approx(kept.sum(), abs=50)
+    shots = read_table(run.path("shot"), "shots")
+    kept = (columns["shot"] >= 0) & (np.append(shots["valid"], 0)[columns["shot"]] == 1)
+    assert 0 < kept.sum() < len(kept)
+    assert point["tpx_image"].sum() == kept.sum()
     assert point["tpx_stats_x_mean"] == pytest.approx(columns["x"][kept].mean(), abs=0.5)
     assert point["tpx_stats_y_mean"] == pytest.approx(columns["y"][kept].mean(), abs=0.5)
     assert point["tpx_stats_size_median"] == pytest.approx(np.median(columns["size"][kept]), abs=0.5)
     assert point["tpx_stats_tot_median"] == pytest.approx(np.median(columns["tot"][kept]), rel=0.02)
-    assert point["tpx_stats_trigger_rate"] == pytest.approx(1000, rel=0.2)
+    # how many of the board's shots come in a second of the host depends on how busy the simulator's machine is
+    assert point["tpx_stats_trigger_rate"] == pytest.approx(point["tpx_n_shots"] / point["tpx_open_time"])
+    assert np.median(np.diff(shots["time"])) == pytest.approx(1e6, rel=1e-3)
     assert min(abs(point["tpx_tof_peak"] - flight) for flight in FLIGHTS.values()) < 100
     assert 0 < point["tpx_tof_width"] < 1000
     assert point["tpx_stats_healthy"] == 1
