@@ -27,6 +27,9 @@ class Mark(IntEnum):
     """Numbers of packets were passed over. amount: packets; negative: such a packet came after all."""
     EPOCH = 8
     """A silence, and nothing tells how many turns of the counter it lasted. before, after: its ends."""
+    RESUMED = 9
+    """A chip goes on after marks of missing or senseless words: what they tell of is not later than `after`, but for
+    the lateness bound. It stands at a header, so that it does not depend on calls."""
 
 
 SKIPPED: Final = (Mark.UNFRAMED, Mark.CUT_CHUNK, Mark.FOREIGN_CHIP, Mark.UNKNOWN, Mark.REJECTED_EDGE, Mark.JUMPED)

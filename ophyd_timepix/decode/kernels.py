@@ -84,7 +84,9 @@ S_MARKS: Final = 21
 """Marks in the output."""
 S_COUNTING: Final = 22
 """Words of pixels that count in the output."""
-N_STATE: Final = 23
+S_N_OPEN: Final = 23
+"""Chips that have not gone on after a mark."""
+N_STATE: Final = 24
 
 # --- indices into a row of `chips` ------------------------------------------------------------------------------------
 C_NEWEST: Final = 0
@@ -110,7 +112,11 @@ C_HELD: Final = 9
 
 DOUBT: Final = 16
 HELD_MAX: Final = DOUBT
-N_CHIP: Final = C_HELD + 3 * HELD_MAX
+C_OPEN: Final = C_HELD + 3 * HELD_MAX
+"""1: the chip has not gone on after a mark, ..."""
+C_OPEN_SINCE: Final = C_OPEN + 1
+"""before which this was its newest time."""
+N_CHIP: Final = C_OPEN + 2
 
 HOW_COUNTING: Final = 1
 """Events and the sum of their ToT, no time."""
@@ -273,6 +279,7 @@ _M_REJECTED_EDGE: Final = int(Mark.REJECTED_EDGE)
 _M_JUMPED: Final = int(Mark.JUMPED)
 _M_MISSING_PACKETS: Final = int(Mark.MISSING_PACKETS)
 _M_EPOCH: Final = int(Mark.EPOCH)
+_M_RESUMED: Final = int(Mark.RESUMED)
 
 
 class Store(NamedTuple):
@@ -345,6 +352,28 @@ def _mark(kind: int, chip: int, amount: int, before: int, after: int, store: Sto
     row[M_BEFORE] = before
     row[M_AFTER] = after
     store.state[S_MARKS] = n + 1
+    opens = kind in (_M_UNKNOWN, _M_REJECTED_EDGE, _M_JUMPED, _M_MISSING_PACKETS)
+    if opens and 0 <= chip < store.state[S_N_CHIPS]:
+        store.state[S_N_OPEN] += 1 - store.chips[chip, C_OPEN]
+        store.chips[chip, C_OPEN] = 1
+        store.chips[chip, C_OPEN_SINCE] = before
+
+
+@internal
+def _resume(store: Store) -> None:
+    """Chips that went on after a mark. One that stays silent is not waited for when others are beyond the skew."""
+    state, chips = store.state, store.chips
+    for chip in range(state[S_N_CHIPS]):
+        if chips[chip, C_OPEN] == 0:
+            continue
+        since, newest = chips[chip, C_OPEN_SINCE], chips[chip, C_NEWEST]
+        if newest <= since:
+            if state[S_NEWEST] - since <= state[S_SKEW]:
+                continue
+            newest = state[S_NEWEST] + state[S_SKEW]
+        chips[chip, C_OPEN] = 0
+        state[S_N_OPEN] -= 1
+        _mark(_M_RESUMED, chip, 0, since, newest, store)
 
 
 @internal
@@ -734,7 +763,9 @@ def release_held(store: Store) -> None:
             _note_epoch(chips[chip, at + 2], chips[chip, at + 1], chip, store)
             _emit(chips[chip, at], chips[chip, at + 1], chip, store)
         chips[chip, C_N_HELD] = 0
+        chips[chip, C_OPEN] = 0
     state[S_N_HELD] = 0
+    state[S_N_OPEN] = 0
     store.counts[_N_HITS] += state[S_HITS]
 
 
@@ -812,6 +843,8 @@ def _open_chunk(word: int, store: Store) -> None:
 def _between_chunks(word: int, store: Store) -> None:
     """Where a header should be."""
     if word & _MAGIC_MASK == _MAGIC:
+        if store.state[S_N_OPEN]:
+            _resume(store)
         _open_chunk(word, store)
     else:
         store.counts[_N_UNFRAMED] += 1
@@ -926,3 +959,5 @@ def decode_words(words: Ints, framed: bool, store: Store) -> None:
                 state[S_WORD] = i
                 _cut_chunk(store)
     _release_overtaken(store)
+    if not framed and state[S_N_OPEN]:
+        _resume(store)

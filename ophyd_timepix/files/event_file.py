@@ -43,10 +43,16 @@ LOSSES: Final = (
         "cause",
         "S12",
         "",
-        "kernel, malformed, unrecorded, damaged, way (between board and machine), tdc, late, epoch",
+        "kernel, malformed, unrecorded, damaged, way (between board and machine), altered, jump, packet, tdc, late, "
+        "epoch",
     ),
     Column("chip", "<i2", "", "chip number, -1: any"),
-    Column("amount", "<i8", "", "datagrams lost (way: at most); tdc: edges; late: words; damaged: bytes"),
+    Column(
+        "amount",
+        "<i8",
+        "",
+        "datagrams lost (way: at most); tdc: edges; late, altered, jump: words; packet: packets; damaged: bytes",
+    ),
     Column(
         "start", "<f8", "ns", "nothing before may be missing, since the timer's zero; -inf: the acquisition's start"
     ),

@@ -402,6 +402,7 @@ class _Stream:
         if len(batch.marks):
             self._skipped.add(batch.marks, address)
             self._losses.epochs(batch.marks)
+            self._losses.passed_over(batch.marks)
         self.builder.add(self._corrections.apply(batch))
 
     def flush_decoder(self) -> None:

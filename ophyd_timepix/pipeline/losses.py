@@ -35,6 +35,14 @@ FINE_TICKS: Final = 2 * TICKS_PER_COUNT
 NEAR_TICKS: Final = TICKS_PER_SECOND // 1000
 ALTERED: Final = "altered"
 """Cause of a loss: words that came as something else than they were sent, or not with their datagram."""
+MARKED: Final = {
+    int(Mark.UNKNOWN): ALTERED,
+    int(Mark.REJECTED_EDGE): ALTERED,
+    int(Mark.JUMPED): "jump",
+    int(Mark.MISSING_PACKETS): "packet",
+    int(Mark.RESUMED): "",
+}
+"""Causes of losses that marks of the decoder tell of."""
 SPANS_MAX: Final = 10_000
 """Spans that are told one by one; further ones are joined to the last of their kind."""
 
@@ -114,6 +122,8 @@ class Losses:
         self.lost_on_the_way = 0
         """Datagrams that certainly were; known after `spans`."""
         self._late: LossSpan | None = None
+        self._passed_over: dict[tuple[int, str], LossSpan] = {}
+        """Of each chip and cause, until the chip goes on."""
 
     @property
     def waiting(self) -> bool:
@@ -203,6 +213,27 @@ class Losses:
             self._invalidate(low, high)
             self._add(LossSpan("epoch", -1, 1, low, high))
 
+    def passed_over(self, marks: Ints) -> None:
+        """Words without sense or time, and packets that are missing: they lie between the words around them."""
+        told = np.isin(marks[:, k.M_KIND], list(MARKED))
+        for kind, chip, _, amount, before, after in marks[told].tolist():
+            if kind == Mark.RESUMED:
+                self._resume(chip, after * TICKS_PER_COUNT + self._lateness)
+                continue
+            span = self._passed_over.get((chip, MARKED[kind]))
+            if span is None:
+                low = max(before * TICKS_PER_COUNT - self._lateness, -ALWAYS)
+                span = LossSpan(MARKED[kind], chip, 0, low, ALWAYS)
+            self._passed_over[chip, MARKED[kind]] = span._replace(amount=span.amount + amount)
+
+    def _resume(self, chip: int, high: int) -> None:
+        """A chip has gone on: what was passed over has its end. A packet that came after all is not missing."""
+        for key in [key for key in self._passed_over if key[0] == chip]:
+            span = self._passed_over.pop(key)._replace(high_ticks=high)
+            if span.amount > 0:
+                self._invalidate(span.low_ticks, span.high_ticks)
+                self._add(span)
+
     def gaps(self, found: list[Gap]) -> None:
         """Edges are missing; the builder knows it already."""
         for gap in found:
@@ -213,6 +244,8 @@ class Losses:
         for one in self._open:
             self._close(one, ALWAYS)
         self._open.clear()
+        for chip in {chip for chip, _ in self._passed_over}:
+            self._resume(chip, ALWAYS)
 
     def spans(self, way: Way | None, stop: int, sums: Sums = Sums()) -> list[LossSpan]:  # noqa: B008
         """All of them in the order of time, with what was lost on the way if that is known. stop: the last address;
@@ -223,7 +256,8 @@ class Losses:
             self._late = None
         if way is not None:
             way = way._replace(arrived=way.arrived - sums.repeats)
-            self._place(way, stop)
+            if way.missing != 0 or way.sent_words != sums.words:  # else readings that say otherwise were of late ones
+                self._place(way, stop)
             self._place_words(way, stop, sums)
         return sorted(self._spans, key=lambda span: (span.low_ticks, span.high_ticks, span.cause, span.chip))
 

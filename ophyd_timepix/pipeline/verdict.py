@@ -15,17 +15,17 @@ LOST: Final = {
     "rejected_late_hits": "hits too late",
     "rejected_late_edges": "edges too late",
     "altered_words": "words altered on the way, or not with their datagram",
+    "unknown_words": "words of no known kind",
+    "rejected_time_jumps": "words far out of their time",
+    "missing_packets": "numbered packets missing",
     "damaged_bytes": "bytes of the recording not as they were received",
     "missing_words": "words missing at the end of the recording",
 }
 """What is not there. Shots that it may touch are marked."""
 DOUBTED: Final = {
-    "missing_packets": "numbered packets missing",
     "foreign_chip_words": "words of chips that were not asked for",
     "surplus_datagrams": "datagrams more than were sent: doubled, or a stranger's",
     "stray_datagrams": "datagrams that came after an acquisition had ended: late, doubled, or a stranger's",
-    "unknown_words": "words of no known kind",
-    "rejected_time_jumps": "words far out of their time",
     "irregular_edges": "edges whose counter stood still or ran backwards",
     "epoch_uncertain": "silences of which nothing tells how many turns of the counter they lasted",
     "sequential_words": "words of a sequential read-out: their times may be wrong by multiples of 409.6 µs",

@@ -183,3 +183,15 @@ def test_a_loss_that_a_doubled_datagram_hides_in_the_sums_is_placed():
         told.losses.before(piece(100 * k, poll=poll), times(1000 * k), 1000 * k - LATENESS, sums)
         told.losses.after(times(1000 * k + 50))
     assert told.losses.spans(Way(0, 0, 50, 50), 500, Sums(repeats=1)) == [LossSpan("way", -1, 1, 2900, 4050 + BOUND)]
+
+
+def test_datagrams_that_were_late_are_no_loss_when_all_words_have_come_in_the_end():
+    """Ten of the first thirty came after the reading; without words, one lost and one doubled would look alike."""
+    for words, n_places in ((800, 0), (799, 1)):
+        told = Told()
+        poll = Poll(30, 20, 20, 800)
+        told.losses.before(piece(300, poll=poll), times(3000), 3000 - LATENESS, Sums(words=200))
+        told.losses.after(times(3050))
+        way = Way(0, 0, 60, 60, 500, 1300)
+        spans = told.losses.spans(way, 600, Sums(words=words, largest=20))
+        assert sum(span.cause == "way" for span in spans) == n_places
