@@ -31,6 +31,8 @@ class Chip:
     held: list[tuple[int, int, int | None]] = field(default_factory=list)
     """(word, time, since when its epoch is not sure)."""
     doubt: int = 0
+    silence: int = 0
+    left: int | None = None
     timer_low: int | None = None
     packet: int | None = None
     far: int = 0
@@ -294,20 +296,23 @@ class NaiveDecoder:
         else:
             chip.far = 0
         if chip.held:
-            if time >= max(held for _, held, _ in chip.held) - self.lateness:
-                needed = DOUBT if chip.doubt and self.latest >= FOREVER else 1
+            held_newest = max(held for _, held, _ in chip.held)
+            if time < held_newest - self.lateness:
+                n = next(i for i, (_, held, _) in enumerate(chip.held) if held > time + self.lateness)
+                for held_word, _, _ in chip.held[n:]:
+                    self.counts[Count.JUMPED_HITS if self._is_hit(held_word) else Count.JUMPED_EDGES] += 1
+                self._mark(Mark.JUMPED, self.chip, len(chip.held) - n, held_newest)
+                del chip.held[n:]
+            if chip.held:
+                is_sparse = chip.silence > 1000 * MS
+                needed = DOUBT if chip.doubt and not is_sparse and self.latest >= FOREVER else 1
                 while chip.held and (
                     len(chip.held) >= needed or (self.newest is not None and chip.held[0][1] <= self.newest + self.jump)
                 ):
                     self._take_first_held(self.chip)
-            else:
-                for held_word, _, _ in chip.held:
-                    self.counts[Count.JUMPED_HITS if self._is_hit(held_word) else Count.JUMPED_EDGES] += 1
-                self._mark(Mark.JUMPED, self.chip, len(chip.held), max(held for _, held, _ in chip.held))
-                chip.held = []
-                if self._undecided and not any(chip.held for chip in self.chips):
-                    self.known = 0
-                    time = value
+            elif self._undecided and not any(chip.held for chip in self.chips):
+                self.known = 0
+                time = value
         too_old = chip.newest is not None and time < chip.newest - self.lateness
         if self.n_chips > 1 and self.newest is not None:
             too_old = too_old or time < self.newest - self.skew
@@ -323,6 +328,8 @@ class NaiveDecoder:
             elif self._undecided:
                 self.reference = max(self.reference, time)
             since = latest_of(self.newest, self.told, *(held for _, held, _ in chip.held))
+            if chip.left is not None and bits == 30 and (time - chip.left) % PERIOD_30 <= self.jump:
+                since = chip.left
             chip.held.append((word, time, since if self._is_uncertain(time, since, bits) else None))
         else:
             self._accept(word, time, self.chip)
@@ -330,11 +337,17 @@ class NaiveDecoder:
     def _take_first_held(self, number: int) -> None:
         word, time, since = self.chips[number].held.pop(0)
         self._note_epoch(since, time, number)
+        chip = self.chips[number]
+        newest = chip.newest
+        if chip.silence == 0:
+            chip.left = newest
         self._accept(word, time, number)
+        chip.silence = 1 if newest is None else max(1, time - newest)
 
     def _accept(self, word: int, time: int, number: int) -> None:
         chip = self.chips[number]
         chip.doubt = max(0, chip.doubt - 1)
+        chip.silence = 0
         if self._is_hit(word) and chip.newest is not None:
             self.worst = max(self.worst, chip.newest - time)
             self.counts[Count.TOA_WRAP_SUSPECTS] += chip.newest - time > 384 * 40

@@ -111,7 +111,7 @@ class Decoder:
         self._state[k.S_SKEW] = SKEW_TICKS // TICKS_PER_COUNT
         self._state[k.S_N_CHIPS] = n_chips
         self._chips = np.zeros((n_chips, k.N_CHIP), np.int64)
-        self._chips[:, k.C_NEWEST] = k.NEVER
+        self._chips[:, [k.C_NEWEST, k.C_LEFT]] = k.NEVER
         self._chips[:, k.C_TIMER_LOW] = -1
         self._chips[:, k.C_PACKET] = -1
         for chip, word in enumerate(general[:n_chips]):

@@ -21,9 +21,10 @@ Rules of time (all of them functions of the stream, never of how it is cut into 
   (not older than it by more than `lateness`) or refutes it (counted, not returned), or another chip gets that far.
 * Doubt. After a word without sense (unknown, an edge with impossible fields, a chunk cut short) random words may
   follow, and random words confirm each other. Until `DOUBT` words of the chip had their place in time, so many in a
-  row must confirm a word that is held, unless it is known when words came.
+  row must confirm a word that is held, unless it is known when words came, or seconds pass between them.
 * Uncertain epochs. A silence longer than half a period may have been longer by whole periods. The shortest is taken,
-  and it is counted and marked.
+  and it is counted and marked. So is a hit that goes on just where its chip had left, a period later: then damaged
+  words may have led astray.
 """
 
 from typing import Final, NamedTuple
@@ -106,7 +107,11 @@ C_FAR_TIME: Final = 7
 """Time of the last of them."""
 C_HOW: Final = 8
 """What its pixels measure, by the `HOW_...` bits."""
-C_HELD: Final = 9
+C_SILENCE: Final = 9
+"""Before its last word, if that was held; else 0. More than `SPARSE`: others come as seldom, none waits for many."""
+C_LEFT: Final = 10
+"""Its newest time before it last went far ahead."""
+C_HELD: Final = 11
 """From here on word and time of each that is held, and since when nothing was sure if its epoch is not (else `NEVER`).
 """
 
@@ -214,6 +219,8 @@ _PAIR_GAP: Final = 64
 
 WRAP_SUSPECT: Final = (1 << _TOA_WIDTH) - (1 << (_TOA_WIDTH - 4))
 """Lateness (384 us) near the 409.6 us beyond which the board's extension of ToA is wrong by a wrap."""
+SPARSE: Final = 40_000_000
+"""Counts (1 s)."""
 FAR_AGREE: Final = 1 << 25
 """Counts (0.8 s) within which words beyond the latest agree with the one before."""
 FAR_ENOUGH: Final = 256
@@ -475,6 +482,7 @@ def _believe(newest: int, chip: int, n_words: int, store: Store) -> None:
     state[S_NEWEST] = max(state[S_NEWEST], newest)
     state[S_REFERENCE] = max(state[S_REFERENCE], newest)
     chips[chip, C_DOUBT] = max(0, chips[chip, C_DOUBT] - n_words)
+    chips[chip, C_SILENCE] = 0
 
 
 @inlined
@@ -492,6 +500,9 @@ def _hold(word: int, time: int, bits: int, chip: int, store: Store) -> None:
     at = C_HELD + 3 * n
     chips[chip, at] = word
     chips[chip, at + 1] = time
+    left = chips[chip, C_LEFT]
+    if left != NEVER and bits == _HIT_BITS and (time - left) & _HIT_PERIOD_MASK <= state[S_JUMP]:
+        since = left
     chips[chip, at + 2] = since if _is_uncertain(time, since, bits, state) else NEVER
     chips[chip, C_HELD_NEWEST] = max(held_newest, time)
     chips[chip, C_N_HELD] = n + 1
@@ -516,26 +527,38 @@ def _take_first_held(chip: int, store: Store) -> None:
     chips[chip, C_N_HELD] -= 1
     state[S_N_HELD] -= 1
     _note_epoch(since, time, chip, store)
+    newest = chips[chip, C_NEWEST]
+    if chips[chip, C_SILENCE] == 0:
+        chips[chip, C_LEFT] = newest
     _accept(word, time, chip, store)
+    chips[chip, C_SILENCE] = max(1, time - newest) if newest != NEVER else 1
 
 
 @internal
-def _refute_held(chip: int, store: Store) -> None:
-    """What is held of a chip was no time."""
+def _refute_held(time: int, chip: int, store: Store) -> None:
+    """A word of `time` came: from the first on that is newer by more than words may be late, what is held
+    was no time."""
     state, chips = store.state, store.chips
+    limit = time + state[S_LATENESS]
     n = chips[chip, C_N_HELD]
-    for i in range(n):
+    left = 0
+    newest = NEVER
+    while left < n and chips[chip, C_HELD + 3 * left + 1] <= limit:
+        newest = max(newest, chips[chip, C_HELD + 3 * left + 1])
+        left += 1
+    for i in range(left, n):
         store.counts[_jumped_class(chips[chip, C_HELD + 3 * i])] += 1
-    _mark(_M_JUMPED, chip, n, chips[chip, C_NEWEST], chips[chip, C_HELD_NEWEST], store)
-    chips[chip, C_N_HELD] = 0
-    state[S_N_HELD] -= n
+    _mark(_M_JUMPED, chip, n - left, chips[chip, C_NEWEST], chips[chip, C_HELD_NEWEST], store)
+    chips[chip, C_HELD_NEWEST] = newest
+    chips[chip, C_N_HELD] = left
+    state[S_N_HELD] -= n - left
 
 
 @internal
 def _confirm_held(chip: int, store: Store) -> None:
     """Another word speaks for those that are held: accept those that enough speak for."""
     state, chips = store.state, store.chips
-    trusted = chips[chip, C_DOUBT] == 0 or state[S_LATEST] < FOREVER
+    trusted = chips[chip, C_DOUBT] == 0 or chips[chip, C_SILENCE] > SPARSE or state[S_LATEST] < FOREVER
     needed = 1 if trusted else DOUBT
     while chips[chip, C_N_HELD] and (
         chips[chip, C_N_HELD] >= needed or chips[chip, C_HELD + 1] <= state[S_NEWEST] + state[S_JUMP]
@@ -572,13 +595,13 @@ def _timed(word: int, chip: int, store: Store) -> None:
         _mark(_M_JUMPED, chip, 1, chips[chip, C_NEWEST], time, store)
         return
     if chips[chip, C_N_HELD]:
-        if time >= chips[chip, C_HELD_NEWEST] - state[S_LATENESS]:
+        if time < chips[chip, C_HELD_NEWEST] - state[S_LATENESS]:
+            _refute_held(time, chip, store)
+        if chips[chip, C_N_HELD]:
             _confirm_held(chip, store)
-        else:
-            _refute_held(chip, store)
-            if state[S_NEWEST] == NEVER and state[S_ANCHORED] == 0 and state[S_N_HELD] == 0:
-                state[S_KNOWN] = 0
-                time = value
+        elif state[S_NEWEST] == NEVER and state[S_ANCHORED] == 0 and state[S_N_HELD] == 0:
+            state[S_KNOWN] = 0
+            time = value
     newest = state[S_NEWEST]
     floor = chips[chip, C_NEWEST] - state[S_LATENESS]
     if state[S_N_CHIPS] > 1:
