@@ -43,6 +43,42 @@ class Used:
         return self.others < FREE
 
 
+class Others:
+    """What others took of the cores since this was made: whoever is neither this test nor one of its processes."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._before = self._taken()
+
+    @staticmethod
+    def _taken() -> float:
+        return _busy() - _family()
+
+    @property
+    def cores(self) -> float:
+        """On average until now."""
+        return max(0.0, (self._taken() - self._before) / (time.monotonic() - self._begin))
+
+    def left_it_alone(self) -> bool:
+        """Whether what was late is our doing. Said where it is not: times of a busy machine are no claim."""
+        cores = self.cores
+        if cores >= FREE:
+            print(f"others used {cores:.2f} cores: times are not judged")
+        return cores < FREE
+
+
+def _family() -> float:
+    """CPU seconds of this process, of those that it has started, and of theirs."""
+    me = psutil.Process()
+    seconds = 0.0
+    for process in (me, *me.children(recursive=True)):
+        try:
+            seconds += sum(process.cpu_times()[:4])  # of its own, and of its children that have ended
+        except psutil.NoSuchProcess:
+            continue
+    return seconds
+
+
 def _busy() -> float:
     times = psutil.cpu_times()
     return sum(times) - times.idle - times.iowait - times.guest - times.guest_nice

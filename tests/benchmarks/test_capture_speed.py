@@ -18,7 +18,7 @@ from tests.sim_process import running_sim
 
 pytestmark = pytest.mark.bench
 
-SECONDS = 10
+SECONDS = 6
 HALF_A_CORE = 0.5
 
 

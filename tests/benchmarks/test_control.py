@@ -12,6 +12,7 @@ from ophyd_timepix.config import BiasConfig
 from ophyd_timepix.control import Board, SpidrClient
 from ophyd_timepix.control.configuration import apply_configuration, read_configuration
 from ophyd_timepix.protocol import Dac, PixelMatrix
+from tests.benchmarks.cores import Others
 from tests.sim_process import SimProcess, running_sim
 
 pytestmark = pytest.mark.bench
@@ -36,7 +37,7 @@ def milliseconds(work: Callable[[], object]) -> float:
 def test_connect_and_configure_one_chip(sim):
     """18 DACs, the matrix with its read-back, words, trigger and clock: all of it differs from what the chip has."""
     noise = np.random.default_rng(1).integers(0, 16, (256, 256))
-    report = {}
+    report, others = {}, Others()
     with SpidrClient(sim.host, sim.port) as client:
         board = Board(client)
         begin = time.perf_counter()
@@ -59,15 +60,18 @@ def test_connect_and_configure_one_chip(sim):
         report["apply what is there already ms"] = round(milliseconds(lambda: apply_configuration(board, wanted)), 1)
     print("\n" + json.dumps(report))
     assert len(applied.changed) >= len(Dac) + 1
-    assert seconds < CONNECT_AND_CONFIGURE_S
+    if others.left_it_alone():
+        assert seconds < CONNECT_AND_CONFIGURE_S
 
 
 def test_set_one_dac_with_read_back(sim):
+    others = Others()
     with SpidrClient(sim.host, sim.port) as client:
         chip = Board(client).chip(0)
         times = [milliseconds(lambda v=v: chip.set_dac(Dac.VTHRESHOLD_FINE, v)) for v in range(500)]
     print("\n" + json.dumps({"DAC ms, median": round(statistics.median(times), 3), "largest": round(max(times), 3)}))
-    assert statistics.median(times) < DAC_MS
+    if others.left_it_alone():
+        assert statistics.median(times) < DAC_MS
 
 
 def test_a_scan_over_one_dac_costs_little_for_control(sim):
@@ -87,9 +91,11 @@ def test_a_scan_over_one_dac_costs_little_for_control(sim):
     spidr.connect()
     nothing = SynAxis(name="nothing")
     scan(nothing)
+    others = Others()
     try:
         without, with_dac = scan(nothing), scan(spidr.chip0.dacs.vthreshold_fine)
     finally:
         spidr.disconnect()
     print("\n" + json.dumps({"ms a point": {"simulated motor": round(without, 2), "DAC": round(with_dac, 2)}}))
-    assert with_dac - without < SCAN_POINT_MS
+    if others.left_it_alone():
+        assert with_dac - without < SCAN_POINT_MS

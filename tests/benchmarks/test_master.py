@@ -11,6 +11,7 @@ import pytest
 from ophyd_timepix.events.columns import CENTROIDS
 from ophyd_timepix.files.event_file import EventFile, tof_edges
 from ophyd_timepix.files.master import write_master
+from tests.benchmarks.cores import Others
 
 pytestmark = pytest.mark.bench
 
@@ -59,11 +60,12 @@ def test_the_master_of_ten_million_centroids(tmp_path):
     write_event_file(tmp_path / "run.h5")
     peak = Peak()
     peak.start()
-    begin = time.perf_counter()
+    others, begin = Others(), time.perf_counter()
     write_master(tmp_path / "run.nxs", tmp_path / "run.h5", start={}, configuration={}, ledger={})
     seconds = time.perf_counter() - begin
     grown = peak.grown()
     size = (tmp_path / "run.nxs").stat().st_size
     print(f"\nmaster of {ROWS:.0e} rows: {seconds:.2f} s, {size / 1e6:.0f} MB, memory + {grown / 1e6:.1f} MB")
-    assert seconds < LONGEST_S
+    if others.left_it_alone():
+        assert seconds < LONGEST_S
     assert grown < MOST_BYTES
