@@ -172,7 +172,8 @@ class NaiveDecoder:
             self.counts[Count.TIMER_WORDS] += 1
             low = w.TIMER_LOW.get(word)
             waited = (w.SPIDR_TIME.get(word) - (low >> 14)) % (1 << 16)
-            self.chips[self.chip].timer_low = low if waited <= 64 or waited == (1 << 16) - 1 else None
+            fits = waited <= 64 or waited == (1 << 16) - 1
+            self.chips[self.chip].timer_low = low if fits and low < PERIOD_32 - (65 << 14) else None
         elif top == w.TIMER_HIGH_BYTE:
             self.counts[Count.TIMER_WORDS] += 1
             self._timer_high(word)

@@ -627,10 +627,14 @@ def _timed(word: int, chip: int, store: Store) -> None:
 
 @internal
 def _timer_low(word: int, chip: int, chips: Ints) -> None:
-    """The first half of a timer pair, if it came when it says: its SPIDR time may be 1 too small."""
+    """The first half of a timer pair, if it came when it says: its SPIDR time may be 1 too small.
+
+    Just before it runs over it says nothing: the second half may be that of a later pair.
+    """
     low = (word >> _TIMER_LOW_SHIFT) & _TIMER_LOW_MASK
     since = ((word & _SPIDR_MASK) + 1 - (low >> _TOA_WIDTH)) & _SPIDR_MASK
-    chips[chip, C_TIMER_LOW] = low if since <= _PAIR_GAP + 1 else -1
+    runs_over = low > _TIMER_LOW_MASK - ((_PAIR_GAP + 1) << _TOA_WIDTH)
+    chips[chip, C_TIMER_LOW] = -1 if runs_over or since > _PAIR_GAP + 1 else low
 
 
 @internal
