@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil, floor, inf, nan
 
-from ophyd_timepix.config import CentroidTime, Edge, Metric, Processing
+from ophyd_timepix.config import Calibration, CentroidTime, Edge, Metric, Processing
 from ophyd_timepix.decode import Count, Mark
 from ophyd_timepix.protocol import words as w
 from ophyd_timepix.protocol.chip_config import GeneralConfig
@@ -402,6 +402,45 @@ def keep_hits(hits: list[Hit], processing: Processing) -> tuple[list[Hit], int, 
     good = [hit for hit in hits if (hit[1], hit[3], hit[2]) not in processing.masked_pixels]
     kept = [hit for hit in good if low <= hit[4] <= high]
     return kept, len(hits) - len(good), len(good) - len(kept)
+
+
+def corrected(hits: list[Hit], calibration: Calibration | None) -> list[Hit]:
+    """Hits with time-walk and the offset of their chip taken off, rounded to ticks one after the other."""
+    return [(hit[0] - walk_ticks(hit, calibration), *hit[1:]) for hit in hits] if calibration else hits
+
+
+def walk_ticks(hit: Hit, calibration: Calibration) -> int:
+    """What is taken off a hit: what depends on chip and ToT, and what depends on the pixel."""
+    _, chip, y, x, tot = hit
+    common = by_pixel = 0.0
+    if calibration.time_walk_table_ns is not None:
+        common += float(calibration.time_walk_table_ns[chip, tot])
+    if calibration.time_walk_abc is not None:
+        each = calibration.time_walk_abc.ndim > 2
+        row = calibration.time_walk_abc[chip, y, x] if each else calibration.time_walk_abc[chip]
+        a, b, c = (float(p) for p in row)
+        if each:
+            by_pixel = a * 96 / 25 / max(tot - b, 1) + c * 96 / 25
+        else:
+            common += a / max(tot - b, 1) + c
+    if calibration.chip_offset_ns is not None:
+        common += float(calibration.chip_offset_ns[chip])
+    return round(common * 96 / 25) + round(by_pixel)
+
+
+def energy(hits: list[Hit], calibration: Calibration) -> float:
+    """The sum of the energies that give the ToT of these hits, each found by halving intervals."""
+    total = 0.0
+    for _, chip, y, x, tot in hits:
+        table = calibration.energy_abct[chip]
+        a, b, c, t = (float(p) for p in (table[y, x] if table.ndim > 1 else table))
+        low, high = t, t + (abs(tot - b - a * t) + (4 * a * c) ** 0.5 + 1) / a
+        for _ in range(200):
+            middle = (low + high) / 2
+            above = a * middle + b - (c / (middle - t) if middle > t else inf if c else 0) > tot
+            low, high = (low, middle) if above else (middle, high)
+        total += low
+    return total
 
 
 # --- shots ------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ophyd_timepix.config import Geometry, Processing
+from ophyd_timepix.config import Calibration, Geometry, Processing
 from ophyd_timepix.decode import Decoder, Framing
 from ophyd_timepix.events import BlockArrays, BlockBuilder, CentroidFinder
 from ophyd_timepix.events.corrections import Corrections
@@ -49,8 +49,8 @@ def flush(builder: BlockBuilder, rows: "Rows", end_tick: int | None = None, bloc
 class Rows:
     """Tables that grow block by block."""
 
-    def __init__(self, processing: Processing, n_chips: int) -> None:
-        self.finder = CentroidFinder(processing, Geometry.for_chips(n_chips).table())
+    def __init__(self, processing: Processing, n_chips: int, calibration: Calibration | None = None) -> None:
+        self.finder = CentroidFinder(processing, Geometry.for_chips(n_chips).table(), calibration)
         self._with_hits = processing.hits
         self._tables: dict[str, list[Table]] = {name: [] for name in ("centroids", "hits", "shots", "triggers")}
         self.totals: dict[str, int] = {}
@@ -108,14 +108,15 @@ def process(
     lateness_ticks: int = 1_920_000,
     block: BlockArrays | None = None,
     lost: Iterable[tuple[int, int]] = (),
+    calibration: Calibration | None = None,
     **builder_options: Any,
 ) -> Rows:
     """One acquisition. partial: take whatever is final after each batch. lost: spans of ticks."""
     decoder = Decoder(framing, n_chips, lateness_ticks=lateness_ticks)
     builder = BlockBuilder(processing, n_chips, **builder_options)
     block = block or BlockArrays()
-    corrections = Corrections(processing)
-    rows = Rows(processing, n_chips)
+    corrections = Corrections(processing, calibration, n_chips)
+    rows = Rows(processing, n_chips, calibration)
     for low, high in lost:
         builder.invalidate(low, high)
     for batch in batches(decoder, words, (0, len(words)) if places is None else places):
@@ -124,7 +125,7 @@ def process(
             rows.add(block)
         if partial and builder.take_partial(block):
             rows.add(block)
-        rows.horizon = batch.horizon_ticks
+        rows.horizon = batch.horizon_ticks - corrections.earlier_ticks
     flush(builder, rows, end_tick, block)
     rows.gaps = builder.take_gaps()
     rows.filtered = (corrections.filtered_masked, corrections.filtered_tot)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ..config import CentroidTime, Edge, Metric, MissingTriggers, Processing
+from ..config import CalibrationFile, CentroidTime, Edge, Metric, MissingTriggers, Processing
 from ..config.masked_pixels import Pixel, checked, parse_pixels, read_pixels
 from ..spool.sources import Recording, open_recording
 from .asking import recorded_processing
@@ -59,6 +59,7 @@ def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--masked-pixels", type=masked_pixels, metavar="FILE|LIST", help="hits to leave out: chip,x,y chip,x,y ..."
     )
+    group.add_argument("--calibration", metavar="FILE", type=calibration_file, help="FILE.npz, or none")
     group.add_argument("--lateness-ns", type=float)
     group.add_argument("--trigger-input", type=int, choices=(1, 2))
     group.add_argument("--trigger-edge", type=Edge, choices=list(Edge))
@@ -74,6 +75,14 @@ def masked_pixels(text: str) -> tuple[Pixel, ...]:
     try:
         return read_pixels(Path(text)) if Path(text).is_file() else checked(parse_pixels(text))
     except (ValueError, OSError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def calibration_file(text: str) -> CalibrationFile | None:
+    """What is known of the file; `none` is none."""
+    try:
+        return None if text == "none" else CalibrationFile.from_text(text)
+    except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 

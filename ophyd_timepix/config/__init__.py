@@ -1,5 +1,6 @@
 """What an operator chooses, saves and loads: validated models, their files, and what differs between two of them."""
 
+from .calibration import Calibration, CalibrationFile
 from .dac_values import DacValues
 from .difference import Difference, diff
 from .errors import ConfigError
@@ -18,6 +19,8 @@ from .processing import CentroidTime, Edge, Metric, MissingTriggers, Processing
 __all__ = [
     "BiasConfig",
     "BoardConfig",
+    "Calibration",
+    "CalibrationFile",
     "CentroidTime",
     "ChipConfig",
     "ConfigError",

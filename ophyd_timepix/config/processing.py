@@ -5,6 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from .calibration import Calibration, CalibrationFile, as_calibration_file
 from .masked_pixels import Pixel, as_pixels, checked
 
 
@@ -88,13 +89,21 @@ class Processing(BaseModel):
     masked_pixels: Annotated[tuple[Pixel, ...], BeforeValidator(as_pixels), AfterValidator(checked)] = Field(
         (), description="hits of these pixels are filtered: (chip, x, y), x and y on the chip itself (0 to 255)"
     )
+    calibration: Annotated[CalibrationFile | None, BeforeValidator(as_calibration_file)] = Field(
+        None, description="file of time-walk, offsets of chips and energies; a path will do"
+    )
     lateness_ns: float = Field(500_000.0, ge=0, le=2_000_000, description="how late a hit may come in the stream (ns)")
     hits: bool = Field(False, description="write the hit columns too")
 
     @property
     def optional_columns(self) -> tuple[str, ...]:
         """Columns that the tables of events have because of this."""
-        return ("inferred",) if self.missing_triggers is MissingTriggers.INFER else ()
+        inferred = ("inferred",) if self.missing_triggers is MissingTriggers.INFER else ()
+        return (*inferred, "energy") if self.calibration is not None and self.calibration.energy else inferred
+
+    def load_calibration(self) -> Calibration | None:
+        """What is in the file. Raises ConfigError when it is not the one that was chosen."""
+        return None if self.calibration is None else self.calibration.load()
 
     @model_validator(mode="after")
     def _windows_are_not_empty(self) -> Self:

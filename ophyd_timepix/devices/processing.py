@@ -7,6 +7,7 @@ from ophyd import Component as Cpt
 from ophyd import Device, Kind
 
 from ..config import CentroidTime, Edge, Metric, MissingTriggers, Processing
+from ..config.calibration import CalibrationFile, is_pinned
 from ..config.masked_pixels import checked, parse_pixels, pixels_text, read_pixels
 from .signals import RunSetting, Scalar, run_setting
 from .text import table
@@ -44,10 +45,22 @@ class PixelList(RunSetting):
             raise ValueError(f"{self.name}: {error}") from None
 
 
+class CalibrationPath(RunSetting):
+    """A calibration file as text, `PATH#SHA256`; the digest is added when a path is set, and asked for at each run."""
+
+    def normal(self, value: Any) -> Scalar:
+        """Raises ValueError for a file that is no calibration."""
+        text = str(value)
+        found = None if is_pinned(text) else CalibrationFile.from_text(text)
+        return text if found is None else found.text
+
+
 def _as_signal(name: str, value: Any) -> Any:
     """What stands for a parameter of the model in its signal."""
     if name == "masked_pixels":
         return pixels_text(value)
+    if name == "calibration":
+        return "" if value is None else CalibrationFile.model_validate(value).text
     return OFF if value is None else value
 
 
@@ -76,6 +89,7 @@ class ProcessingSettings(Device):
     tot_min = _parameter("tot_min", 0, units="25 ns", limits=(0, 1023))
     tot_max = _parameter("tot_max", 0, units="25 ns", limits=(0, 1023))
     masked_pixels = Cpt(PixelList, value="", kind=Kind.config, meaning=_meaning("masked_pixels"))
+    calibration = Cpt(CalibrationPath, value="", kind=Kind.config, meaning=_meaning("calibration"))
     lateness_ns = _parameter("lateness_ns", 500_000.0, units="ns", limits=(0.0, 2_000_000.0))
     hits = _parameter("hits", False)
 

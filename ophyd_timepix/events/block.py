@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from .columns import CENTROIDS, HITS
+from .columns import CENTROIDS, ENERGY, HITS
 
 REL_TICK_SHIFT: Final = 28
 REL_TICK_MIN: Final = 1 << 34
@@ -109,6 +109,8 @@ class BlockHeader:
     n_parts = _Field(23)
     """Clusters that they became; they are among `n_clusters`."""
 
+    has_energy = _Field(25)
+    """1: centroids have an energy."""
     infers = _Field(24)
     """1: shots say whether their trigger was put in."""
 
@@ -148,6 +150,7 @@ class BlockArrays:
         self.edge_counter: npt.NDArray[np.uint16] = next(views)
         self.labels: npt.NDArray[np.int32] = next(views)
         self.centroids: Columns = {column.name: next(views) for column in CENTROIDS}
+        self.energy: npt.NDArray[np.float32] = next(views)
         self.hits: Columns = {column.name: next(views) for column in HITS if column.name != "cluster"}
 
     @classmethod
@@ -163,7 +166,8 @@ class BlockArrays:
     def centroid_columns(self) -> Columns:
         """The block's rows of /entry/centroids (views)."""
         n = self.header.n_centroids
-        return {name: column[:n] for name, column in self.centroids.items()}
+        columns = {name: column[:n] for name, column in self.centroids.items()}
+        return columns | ({"energy": self.energy[:n]} if self.header.has_energy else {})
 
     def hit_columns(self, first_row: int) -> Columns:
         """The block's rows of /entry/hits; `first_row` is the file's row of the block's first centroid.
@@ -220,6 +224,7 @@ def _layout(capacity: Capacity) -> list[tuple[int, str]]:
         (edges, "<u2"),
         (hits, "<i4"),
         *((hits, column.dtype) for column in CENTROIDS),
+        (hits, ENERGY.dtype),
         *((hits, column.dtype) for column in HITS if column.name != "cluster"),
     ]
 

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..config import CentroidTime, Processing
+from ..config import Calibration, CentroidTime, Processing
 from ..jit import kernel
 from ..protocol.words import MAX_CHIPS, TOT_SATURATED
 from . import cluster as c
@@ -32,6 +32,7 @@ from .cluster import (
     Y_SUM_SHIFT,
 )
 from .columns import Flag
+from .energy import EnergySum
 
 Ints = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -316,24 +317,31 @@ class Scratch:
 class CentroidFinder:
     """Clusters and centroids of blocks, one after the other.
 
-    table: `Geometry.table()`, one row per chip.
+    table: `Geometry.table()`, one row per chip. calibration: where centroids are to have an energy.
     """
 
-    def __init__(self, processing: Processing, table: Ints) -> None:
+    def __init__(self, processing: Processing, table: Ints, calibration: Calibration | None = None) -> None:
         self.processing = processing
+        self._energy = EnergySum(calibration) if calibration is not None and calibration.has_energy else None
         self._table = np.ascontiguousarray(table, np.int64)
         self._scratch = Scratch(c.neighbourhood(processing), n_chips=len(self._table))
 
     def process(self, block: BlockArrays) -> None:
         """Fill the outputs of a block; hit columns and labels if the processing asks for hits."""
-        centroid_block(block, self.processing, self._table, self._scratch, self.processing.hits)
+        centroid_block(block, self.processing, self._table, self._scratch, self.processing.hits, self._energy)
 
 
 def centroid_block(
-    block: BlockArrays, processing: Processing, table: Ints, scratch: Scratch, hits: bool = False
+    block: BlockArrays,
+    processing: Processing,
+    table: Ints,
+    scratch: Scratch,
+    hits: bool = False,
+    energy: EnergySum | None = None,
 ) -> None:
     """Find the clusters of a block and write its centroid columns; with `hits` also labels and hit columns."""
     header = block.header
+    header.has_energy = int(energy is not None)
     n = header.n_hits
     header.n_noise = header.n_clusters = header.n_centroids = header.n_small = header.n_small_hits = 0
     header.n_clustered = header.n_split = header.n_parts = 0
@@ -347,13 +355,15 @@ def centroid_block(
         flags = block.centroids["flags"]
         parts.flag_parts(n_found, header.n_parts, scratch.number, scratch.row_of_slot, _SPLIT, flags)
     touches_forced_cut = bool(header.forced_cut or header.after_forced_cut)
-    if hits or touches_forced_cut:
+    if hits or touches_forced_cut or energy is not None:
         find_slots(n, scratch.slots, scratch.parent, scratch.row_of_slot, block.labels)
     if touches_forced_cut:
         window = int(scratch.neighbourhood.reach.max())
         at_start, at_end = bool(header.after_forced_cut), bool(header.forced_cut)
         flag_forced_cut(block.keys, n, block.labels, window, at_start, at_end, block.centroids["flags"])
     scratch.clean(n_slots)
+    if energy is not None:
+        energy.write(block.keys, n, block.labels, header.n_centroids, block.energy)
     if hits:
         write_hits(block.keys, header.base_tick, *_shots(block), header.n_shots, table, *block.hits.values())
 

@@ -61,7 +61,8 @@ SHOTS: Final = (
 )
 
 INFERRED: Final = Column("inferred", "<u1", "", "1: no trigger came, it was put in at its time; never valid")
-OPTIONAL: Final = {"shots": (INFERRED,)}
+ENERGY: Final = Column("energy", "<f4", "keV", "sum of the energies of the hits; NaN where a pixel is not calibrated")
+OPTIONAL: Final = {"centroids": (ENERGY,), "shots": (INFERRED,)}
 """Columns that a table has only where the processing asks for them, behind the others."""
 
 TRIGGERS: Final = (

@@ -2,13 +2,14 @@
 
 import numpy as np
 
-from ..config import CentroidTime, Gate, Geometry, Metric, Processing
+from ..config import Calibration, CentroidTime, Gate, Geometry, Metric, Processing
 from . import cutting, order
 from .block import BlockArrays, Capacity
 from .builder import BlockBuilder
 from .centroid import CentroidFinder
 from .corrections import Corrections
 from .counting import PointCounter
+from .energy import EnergySum
 from .gates import Condition
 from .histograms import add_histogram, add_image
 from .sums import PointArrays, Spectrum
@@ -53,6 +54,7 @@ def warm_up() -> None:
         CentroidFinder(processing, Geometry.for_chips(2).table()).process(block)
         block.keys[:2] &= ~0x3FF  # without ToT
         CentroidFinder(processing, Geometry.for_chips(2).table()).process(block)
+    _warm_calibrations(block)
     columns = block.centroid_columns()
     add_image(np.zeros((4, 4), np.uint64), columns["x"], columns["y"])
     add_histogram(np.zeros(4, np.uint64), columns["tof"], 0.0, 1.0)
@@ -60,3 +62,12 @@ def warm_up() -> None:
     counter.add(columns, 0, block.shot_columns()["valid"])
     order.shift_keys(block.keys, 0, 0, 0)
     cutting.find_last_cut(block.keys, 0, 2, 0, 1, block.shot_tick, 0, 0)
+
+
+def _warm_calibrations(block: BlockArrays) -> None:
+    for calibration in (
+        Calibration(time_walk_table_ns=np.ones((1, 1024)), energy_abct=np.ones((1, 4))),
+        Calibration(time_walk_abc=np.ones((1, 256, 256, 3)), energy_abct=np.ones((1, 256, 256, 4))),
+    ):
+        Corrections(Processing(), calibration).apply(_TwoHits())
+        EnergySum(calibration).write(block.keys, 0, block.labels, 0, block.energy)

@@ -32,4 +32,4 @@ class CentroidStage(Stage):
         self._sink.send(block)
 
     def _open(self, run: RunRequest) -> None:
-        self._finder = CentroidFinder(run.processing, run.geometry.table())
+        self._finder = CentroidFinder(run.processing, run.geometry.table(), run.processing.load_calibration())

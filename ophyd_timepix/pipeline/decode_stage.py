@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..clock import NS_PER_COUNT, TICKS_PER_COUNT, ns_to_ticks
+from ..config import Calibration
 from ..decode.chunks import first_chunk
 from ..decode.counts import PIXEL_CLASSES, Count, total
 from ..decode.decoder import Batch, Decoder, Framing, control_names
 from ..decode.repeats import Repeats
+from ..events.block import BlockArrays
 from ..events.builder import BlockBuilder
 from ..events.corrections import Corrections
 from ..protocol.words import MAX_CHIPS
@@ -122,6 +124,7 @@ class DecodeStage(Stage):
         self._free = list(range(len(shared.blocks)))
         self._buffer = np.empty(SLICE_BYTES, np.uint8)
         self._run: RunRequest | None = None
+        self._calibration: Calibration | None = None
         self._stream: _Stream | None = None
         self._source: Source | None = None
         self._sequence = 0
@@ -149,6 +152,9 @@ class DecodeStage(Stage):
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def _open(self, run: RunRequest) -> None:
+        """Raises ValueError for a calibration that is another one, or not of these chips."""
+        self._calibration = run.processing.load_calibration()
+        Corrections(run.processing, self._calibration, run.n_chips)
         self._run = run
         self._stream = None
         self._sequence = 0
@@ -162,7 +168,7 @@ class DecodeStage(Stage):
         if run.spool is None and run.keep_raw and not run.preview:
             raise ValueError("a live run needs a recording")
         if self._stream is None:
-            self._stream = _Stream(run, Framing.TPX3)
+            self._stream = _Stream(run, Framing.TPX3, calibration=self._calibration)
         self._stream.begin(acquisition, start)
         self._source = LiveSource(
             self._shared.ring,
@@ -195,11 +201,11 @@ class DecodeStage(Stage):
         run = self._opened().model_copy(update={"phase": request.phase, "timer_zero_ns": request.timer_zero_ns})
         framing = Framing.TPX3 if request.recording.chunked else Framing.RAW
         if self._stream is None:
-            return _Stream(run, framing)
+            return _Stream(run, framing, calibration=self._calibration)
         self._hits_before += self._stream.hits
         self._edges_before += self._stream.edges
         self._passed_over_before += self._stream.passed_over
-        return _Stream(run, framing, self._stream.builder.shots)
+        return _Stream(run, framing, self._stream.builder.shots, self._calibration)
 
     def _opened(self) -> RunRequest:
         if self._run is None:
@@ -262,7 +268,7 @@ class DecodeStage(Stage):
         more = True
         while more:
             number = self._free_block()
-            more = stream.builder.flush(self._shared.blocks[number], end_tick)
+            more = stream.flush(self._shared.blocks[number], end_tick)
             self._hand_over(number, stream)
         self._show(source, stream)
         source.close()
@@ -294,13 +300,15 @@ class DecodeStage(Stage):
 class _Stream:
     """The decoder and the builder of one time line, and what they counted in the running acquisition."""
 
-    def __init__(self, run: RunRequest, framing: Framing, first_shot: int = 0) -> None:
+    def __init__(
+        self, run: RunRequest, framing: Framing, first_shot: int = 0, calibration: Calibration | None = None
+    ) -> None:
         phase = None if run.phase is None else np.asarray(run.phase, np.int32)
         lateness = ns_to_ticks(run.processing.lateness_ns)
         self._decoder = Decoder(framing, run.n_chips, phase, lateness)
         self._repeats = Repeats() if framing is Framing.TPX3 else None
         self._repeated_before = NO_REPEATS
-        self._corrections = Corrections(run.processing)
+        self._corrections = Corrections(run.processing, calibration, run.n_chips)
         self.builder = BlockBuilder(run.processing, run.n_chips, first_shot=first_shot)
         self._zero_ns = run.timer_zero_ns
         self.acquisition = 0
@@ -309,7 +317,9 @@ class _Stream:
         self._controls_before = self._decoder.controls.copy()
         self._skipped = Skipped()
         self._lateness = lateness
-        self._losses = Losses(0, lateness, self.builder.invalidate)
+        # A hit that was lost may have been moved, too.
+        self._moves = self._corrections.earlier_ticks + self._corrections.later_ticks
+        self._losses = Losses(0, lateness, self.builder.invalidate, self._moves)
         self._edges_before = (0, 0, 0, 0, 0)
         self._filtered_before = (0, 0)
 
@@ -361,7 +371,7 @@ class _Stream:
         self._filtered_before = self._filtered
         self._repeated_before = self._repeated
         self._decoder.take_lateness()
-        self._losses = Losses(start, self._lateness, self.builder.invalidate)
+        self._losses = Losses(start, self._lateness, self.builder.invalidate, self._moves)
 
     @property
     def _repeated(self) -> Repeated:
@@ -413,6 +423,10 @@ class _Stream:
         batch = self._decoder.flush()
         self._losses.epochs(batch.marks)
         self.builder.add(self._corrections.apply(batch))
+
+    def flush(self, block: BlockArrays, end_tick: int | None) -> bool:
+        """Fill a block with what is left; True: call again. Hits that came until the end may have become earlier."""
+        return self.builder.flush(block, None if end_tick is None else end_tick - self._corrections.earlier_ticks)
 
     def end_acquisition(self, way: Way | None, stop: int) -> DecodeTotals:
         """What was counted since `begin`. stop: the address after the last word."""

@@ -109,9 +109,13 @@ class _Mark:
 class Losses:
     """Those of one acquisition. `invalidate(low, high)` is told of each loss before the words behind it are built."""
 
-    def __init__(self, start: int, lateness_ticks: int, invalidate: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, start: int, lateness_ticks: int, invalidate: Callable[[int, int], None], moves_ticks: int = 0
+    ) -> None:
+        """moves_ticks: by how much corrections move a hit at most."""
         self._start = start
-        self._lateness = lateness_ticks + FINE_TICKS
+        self._moves = moves_ticks
+        self._lateness = lateness_ticks + FINE_TICKS + moves_ticks
         self._invalidate = invalidate
         self._open: list[_Open] = []
         self._unanswered: _Mark | None = None
@@ -198,7 +202,7 @@ class Losses:
     def late(self, ticks: Ints) -> None:
         """Words that came too late for their shots: those that lie near each other make one span."""
         for tick in ticks.tolist():
-            word, group = LossSpan("late", -1, 1, tick, tick), self._late
+            word, group = LossSpan("late", -1, 1, tick - self._moves, tick + self._moves), self._late
             if group is not None and group.low_ticks - NEAR_TICKS <= tick <= group.high_ticks + NEAR_TICKS:
                 self._late = group.joined(word)
                 continue

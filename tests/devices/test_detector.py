@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ophyd_timepix.config import Edge, Metric, Processing
+from ophyd_timepix.config import Calibration, Edge, Metric, Processing
 from ophyd_timepix.control import TimerReading, TriggerConfig
 from ophyd_timepix.control.timer_service import TimerJumped
 from ophyd_timepix.devices import AcquisitionStopped, TimepixDetector, configuration
@@ -188,6 +188,21 @@ def test_the_settings_make_the_processing_model(tpx):
     tpx.processing.adopt(wanted)
     assert tpx.processing.model == wanted
     tpx.processing.adopt(Processing())
+    assert tpx.processing.model == Processing()
+
+
+def test_a_calibration_is_the_file_that_was_chosen(tpx, tmp_path):
+    path = Calibration(chip_offset_ns=[1.0]).save(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match="no such calibration file"):
+        tpx.processing.calibration.set(str(tmp_path / "b.npz"))
+    tpx.processing.calibration.set(str(path)).wait(1)
+    assert tpx.processing.model == Processing(calibration=path)
+    tpx.processing.adopt(tpx.processing.model)
+    assert tpx.processing.model == Processing(calibration=path)
+    Calibration(chip_offset_ns=[2.0]).save(path, overwrite=True)
+    with pytest.raises(ValueError, match="has changed since it was chosen"):
+        tpx.trigger().wait(5)
+    tpx.processing.calibration.set("").wait(1)
     assert tpx.processing.model == Processing()
 
 

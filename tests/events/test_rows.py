@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ophyd_timepix.config import CentroidTime, Edge, Geometry, Metric, Processing
+from ophyd_timepix.config import Calibration, CentroidTime, Edge, Geometry, Metric, Processing
 from ophyd_timepix.events import BlockArrays, Capacity, Flag
 from tests import naive
 from tests.rows import Rows, assert_same_rows, process
@@ -13,6 +13,28 @@ from tests.strategies import LATENESS, MS, N_EXAMPLES, SECOND, Stream, as_words,
 EXAMPLES = settings(max_examples=N_EXAMPLES, deadline=None)
 DENSE = (0, 0, 0, 0, 1, 2, 4, 16, 100, LATENESS + 1, MS, 17 * MS)
 SMALL = Capacity(hits=4096, shots=4, edges=4)
+
+
+def some_calibrations() -> list[Calibration]:
+    """Of each kind one, with time-walk enough to change the order."""
+    rng = np.random.default_rng(3)
+    pixels = (4, 256, 256)
+    energy = np.stack([rng.uniform(1, 3, pixels), rng.uniform(0, 20, pixels), rng.uniform(0, 90, pixels)], -1)
+    return [
+        Calibration(time_walk_table_ns=rng.uniform(-50, 400, (4, 1024)), chip_offset_ns=[0, 30.3, -25, 7]),
+        Calibration(
+            time_walk_abc=[(540, -5, 0), (90, 0.5, -3), (0, 0, 0), (1, 4, 2)],
+            energy_abct=energy[:, 0, 0, [0, 1, 2, 2]] / 4,
+        ),
+        Calibration(
+            time_walk_abc=rng.uniform((10, -9, -5), (900, 9, 5), (*pixels, 3)),
+            chip_offset_ns=[1000, 0, -1000, 0],
+            energy_abct=np.concatenate([energy, rng.uniform(-1, 3, (*pixels, 1))], -1),
+        ),
+    ]
+
+
+CALIBRATIONS = (None, *some_calibrations())
 
 
 @st.composite
@@ -49,13 +71,14 @@ def rows_of(stream: Stream, processing: Processing, **options) -> Rows:
 
 
 def assert_rows_equal_twin(
-    rows: Rows, stream: Stream, processing: Processing, end_tick: int | None, chain_max: int, lost=()
+    rows: Rows, stream: Stream, processing: Processing, end_tick: int | None, chain_max: int, lost=(), calibration=None
 ):
     """Decode, order, shots, filter, clusters, centroids: every row of every table."""
     twin = naive.NaiveDecoder(True, stream.n_chips, lateness=LATENESS)
     twin.decode(stream.words)
     twin.flush()
     hits, *filtered = naive.keep_hits(twin.hits, processing)
+    hits = naive.corrected(hits, calibration)
     shots = naive.assign_shots(hits, twin.edges, processing, stream.n_chips, end_tick, lost, rows.horizon)
     window = int(processing.window_ns * 96 // 25)
     forced = naive.forced_cuts(shots.hits, shots.opened, window, chain_max)
@@ -98,6 +121,10 @@ def assert_rows_equal_twin(
         np.testing.assert_allclose(centroids[name], values, rtol=1e-6)
     for flag, name in ((Flag.SATURATED, "saturated"), (Flag.EDGE, "edge"), (Flag.SPLIT, "split")):
         assert [bool(flags & flag) for flags in centroids["flags"]] == [getattr(row, name) for row in expected]
+    assert ("energy" in centroids) == (calibration is not None and calibration.has_energy)
+    if "energy" in centroids:
+        energies = [naive.energy([shots.hits[i] for i in row.members], calibration) for row in expected]
+        np.testing.assert_allclose(centroids["energy"], energies, rtol=1e-6)
     totals = rows.totals
     assert totals["n_hits"] == totals["n_clustered"] + totals["n_noise"] + totals["n_small_hits"]
     assert totals["n_noise"] == labels.count(-1)
@@ -115,18 +142,21 @@ def test_rows_equal_the_slow_twin(data, processing):
         ((stream.start + first) * 96, (stream.start + first + length) * 96)
         for first, length in data.draw(st.lists(st.tuples(st.sampled_from(DENSE), st.sampled_from(DENSE)), max_size=3))
     ]
+    calibration = data.draw(st.sampled_from(CALIBRATIONS))
     rows = rows_of(
         stream, processing, end_tick=end_tick, lost=lost, target_hits=target, chain_max=chain_max, sort_piece=4,
+        calibration=calibration,
         block=BlockArrays(capacity=SMALL), places=data.draw(cuts(len(stream.words))), partial=data.draw(st.booleans()),
     )  # fmt: skip
-    assert_rows_equal_twin(rows, stream, processing, end_tick, chain_max, lost)
+    assert_rows_equal_twin(rows, stream, processing, end_tick, chain_max, lost, calibration)
 
 
 @EXAMPLES
 @given(st.data(), processings())
 def test_rows_do_not_depend_on_how_the_stream_is_cut(data, processing):
     stream = data.draw(streams(bad=data.draw(st.booleans()), max_steps=150))
-    reference = rows_of(stream, processing, chain_max=50)
+    calibration = data.draw(st.sampled_from(CALIBRATIONS))
+    reference = rows_of(stream, processing, chain_max=50, calibration=calibration)
     other = rows_of(
         stream,
         processing,
@@ -135,6 +165,7 @@ def test_rows_do_not_depend_on_how_the_stream_is_cut(data, processing):
         target_hits=data.draw(st.sampled_from((1, 7, 50))),
         sort_piece=data.draw(st.sampled_from((1, 10, 1000))),
         chain_max=50,
+        calibration=calibration,
         block=BlockArrays(capacity=SMALL),
     )
     assert_same_rows(reference, other)
