@@ -79,9 +79,11 @@ def recorded_file(recording: Recording, n_chips: int) -> RecordedFile:
     """A file with the column phase and the timer zero of its own words."""
     own = own_run(recording)
     if own is None:
-        return RecordedFile(path=recording.path.resolve(), phase=_phase(recording, n_chips))
+        general = () if recording.general is None else (recording.general,)
+        return RecordedFile(path=recording.path.resolve(), phase=_phase(recording, n_chips), general=general)
     phase = None if own.phase is None else own.phase + (NO_PHASE,) * (n_chips - own.n_chips)
-    return RecordedFile(path=recording.path.resolve(), phase=phase, timer_zero_ns=own.timer_zero_ns)
+    path = recording.path.resolve()
+    return RecordedFile(path=path, phase=phase, general=own.general, timer_zero_ns=own.timer_zero_ns)
 
 
 def recorded_processing(recordings: list[Recording]) -> Processing:
@@ -113,5 +115,10 @@ def _highest_chip(recording: Recording) -> int:
 
 
 def _phase(recording: Recording, n_chips: int) -> tuple[tuple[int, ...], ...] | None:
-    """`.tpx3` of servers is corrected already. Pymepix and the NIKHEF programs set 16 phases (PLL word 0x11E)."""
-    return None if recording.format is Format.TPX3 else (column_phase(PYMEPIX_PLL),) * n_chips
+    """`.tpx3` of servers is corrected already. A `.dat` has the PLL word in its header; Pymepix sets 16 phases (0x11E).
+
+    Raises ValueError for a PLL word whose phases are not known.
+    """
+    if recording.format is Format.TPX3:
+        return None
+    return (column_phase(PYMEPIX_PLL if recording.pll is None else recording.pll),) * n_chips

@@ -293,7 +293,9 @@ def _process(recording: Path, made: Path, before: _Before, pipeline: Processes) 
             "configuration": dict(before.configuration),
         }
     )
-    file = RecordedFile(path=recording, phase=run.phase, timer_zero_ns=run.timer_zero_ns, good_bytes=good)
+    file = RecordedFile(
+        path=recording, phase=run.phase, general=run.general, timer_zero_ns=run.timer_zero_ns, good_bytes=good
+    )
     pipeline.process(request, [file], cancelled=cancelled, master=False)
 
 

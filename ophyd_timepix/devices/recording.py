@@ -185,6 +185,7 @@ class Recording:
                 geometry=file.geometry,
                 n_chips=self._n_chips,
                 phase=self.phase,
+                general=tuple(board.chip(index).general_config().word for index in range(self._n_chips)),
                 timer_zero_ns=zero_ns,
                 timer_zero_iso=_utc(zero_ns),
                 tof_range_ns=file.tof_range_ns,

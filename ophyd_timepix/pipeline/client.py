@@ -220,10 +220,10 @@ class Pipeline:
     ) -> RunSummary:
         """Recordings through the same stages. Each file, or each acquisition of our own files, is an acquisition.
 
-        A bare path takes column phase and timer zero from `run`. cancelled, master: as in `close_run`.
+        A bare path takes column phase, GENCONFIG and timer zero from `run`. cancelled, master: as in `close_run`.
         """
         recorded = [
-            RecordedFile(path=f.resolve(), phase=run.phase, timer_zero_ns=run.timer_zero_ns)
+            RecordedFile(path=f.resolve(), phase=run.phase, general=run.general, timer_zero_ns=run.timer_zero_ns)
             if isinstance(f, Path)
             else f
             for f in files

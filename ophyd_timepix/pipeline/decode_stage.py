@@ -68,6 +68,7 @@ class ReadRequest(NamedTuple):
     """True for the first acquisition of a recording; the others go on with its time and its shots."""
     phase: Phase | None
     timer_zero_ns: int | None
+    general: tuple[int, ...] = ()
     way: Way | None = None
     strays: Strays = Strays()
 
@@ -198,7 +199,9 @@ class DecodeStage(Stage):
 
     def _new_line(self, request: ReadRequest) -> "_Stream":
         """The time line of another recording; shots count on."""
-        run = self._opened().model_copy(update={"phase": request.phase, "timer_zero_ns": request.timer_zero_ns})
+        run = self._opened().model_copy(
+            update={"phase": request.phase, "timer_zero_ns": request.timer_zero_ns, "general": request.general}
+        )
         framing = Framing.TPX3 if request.recording.chunked else Framing.RAW
         if self._stream is None:
             return _Stream(run, framing, calibration=self._calibration)
@@ -305,7 +308,7 @@ class _Stream:
     ) -> None:
         phase = None if run.phase is None else np.asarray(run.phase, np.int32)
         lateness = ns_to_ticks(run.processing.lateness_ns)
-        self._decoder = Decoder(framing, run.n_chips, phase, lateness)
+        self._decoder = Decoder(framing, run.n_chips, phase, lateness, general=run.general)
         self._repeats = Repeats() if framing is Framing.TPX3 else None
         self._repeated_before = NO_REPEATS
         self._corrections = Corrections(run.processing, calibration, run.n_chips)

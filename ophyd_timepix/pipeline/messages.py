@@ -53,6 +53,7 @@ class RunRequest(Message):
     geometry: Geometry = Geometry()
     n_chips: int = Field(1, ge=1, le=4)
     phase: Phase | None = Field(None, description="None: zeros")
+    general: tuple[int, ...] = Field((), description="GENCONFIG of each chip; none: ToA and ToT, with fToA")
     timer_zero_ns: int | None = Field(None, description="host monotonic ns when the board's timers restarted")
     timer_zero_iso: str | None = Field(None, description="the same moment as UTC, ISO 8601")
     tof_range_ns: tuple[float, float] = (0.0, 100_000.0)
@@ -113,6 +114,7 @@ class RecordedFile(Message):
 
     path: Path
     phase: Phase | None = None
+    general: tuple[int, ...] = Field((), description="GENCONFIG of each chip; none: ToA and ToT, with fToA")
     timer_zero_ns: int | None = None
     good_bytes: int | None = Field(None, ge=0, description="what lies behind is not read; None: all that is there")
     acquisitions: tuple[int, int] | None = Field(

@@ -34,6 +34,7 @@ def recorded_parts(file: RecordedFile) -> list[ReadRequest]:
             starts_time_line=k == first,
             phase=file.phase,
             timer_zero_ns=file.timer_zero_ns,
+            general=file.general,
             way=ways[k],
             strays=strays[k],
         )

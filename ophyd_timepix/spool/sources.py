@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..protocol import words
+from ..protocol.chip_config import GeneralConfig, PllConfig
 from .comparison import Comparison
 from .index import DAMAGED, RECORD, Index, Loss, PagedWindow, Poll, read_index
 from .segments import Segment, SegmentReader, find_segments
@@ -16,6 +17,13 @@ from .segments import Segment, SegmentReader, find_segments
 Words = npt.NDArray[np.uint64]
 
 SPIDR_DAT_MAGICS: Final = (b"SPDR", b"SPT3")
+DAT_DEVICE_PART: Final = 512
+"""Where the header of a `.dat` tells of the chip: 'TPX3', then words of 32 bits."""
+DAT_DEVICE_WORDS: Final = 11
+DAT_GENERAL: Final = DAT_DEVICE_PART + 5 * 4
+DAT_PLL: Final = DAT_DEVICE_PART + 7 * 4
+GENERAL_MASK: Final = (1 << GeneralConfig.BITS) - 1
+PLL_MASK: Final = (1 << PllConfig.BITS) - 1
 TPX3_MAGIC: Final = b"TPX3"
 SLICE_BYTES: Final = 4 << 20
 NO_RECORDS: Final = np.zeros(0, RECORD)
@@ -59,6 +67,8 @@ class Recording(BaseModel):
     n_bytes: int = Field(description="bytes of whole words")
     truncated_bytes: int = Field(description="bytes of a broken last word")
     segments: tuple[Segment, ...] | None = Field(None, description="the files, when there are several")
+    general: int | None = Field(None, description="GENCONFIG of the chip, SPIDR `.dat` only")
+    pll: int | None = Field(None, description="PLLCONFIG of the chip, SPIDR `.dat` only")
     start_time_ns: int | None = Field(None, description="host time at open, Pymepix `.raw` only (ns since 1970)")
 
     @property
@@ -71,7 +81,7 @@ def open_recording(path: Path) -> Recording:
     """Find out what `path` is. Raises RecordingError for a foreign or empty file, OSError when it cannot be read."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(512)
+        head = file.read(DAT_DEVICE_PART + 4 * DAT_DEVICE_WORDS)
     if size < 8:
         raise RecordingError(f"{path}: {size} bytes are too few for a recording (a word has 8 bytes)")
     if head[:4] == TPX3_MAGIC:
@@ -123,7 +133,11 @@ def _spidr_dat(path: Path, head: bytes, size: int) -> Recording:
         raise RecordingError(
             f"{path}: SPIDR header size {offset} is not a multiple of 8 within the file's {size} bytes"
         )
-    return _recording(path, Format.SPIDR_DAT, offset, size)
+    recording = _recording(path, Format.SPIDR_DAT, offset, size)
+    if offset < DAT_DEVICE_PART + 4 * DAT_DEVICE_WORDS or head[DAT_DEVICE_PART:][: len(TPX3_MAGIC)] != TPX3_MAGIC:
+        return recording
+    general, pll = (int.from_bytes(head[at : at + 4], "little") for at in (DAT_GENERAL, DAT_PLL))
+    return recording.model_copy(update={"general": general & GENERAL_MASK, "pll": pll & PLL_MASK})
 
 
 class RecordingReader:

@@ -1,8 +1,10 @@
 import itertools
+import struct
 
 import numpy as np
 import pytest
 
+from ophyd_timepix.app.asking import recorded_file
 from ophyd_timepix.protocol.words import chunk_header
 from ophyd_timepix.spool.index import RECORD, Kind, Loss, Poll, Row, header, index_path
 from ophyd_timepix.spool.sources import Format, RecordingError, RecordingReader, open_recording
@@ -34,6 +36,18 @@ def test_the_header_of_a_spidr_file_is_skipped(tmp_path):
     path.write_bytes(b"SPDR" + (768).to_bytes(4, "little") + bytes(760) + words(0xB << 60))
     found = open_recording(path)
     assert (found.format, found.data_offset, found.n_bytes) == (Format.SPIDR_DAT, 768, 8)
+    assert (found.general, found.pll) == (None, None)
+
+
+def test_a_dat_of_spidr_says_how_its_chip_was_set(tmp_path):
+    path = tmp_path / "run-1.dat"
+    device = b"TPX3" + struct.pack("<10I", 256, 256, 1, 0x1234, 0x04C, 0x901, 0x05E, 0, 0, 0)
+    path.write_bytes((b"SPDR" + struct.pack("<I", 768)).ljust(512, b"\xdd") + device.ljust(256, b"\xdd") + bytes(8))
+    found = open_recording(path)
+    assert (found.general, found.pll) == (0x04C, 0x05E)
+    file = recorded_file(found, 1)
+    assert file.general == (0x04C,)
+    assert file.phase == (tuple(-8 if column % 2 else 0 for column in range(128)),)
 
 
 def test_a_broken_last_word_is_counted_and_left_out(tmp_path):
