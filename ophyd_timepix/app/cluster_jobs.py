@@ -47,6 +47,7 @@ def run_on_cluster(where: str, jobs: Sequence[Job], *, workers: int = 1) -> Iter
     workers: centroid processes of each pipeline.
     """
     distributed = _library()
+    Pipeline(workers=workers)  # a number that makes no sense is refused here, not by each worker
     with _client(distributed, where) as client:
         version = code_version()
         try:

@@ -267,10 +267,17 @@ class PartStore:
         return found
 
     def finish(
-        self, number: int, made: Path, ledger: Mapping[str, Any], digests: Mapping[str, tuple[int, str]]
+        self,
+        number: int,
+        made: Path,
+        ledger: Mapping[str, Any],
+        digests: Mapping[str, tuple[int, str]],
+        *,
+        durable: bool = True,
     ) -> None:
-        """Keep a part: the event file first, then the word that it is finished."""
-        _to_disk(made)
+        """Keep a part: the event file first, then the word that it is finished. durable: on the disk itself."""
+        if durable:
+            _to_disk(made)
         made.replace(self.directory / f"{number:06d}.part")
         self._write(f"{number:06d}.json", {"ledger": ledger, "digests": digests})
 

@@ -7,6 +7,7 @@ parts in a directory beside it, with which `--resume` goes on.
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -140,15 +141,14 @@ class _Making:
             if done and store.inputs_were_touched(self._identity()):
                 meter.say("comparing the inputs with those of the finished parts")
                 self._compare(store, hasher)
-            hits, seconds = self._fill(store, hasher, meter)
+            hits, begin = self._fill(store, hasher, meter)
             meter.say("reading the rest of the inputs for their sha256")
             self._compare(store, hasher)
             digests = {path: hasher.digest(path) if self.wish.hash_inputs else None for path in self.inputs}
             meter.say("putting the parts together")
-            begin = time.monotonic()
             ledger = self._put_in_place(store, digests)
         master, problem = write_missing_master(self.wish.output, self.request, ledger)
-        seconds += time.monotonic() - begin
+        seconds = time.monotonic() - begin
         return Product(self.wish.output, master, problem, ledger, len(self.parts), len(done), seconds, hits)
 
     def _stops(self) -> dict[Path, list[int]]:
@@ -174,23 +174,31 @@ class _Making:
                     )
 
     def _fill(self, store: PartStore, hasher: Hasher, meter: Meter) -> tuple[int, float]:
-        """Make the parts that are missing. Returns their hits and the seconds since there was a pipeline."""
+        """Make the parts that are missing. Returns their hits and when the first was begun."""
         done = store.done()
         missing = [part for part in self.parts if part.number not in done]
         counter = _Counter(self.parts, set(done), hasher, meter)
         begin = time.monotonic()
         if not missing:
-            return 0, 0.0
+            return 0, begin
         made = self._on_cluster(store, missing, hasher) if self.wish.dask else self._here(store, missing, counter)
-        first: float | None = None
-        for number, path, ledger in made:
-            if number == 0:
-                first = time.monotonic()
-                continue
-            counter.finished(number, ledger["hits"])
-            part = self.parts[number - 1]
-            store.finish(number, path, ledger, self._digests(part, hasher))
-        return counter.hits, time.monotonic() - (first or begin)
+        with ThreadPoolExecutor(1) as keeper:  # while a part is brought to the disk, the next is processed
+            kept: Future[None] | None = None
+            for number, path, ledger in made:
+                if number == 0:
+                    begin = time.monotonic()
+                    continue
+                counter.finished(number, ledger["hits"])
+                if kept is not None:
+                    kept.result()
+                kept = keeper.submit(self._keep, store, hasher, number, path, ledger)
+            if kept is not None:
+                kept.result()
+        return counter.hits, begin
+
+    def _keep(self, store: PartStore, hasher: Hasher, number: int, path: Path, ledger: Mapping[str, Any]) -> None:
+        digests = self._digests(self.parts[number - 1], hasher)
+        store.finish(number, path, ledger, digests, durable=len(self.parts) > 1)
 
     def _digests(self, part: Part, hasher: Hasher) -> dict[str, tuple[int, str]]:
         if not self.wish.hash_inputs:

@@ -18,7 +18,8 @@ from .. import __version__
 from ..spool.index import index_path
 from ..spool.sources import Recording
 
-PIECE_BYTES: Final = 4 << 20
+PIECE_BYTES: Final = 256 << 10
+"""What is read and hashed at once: it stays in the cache between the two."""
 AHEAD_BYTES: Final = 256 << 20
 """How far the reading for hashes may be ahead of processing."""
 GIT_TIMEOUT_S: Final = 10.0
@@ -126,18 +127,18 @@ class Hasher:
 
     def _hash(self, path: Path, stops: list[int], done: int) -> int:
         """Returns the bytes of all files so far."""
-        sha, place = hashlib.sha256(), 0
+        sha, place, piece = hashlib.sha256(), 0, memoryview(bytearray(PIECE_BYTES))
         with path.open("rb", buffering=0) as file:
             for stop in [*stops, None]:
                 while stop is None or place < stop:
                     if not self._may_go_on(done):
                         return done
-                    piece = file.read(PIECE_BYTES if stop is None else min(PIECE_BYTES, stop - place))
-                    if not piece:
+                    n = file.readinto(piece if stop is None else piece[: min(PIECE_BYTES, stop - place)])
+                    if not n:
                         break
-                    sha.update(piece)
-                    place += len(piece)
-                    done += len(piece)
+                    sha.update(piece[:n])
+                    place += n
+                    done += n
                 with self._changed:
                     self._digests[path, stop] = sha.hexdigest()
                     self._changed.notify_all()

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ophyd_timepix.app import asking, cli, product
+from ophyd_timepix.app import asking, cli, part_runner, product
 from ophyd_timepix.app.meter import Meter
 from ophyd_timepix.app.part_runner import SkippedError, run_part
 from ophyd_timepix.app.parts import Job, cut_into_parts, timer_zero_before
@@ -64,6 +64,7 @@ def one_pipeline_for_all(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) ->
         def __exit__(self, *_: object) -> None: ...
 
     monkeypatch.setattr(product, "Pipeline", Shared)
+    monkeypatch.setattr(part_runner, "LOOK_S", DEADLINE_S)  # who looks and sees reason to stop would end it
     monkeypatch.setattr(product, "code_version", lambda: "0.1.0+tested")
 
 
@@ -372,11 +373,12 @@ class Endless:
         raise PipelineError("the pipeline was closed")
 
 
-def test_strict_does_not_wait_for_the_end_of_a_recording(tmp_path):
+def test_strict_does_not_wait_for_the_end_of_a_recording(tmp_path, monkeypatch):
     recording = tmp_path / "a.tpx3"
     recording.write_bytes(np.array(DAMAGED["foreign words"][0], "<u8").tobytes())
     request = RunRequest(event_file=tmp_path / "a.h5")
     job = Job(number=1, request=request, files=(RecordedFile(path=recording),), directory=tmp_path, strict=True)
+    monkeypatch.setattr(part_runner, "LOOK_S", 0.001)
     with pytest.raises(SkippedError, match=r"a.tpx3: unframed, 24 bytes at byte 24"):
         run_part(Endless(skipped_words=3, decoded_bytes=4096), job, tmp_path / "a.tmp")
 
