@@ -71,6 +71,10 @@ class ReadRequest(NamedTuple):
     general: tuple[int, ...] = ()
     way: Way | None = None
     strays: Strays = Strays()
+    cut_bytes: int = 0
+    """At the end of the recording, not to be used; told with its last acquisition."""
+    missing_bytes: int = 0
+    """Behind the end of the recording, where its index knows of more."""
 
 
 class Repeated(NamedTuple):

@@ -153,15 +153,26 @@ class Ledger:
         } | _on_the_way(drained.way)
 
     def take_recording(
-        self, span: Span, recording: Recording, way: Way | None = None, strays: Strays | None = None
+        self,
+        span: Span,
+        recording: Recording,
+        way: Way | None = None,
+        strays: Strays | None = None,
+        *,
+        cut_bytes: int = 0,
+        missing_bytes: int = 0,
     ) -> None:
-        """What a recording holds instead of sockets: the bytes of one acquisition, and what its index says of them."""
+        """What a recording holds instead of sockets: the bytes of one acquisition, and what its index says of them.
+
+        cut_bytes, missing_bytes: what the recording lacks behind its end.
+        """
         self._file = (str(recording.path),)
         if span.counted is not None:
             self._take_index(span.counted, way, strays or Strays())
         self._entries |= {
             "recording_bytes": span.stop - span.start,
-            "truncated_bytes": recording.truncated_bytes if span.stop == recording.n_bytes else 0,
+            "truncated_bytes": cut_bytes,
+            "missing_bytes": missing_bytes,
         }
 
     def _take_index(self, counted: Counted, way: Way | None, strays: Strays) -> None:

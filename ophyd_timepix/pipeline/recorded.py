@@ -26,6 +26,7 @@ def recorded_parts(file: RecordedFile) -> list[ReadRequest]:
     if not found:
         found, ways, strays = [Span(1, 0, recording.n_bytes, None)], [None], [Strays()]
     first, stop = file.acquisitions or (0, len(found))
+    missing = _bytes_beyond(index.records, recording.n_bytes) if index else 0
     return [
         ReadRequest(
             acquisition=span.acquisition,
@@ -37,10 +38,17 @@ def recorded_parts(file: RecordedFile) -> list[ReadRequest]:
             general=file.general,
             way=ways[k],
             strays=strays[k],
+            cut_bytes=recording.truncated_bytes if k == len(found) - 1 else 0,
+            missing_bytes=missing if k == len(found) - 1 else 0,
         )
         for k, span in enumerate(found)
         if first <= k < stop
     ]
+
+
+def _bytes_beyond(records: Records, n_bytes: int) -> int:
+    """Bytes that the index knows of and the recording has not."""
+    return max(0, int(records["offset"][-1]) - n_bytes) if len(records) else 0
 
 
 def recorded_ways(records: Records, found: list[Span]) -> list[Way | None]:

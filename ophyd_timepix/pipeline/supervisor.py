@@ -447,7 +447,8 @@ class Supervisor:
                 number = read.acquisition if len(files) == 1 else place
                 part = Part(number, False, "files", time.monotonic())
                 ledger = Ledger()
-                ledger.take_recording(read.span, read.recording, read.way, read.strays)
+                lacks = {"cut_bytes": read.cut_bytes, "missing_bytes": read.missing_bytes}
+                ledger.take_recording(read.span, read.recording, read.way, read.strays, **lacks)
                 yield self._children["write"].send("begin", Counting())
                 yield self._children["decode"].send("read", read._replace(acquisition=number))
                 run.add((yield from self._finish_part(part, ledger)))

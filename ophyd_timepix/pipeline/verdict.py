@@ -19,6 +19,8 @@ LOST: Final = {
     "rejected_time_jumps": "words far out of their time",
     "missing_packets": "numbered packets missing",
     "damaged_bytes": "bytes of the recording not as they were received",
+    "truncated_bytes": "bytes cut off at the end of the recording",
+    "missing_bytes": "bytes missing at the end of the recording",
     "missing_words": "words missing at the end of the recording",
 }
 """What is not there. Shots that it may touch are marked."""

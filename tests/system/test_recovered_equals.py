@@ -225,6 +225,11 @@ def cut_off(truth: Truth, folder: Path, rng: np.random.Generator) -> tuple[int, 
     return good, np.frombuffer(kept, "<u8").copy()
 
 
+def index_end(folder: Path) -> int:
+    """The last address that the index of a recording knows."""
+    return int(read_index(folder / "run.tpx3").records["offset"][-1])
+
+
 def rows_of(words: np.ndarray, border: int) -> Rows:
     """The rows of two acquisitions, of which the second begins at a word, without files and processes."""
     decoder, builder, rows, block = Decoder(n_chips=1), BlockBuilder(PROCESSING, 1), Rows(PROCESSING, 1), BlockArrays()
@@ -263,6 +268,10 @@ def test_a_power_cut_anywhere_leaves_the_rows_of_the_words_that_are_good(pipelin
         ledger = read_ledger(made)
         assert ledger["unaccounted"] == 0
         assert ledger["recording_bytes"] == good
+        assert ledger["missing_bytes"] == max(0, index_end(folder) - good)
+        for name, words_of_it in (("truncated_bytes", "cut off at"), ("missing_bytes", "missing at")):
+            told = f"{ledger[name]:,} bytes {words_of_it} the end of the recording" in ledger["verdict"]
+            assert told is (ledger[name] > 0)
         goods.add(good)
         shutil.rmtree(folder)
     assert len(goods) >= 4
