@@ -9,7 +9,7 @@ A pair waits because one of its hits has fewer than `min_samples` neighbours so 
 most `2 * (min_samples - 1)` pairs wait for each hit. Beyond `PAIRED_MAX` that is too much memory, and a second pass
 looks at the map again instead.
 
-An entry of the map is time << 20 | index of the pixel's last hit; `previous` holds the entry that was there before.
+An entry of the map is time << 20 | index of the pixel's last hit; `before` holds the one that was there before.
 """
 
 from typing import Final
@@ -47,7 +47,7 @@ def link_dense(
     min_samples: int,
     now: int,
     last: Ints,
-    previous: Ints,
+    before: Ints,
     neighbours: Int32s,
     parent: Int32s,
     nearest: Int32s,
@@ -61,7 +61,7 @@ def link_dense(
     n_offsets = offsets.shape[0]
     shift = (now - (keys[0] >> REL_TICK_SHIFT)) << SLOT_BITS
     found = np.empty(n_offsets, np.int64)
-    found_reach = np.empty(n_offsets, np.int64)
+    since = np.empty(n_offsets, np.int64)
     for shot in range(n_shots):
         first = shot_first_hit[shot]
         oldest = time_of(keys[first]) + shift
@@ -71,34 +71,36 @@ def link_dense(
             cell = cell_of(key)
             n_found = 0
             for k in range(n_offsets):
-                entry = last[at(cell + offsets[k])]
-                since = max(oldest, time - (reach[k] << SLOT_BITS))
+                entry = last[at(cell + offsets[at(k)])]
+                begin = max(oldest, time - (reach[at(k)] << SLOT_BITS))
                 found[at(n_found)] = entry
-                found_reach[at(n_found)] = since
-                n_found += entry >= since
+                since[at(n_found)] = begin
+                n_found += entry >= begin
             count = 1 + n_found
-            parent[at(i)] = i
-            nearest[at(i)] = -1
-            nearest2[at(i)] = np.inf
-            for k in range(n_found):
-                entry = previous[at(found[at(k)] & SLOT_MASK)]
-                while entry >= found_reach[at(k)]:
-                    count += 1
-                    entry = previous[at(entry & SLOT_MASK)]
-            neighbours[at(i)] = count
+            root = i
             for k in range(n_found):
                 entry = found[at(k)]
-                while entry >= found_reach[at(k)]:
+                while True:
                     j = entry & SLOT_MASK
-                    neighbours[at(j)] += 1
-                    if count >= min_samples and neighbours[at(j)] >= min_samples:
-                        unite(parent, i, j)
+                    others = neighbours[at(j)] + 1
+                    neighbours[at(j)] = others
+                    if count >= min_samples and others >= min_samples:
+                        other = parent[at(j)]
+                        if other != root:
+                            root = unite(parent, root, other) if root != i else find_root(parent, other)
                     else:
                         pairs[at(2 * n_pairs)] = i
                         pairs[at(2 * n_pairs + 1)] = j
                         n_pairs += 1
-                    entry = previous[at(j)]
-            previous[at(i)] = last[at(cell)]
+                    entry = before[at(j)]
+                    if entry < since[at(k)]:
+                        break
+                    count += 1
+            neighbours[at(i)] = count
+            parent[at(i)] = root
+            nearest[at(i)] = -1
+            nearest2[at(i)] = np.inf
+            before[at(i)] = last[at(cell)]
             last[at(cell)] = time | i
     return n_pairs
 

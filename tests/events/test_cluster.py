@@ -5,10 +5,10 @@ import pytest
 from sklearn.cluster import DBSCAN
 
 from ophyd_timepix.config import Geometry, Metric, Processing
-from ophyd_timepix.events import BlockArrays, BlockBuilder, CentroidFinder, Flag
+from ophyd_timepix.events import BlockArrays, BlockBuilder, CentroidFinder, Flag, dbscan
 from ophyd_timepix.events.centroid import Scratch, centroid_block
 from ophyd_timepix.events.cluster import neighbourhood
-from tests.rows import HandMade, Rows, flush
+from tests.rows import HandMade, Rows, assert_same_rows, flush
 
 TICKS_PER_NS = 96 / 25
 
@@ -56,7 +56,7 @@ def reference(hits, shot, processing):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("min_samples", [1, 3])
+@pytest.mark.parametrize("min_samples", [1, 3, dbscan.PAIRED_MAX + 1])
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("radius_px", [1.5, 2.0, 3.0])
 def test_clusters_equal_those_of_scikit_learn(metric, min_samples, radius_px, seed):
@@ -88,6 +88,27 @@ def test_clusters_equal_those_of_scikit_learn(metric, min_samples, radius_px, se
             near = (d2 <= radius_px**2) & (dt <= window_ns)
         near &= is_core & (shot == shot[i]) & (table[:, 1] == table[i, 1])
         assert ours[i] in ours[near]
+
+
+@pytest.mark.parametrize("min_samples", [2, 3, 5, dbscan.PAIRED_MAX])
+@pytest.mark.parametrize("metric", Metric)
+def test_one_pass_over_the_map_and_two_give_the_same(metric, min_samples, monkeypatch):
+    """Pairs that wait for the last numbers of neighbours, or another look at all of them."""
+    processing = Processing(metric=metric, min_samples=min_samples, hits=True)
+    hits = cloud(5, 600, 9000)
+    edges = [(tick, 1, 0, i, 0) for i, tick in enumerate(range(2000, 34000, 900))]
+    found = []
+    for paired_max in (dbscan.PAIRED_MAX, 1):
+        monkeypatch.setattr(dbscan, "PAIRED_MAX", paired_max)
+        rows = Rows(processing, 1)
+        for _ in range(2):  # the map holds what was before
+            builder = BlockBuilder(processing, 1)
+            builder.add(HandMade(hits, edges))
+            builder.sequence = rows.n_blocks
+            flush(builder, rows)
+        found.append(rows)
+    assert_same_rows(*found)
+    assert found[0].totals["n_noise"] > 0
 
 
 def columns_of(hits, processing, **options):
