@@ -22,6 +22,10 @@ SLAB_PARTICLES = 50_000
 WIDTH = 5
 """Side of the square that a cluster lies in, in pixels."""
 N_SHAPES = 1024
+WALK_FTOA, WALK_TOT = 57, 10
+"""Time-walk is WALK_FTOA / (1 + ToT / WALK_TOT) fToA bins."""
+TIME_WALK_ABC = (WALK_FTOA * WALK_TOT * 1e9 / FTOA_PER_S, -float(WALK_TOT), 0.0)
+"""The same as a / (ToT - b) + c in ns."""
 
 
 class Truth(NamedTuple):
@@ -101,7 +105,7 @@ def _slab(
     x, y = (np.rint(c[of]).astype(np.int64) + offset[:, axis] for axis, c in enumerate(centre))
     away2 = (x - centre[0, of]) ** 2 + (y - centre[1, of]) ** 2
     tot = np.maximum(1, 200 * np.exp(-away2 / 3) * rng.uniform(0.7, 1.3, len(of))).astype(np.int64)
-    time = np.maximum(0, born[of] + 57 / (1 + tot / 10)).astype(np.int64) + start
+    time = np.maximum(0, born[of] + WALK_FTOA / (1 + tot / WALK_TOT)).astype(np.int64) + start
     sent = time + rng.exponential(FTOA_PER_S / 1e6, len(time))
     triggers = start + np.arange(n_shots) * SHOT
     words = np.concatenate([_hits(time, x, y, tot), _triggers(triggers)])

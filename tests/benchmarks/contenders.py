@@ -23,6 +23,8 @@ from typing import Any, Final
 import numpy as np
 
 from ophyd_timepix.config import Metric, Processing
+from ophyd_timepix.config.calibration import Calibration
+from tests.synthesis import TIME_WALK_ABC
 
 from .accuracy import SHOT_TICKS, TICK_NS, Centroids, Hits, load_truth, score, score_hits
 
@@ -82,12 +84,15 @@ def missing(contender: Contender) -> str | None:
 # ophyd_timepix
 
 
-def _ours(**choices: Any) -> Callable[[], Work]:
+def _ours(*, walk: bool = False, **choices: Any) -> Callable[[], Work]:
+    """walk: time-walk is corrected, as it is in the streams."""
+
     def make() -> Work:
         from .ours import slices_of, table_of
 
+        known = Calibration(time_walk_abc=np.array([TIME_WALK_ABC])) if walk else None
         processing = Processing.model_validate({"radius_px": RADIUS_PX, "window_ns": WINDOW_NS} | choices)
-        return lambda path: table_of(slices_of(path), processing)
+        return lambda path: table_of(slices_of(path), processing, known)
 
     return make
 
@@ -297,6 +302,8 @@ CONTENDERS: Final = {
         Contender(OURS, "ellipsoid", _ours(metric=Metric.ELLIPSOID), _our_centroids, step_ns=FTOA_NS),
         Contender(OURS, "min_samples 3", _ours(min_samples=3), _our_centroids, step_ns=FTOA_NS),
         Contender(OURS, "split", _ours(split=True), _our_centroids, step_ns=FTOA_NS),
+        Contender(OURS, "time-walk corrected", _ours(walk=True), _our_centroids, step_ns=FTOA_NS),
+        Contender(OURS, "time-walk corrected, split", _ours(walk=True, split=True), _our_centroids, step_ns=FTOA_NS),
     )
 }
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ophyd_timepix.config import Geometry, Processing
+from ophyd_timepix.config.calibration import Calibration
 from ophyd_timepix.decode import Batch, Decoder
 from ophyd_timepix.events import BlockArrays, BlockBuilder, CentroidFinder
 from ophyd_timepix.events.corrections import Corrections
@@ -38,9 +39,11 @@ def decoded(slices: Iterable[Words]) -> Iterator[Batch]:
     yield decoder.flush()
 
 
-def blocks_of(slices: Iterable[Words], processing: Processing) -> Iterator[BlockArrays]:
+def blocks_of(
+    slices: Iterable[Words], processing: Processing, calibration: Calibration | None = None
+) -> Iterator[BlockArrays]:
     """Decode, order, shots, clusters, centroids: one block after the other, in the same arrays."""
-    corrections, builder, block = Corrections(processing), BlockBuilder(processing, 1), BlockArrays()
+    corrections, builder, block = Corrections(processing, calibration), BlockBuilder(processing, 1), BlockArrays()
     finder = CentroidFinder(processing, Geometry().table())
     for batch in decoded(slices):
         builder.add(corrections.apply(batch))
@@ -64,10 +67,12 @@ def count_centroided(slices: Iterable[Words], processing: Processing) -> int:
     return sum(block.header.n_hits for block in blocks_of(slices, processing))
 
 
-def table_of(slices: Iterable[Words], processing: Processing) -> dict[str, npt.NDArray[Any]]:
+def table_of(
+    slices: Iterable[Words], processing: Processing, calibration: Calibration | None = None
+) -> dict[str, npt.NDArray[Any]]:
     """All columns of all centroids, kept in memory as other programs do."""
     parts = [
         {name: column.copy() for name, column in block.centroid_columns().items()}
-        for block in blocks_of(slices, processing)
+        for block in blocks_of(slices, processing, calibration)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

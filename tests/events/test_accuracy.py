@@ -8,14 +8,16 @@ import pytest
 
 from ophyd_timepix.clock import TICK_NS
 from ophyd_timepix.config import Processing
+from ophyd_timepix.config.calibration import Calibration
 from tests.benchmarks.accuracy import Centroids, Hits, Score, score, score_hits
 from tests.benchmarks.ours import decoded, in_slices, table_of
-from tests.synthesis import Truth, busy_stream_with_truth
+from tests.synthesis import TIME_WALK_ABC, Truth, busy_stream_with_truth
 
 N_HITS = 200_000
 UNIFORM = 1e6
 PULSED = None
 
+WALK = Calibration(time_walk_abc=np.array([TIME_WALK_ABC]))
 TIME_SPREAD_NS = 0.8
 """A time is told in steps of 1.56 ns (0.45 ns rms), and time-walk is what the ToT of the brightest hit makes of it."""
 POSITION_PX = 0.45
@@ -27,9 +29,9 @@ def stream(hits_per_s: float | None) -> tuple[npt.NDArray[np.uint64], Truth]:
     return busy_stream_with_truth(N_HITS, hits_per_s)
 
 
-def centroids(hits_per_s: float | None, processing: Processing) -> Score:
+def centroids(hits_per_s: float | None, processing: Processing, calibration: Calibration | None = None) -> Score:
     words, truth = stream(hits_per_s)
-    table = table_of(in_slices(words), processing)
+    table = table_of(in_slices(words), processing, calibration)
     found = Centroids(table["x"], table["y"], table["tof"], table["tot"], table["size"])
     return score(found, truth, peaks=hits_per_s is None)
 
@@ -59,6 +61,14 @@ def test_centroids_are_where_and_when_particles_arrived(hits_per_s: float | None
     found = centroids(hits_per_s, Processing())
     assert found.position_rms_px < POSITION_PX
     assert found.time_spread_ns < TIME_SPREAD_NS
+
+
+def test_with_time_walk_corrected_the_steps_of_the_clock_are_left() -> None:
+    found = centroids(UNIFORM, Processing(), WALK)
+    step_ns = 1.5625
+    assert found.time_spread_ns < 1.02 * step_ns / np.sqrt(12)
+    assert abs(found.time_offset_ns) < step_ns
+    assert found.exact_percent >= 99.99
 
 
 def test_mass_peaks_are_as_narrow_as_ions_make_them() -> None:
