@@ -26,7 +26,8 @@ ADDED_MS = 150
 LAG_S = 5.0
 EVENTS = 2000
 ROWS = 2_000_000
-GROWTH_BYTES = 20_000_000
+GROWTH_BYTES = 50_000_000
+"""Half of what the rows themselves take."""
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ from bluesky import RunEngine
 from bluesky.callbacks.best_effort import BestEffortCallback
 
 from ophyd_timepix.config.text import from_text
-from ophyd_timepix.devices import SpidrBoard, TimepixDetector
+from ophyd_timepix.devices import TimepixDetector
 from ophyd_timepix.protocol import PixelMatrix
-from ophyd_timepix.wiring import install
-from tests.doc_checker import DocChecker
-from tests.sim_process import running_sim
+from tests.bluesky_fixtures import checker
+from tests.camera import engine_with, simulated_camera
+
+__all__ = ["checker"]
 
 THRESHOLD = "spidr_chip0_dacs_vthreshold_fine"
 NOISE_FLOOR = 220
@@ -26,30 +27,14 @@ NOISE_FLOOR = 220
 
 @pytest.fixture(scope="module")
 def camera(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TimepixDetector]:
-    with running_sim(scene="vmi", rate=1e5, shot_rate=1000.0, seed=3) as sim:
-        spidr = SpidrBoard(sim.address, name="spidr")
-        tpx = TimepixDetector(spidr, name="tpx", data_dir=tmp_path_factory.mktemp("data"), exposure=0.05)
-        try:
-            tpx.connect()
-            yield tpx
-        finally:
-            tpx.close()
-            spidr.disconnect()
+    with simulated_camera(tmp_path_factory.mktemp("data"), rate=1e5, seed=3, exposure=0.05) as tpx:
+        yield tpx
 
 
 @pytest.fixture
 def RE(camera: TimepixDetector) -> Iterator[RunEngine]:
-    engine = RunEngine({}, call_returns_result=True)
-    installation = install(engine, [camera], min_free_bytes=0)
-    yield engine
-    installation.uninstall()
-
-
-@pytest.fixture
-def checker(RE: RunEngine) -> DocChecker:
-    checker = DocChecker()
-    RE.subscribe(checker)
-    return checker
+    with engine_with(camera) as engine:
+        yield engine
 
 
 def test_a_threshold_scan_shows_the_noise_edge_and_the_dac_in_every_event(RE, checker, camera, capsys):

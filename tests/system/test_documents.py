@@ -3,8 +3,6 @@
 Every document is validated against event-model's schemas, every reference and row range against the file on disk.
 """
 
-import os
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +14,6 @@ import numpy as np
 import pytest
 from bluesky import RunEngine
 from bluesky.callbacks.best_effort import BestEffortCallback
-from bluesky.utils import FailedStatus
 from ophyd.sim import SynAxis
 
 from ophyd_timepix.devices import SpidrBoard, TimepixDetector
@@ -181,23 +178,3 @@ def test_best_effort_callback_draws_count_scan_and_fly_without_complaint(RE, tpx
     RE.subscribe(best_effort)
     RE(bp.scan([tpx], SynAxis(name="delay"), 0, 1, 2))
     RE(tpx_fly(tpx, seconds=0.2))
-
-
-def test_a_killed_stage_fails_the_plan_and_the_next_run_works(RE, checker, tmp_path):
-    own = Pipeline()
-    with (
-        running_sim(scene="vmi", rate=2e5, shot_rate=SHOT_RATE_HZ, seed=8) as sim,
-        connected(sim, own, tmp_path) as tpx,
-    ):
-        installation = install(RE, [tpx], min_free_bytes=0)
-        token = RE.subscribe(lambda name, doc: os.kill(own.pids["decode"], signal.SIGKILL), "event")
-        with pytest.raises(FailedStatus) as failure:
-            RE(bp.count([tpx], num=2))
-        RE.unsubscribe(token)
-        RE(bp.count([tpx]))
-        installation.uninstall()
-    assert "'decode'" in str(failure.value.__cause__)
-    first, second = checker.runs
-    assert first.stop["exit_status"] == "fail"
-    assert first.rows > 0
-    assert_complete(second, "primary", 1)

@@ -16,15 +16,14 @@ from ophyd.sim import SynAxis
 
 from ophyd_timepix import Gate, calibrate_mass, count_until
 from ophyd_timepix.catalog import CatalogProfile, CatalogWriter, counts, image, regate
-from ophyd_timepix.devices import SpidrBoard, TimepixDetector
+from ophyd_timepix.devices import TimepixDetector
 from ophyd_timepix.files.reader import read_table
 from ophyd_timepix.plans import fly, tpx_fly, until, with_settings
-from ophyd_timepix.wiring import install
 from spidr_sim.particles import NS_PER_SQRT_MASS, PEAKS, T0_NS, time_of_flight_ns
 from tests.bluesky_fixtures import checker, run_and_interrupt
+from tests.camera import engine_with, simulated_camera
 from tests.catalog.conftest import catalog, db, profiles
 from tests.pages import Guide
-from tests.sim_process import running_sim
 
 __all__ = ["catalog", "checker", "db", "profiles"]
 
@@ -35,16 +34,9 @@ METHYL = Gate(name="methyl_core", tof=(4800, 5300), roi=(60, 200, 60, 200), tot=
 
 
 @pytest.fixture(scope="module")
-def camera(catalog: CatalogProfile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TimepixDetector]:
-    with running_sim(scene="vmi", rate=2e5, shot_rate=1000.0, seed=11) as sim:
-        spidr = SpidrBoard(sim.address, name="spidr")
-        tpx = TimepixDetector(spidr, name="tpx", data_dir=catalog.readable[0], exposure=0.15)
-        try:
-            tpx.connect()
-            yield tpx
-        finally:
-            tpx.close()
-            spidr.disconnect()
+def camera(catalog: CatalogProfile) -> Iterator[TimepixDetector]:
+    with simulated_camera(catalog.readable[0], rate=2e5, seed=11, exposure=0.15) as tpx:
+        yield tpx
 
 
 @pytest.fixture
@@ -58,10 +50,8 @@ def tpx(camera: TimepixDetector) -> Iterator[TimepixDetector]:
 
 @pytest.fixture
 def RE(tpx: TimepixDetector) -> Iterator[RunEngine]:
-    engine = RunEngine({}, call_returns_result=True)
-    installation = install(engine, [tpx], min_free_bytes=0)
-    yield engine
-    installation.uninstall()
+    with engine_with(tpx) as engine:
+        yield engine
 
 
 @pytest.fixture

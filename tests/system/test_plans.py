@@ -16,36 +16,24 @@ from bluesky import RunEngine
 from ophyd.sim import SynAxis, det
 
 from ophyd_timepix import Gate
-from ophyd_timepix.devices import SpidrBoard, TimepixDetector
-from ophyd_timepix.wiring import install
+from ophyd_timepix.devices import TimepixDetector
 from tests.bluesky_fixtures import checker, run_and_interrupt
+from tests.camera import engine_with, simulated_camera
 from tests.doc_checker import check_points
-from tests.sim_process import running_sim
 
 __all__ = ["checker"]
 
 
 @pytest.fixture(scope="module")
 def camera(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TimepixDetector]:
-    with running_sim(scene="vmi", rate=2e5, shot_rate=1000.0, seed=5) as sim:
-        spidr = SpidrBoard(sim.address, name="spidr")
-        tpx = TimepixDetector(spidr, name="tpx", data_dir=tmp_path_factory.mktemp("data"))
-        try:
-            tpx.connect()
-            yield tpx
-        finally:
-            tpx.close()
-            spidr.disconnect()
+    with simulated_camera(tmp_path_factory.mktemp("data"), rate=2e5, seed=5) as tpx:
+        yield tpx
 
 
 @pytest.fixture
 def RE(camera: TimepixDetector) -> Iterator[RunEngine]:
-    engine = RunEngine({}, call_returns_result=True)
-    installation = install(engine, [camera], min_free_bytes=0)
-    yield engine
-    if engine.state not in ("idle", "panicked"):
-        engine.halt()
-    installation.uninstall()
+    with engine_with(camera) as engine:
+        yield engine
 
 
 @pytest.fixture
