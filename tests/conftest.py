@@ -137,11 +137,12 @@ def _not_in_use_elsewhere(blocks: set[str]) -> set[str]:
         return blocks
     me = psutil.Process()
     family = {me.pid, *(child.pid for child in me.children(recursive=True))}
+    elsewhere: set[str] = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         if int(maps.parent.name) not in family:
-            mapped = _text(maps)
-            blocks = {name for name in blocks if f"/dev/shm/{name}" not in mapped}
-    return blocks & set(os.listdir("/dev/shm"))
+            elsewhere |= {line.split()[4] for line in _text(maps).splitlines() if " /dev/shm/" in line}
+    # by inode: a semaphore is mapped under the name that it had at first
+    return {file.name for file in os.scandir("/dev/shm") if file.name in blocks and str(file.inode()) not in elsewhere}
 
 
 @pytest.fixture(scope="session", autouse=True)
