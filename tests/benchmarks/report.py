@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .contenders import OURS
+from .cores import FREE
 
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "build" / "bench" / "peers.json"
@@ -63,8 +64,12 @@ def _how(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in at["versions"].items())
     return (
         f"{at['cores']} cores of {at['processor']}, {at['system']}, Python {at['python']}, {versions}. "
-        f"Load of the machine: {results['load'][0]:.1f} at the beginning, {results['load'][1]:.1f} at the end."
+        f"Other jobs took {results['others']:.2f} of the cores meanwhile{_beware(results['others'])}."
     )
+
+
+def _beware(others: float) -> str:
+    return "" if others < FREE else ": times by the clock say little, and CPU times are longer than on a free machine"
 
 
 def _cells(*cells: str) -> str:
