@@ -39,6 +39,8 @@ LONGEST_SEARCH: Final = 64 << 20
 """How much longer a segment may get until a chunk ends where the next file can be written past the page cache."""
 SET_ASIDE_LIMIT: Final = 256
 """Datagrams with a wrong length or sender that are kept for the side file before more are only counted."""
+STRANGERS_MAX: Final = 16
+"""So many datagrams in a row from an address that the board did not tell, and none from one that it did: believed."""
 ON_THE_WAY_NS: Final = 5_000_000
 """What the board had sent when it answered is here, or lost, when this time has passed since."""
 POLL_PATIENCE_NS: Final = 1_000_000_000
@@ -192,6 +194,7 @@ class Capture:
             self.ring.rewind()
             for channel in self._channels:
                 channel.forget()
+                channel.waiting.clear()
             self._located = 0
             self._stretch = (-STRETCH_BYTES, -STRETCH_NS)
             self._segment_bytes = self._segment_full = segment_bytes
@@ -205,10 +208,11 @@ class Capture:
     def close(self) -> Totals:
         """Finish the recording: all received bytes are on disk and durable. Safe to call when none is open."""
         with self._lock:
-            totals = self.totals()
             recording = self._recording
             if recording is not None:
+                self._believe_all()
                 self._seal()
+            totals = self.totals()
             self._recording = None
         if recording is None:
             return totals
@@ -249,6 +253,7 @@ class Capture:
         datagram has told of yet is missing at this address.
         """
         with self._lock:
+            self._believe_all()
             now = time.monotonic_ns()
             for channel in self._channels:
                 missing = channel.forget()
@@ -394,6 +399,8 @@ class Capture:
         if self._recording is None:
             self.ring.marks[Mark.IDLE_DATAGRAMS] += n
             return
+        if channel.waiting and channel.knows_sender:
+            self._set_aside_what_waits(channel, now)
         received = self._mark_stretch(now)
         as_expected = dropped is None and own is None and received < self._segment_full and batch.all_have(length, n)
         if place is not None and as_expected:
@@ -439,7 +446,7 @@ class Capture:
                 self._located += int(dropped[a])
                 self._lose(Kind.LOSS_KERNEL, int(dropped[a]), channel.chip, now)
             if not whose[a]:
-                self._put_aside(channel.batch, range(a, b), Mark.WRONG_SENDER, now, channel.chip)
+                self._turn_away(channel, range(a, b), now)
             elif is_good(int(lengths[a])):
                 self._append(channel, a, b, now)
             else:
@@ -484,9 +491,12 @@ class Capture:
 
     def _append_one(self, channel: Channel, k: int, length: int) -> None:
         """The same for one datagram, which may lie across the ring's end."""
-        payload = channel.batch.payloads[k, :length]
+        self._write_one(channel.chip, channel.batch.payloads[k, :length])
+
+    def _write_one(self, chip: int, payload: npt.NDArray[np.uint8]) -> None:
+        length = payload.size
         start = self.ring.reserve(length + 8)
-        self.ring.parts(start, start + 8)[0][:] = _header(channel.chip, length)  # words never lie across the end
+        self.ring.parts(start, start + 8)[0][:] = _header(chip, length)  # words never lie across the end
         first, second = self.ring.parts(start + 8, start + 8 + length)
         first[:] = payload[: first.size]
         second[:] = payload[first.size :]
@@ -605,11 +615,51 @@ class Capture:
 
     def _put_aside(self, batch: BatchReceiver, which: range, counter: Mark, now: int, chip: int) -> None:
         for k in which:
-            payload = batch.payloads[k, : int(batch.lengths[k])]
-            self.ring.marks[counter] += 1
-            self.ring.marks[Mark.MALFORMED_BYTES] += payload.size
-            if len(self._set_aside) < SET_ASIDE_LIMIT:
-                self._set_aside.append((now, chip, payload.tobytes()))
+            self._keep_aside(batch.payloads[k, : int(batch.lengths[k])].tobytes(), counter, now, chip)
+
+    def _keep_aside(self, payload: bytes, counter: Mark, now: int, chip: int) -> None:
+        self.ring.marks[counter] += 1
+        self.ring.marks[Mark.MALFORMED_BYTES] += len(payload)
+        if len(self._set_aside) < SET_ASIDE_LIMIT:
+            self._set_aside.append((now, chip, payload))
+
+    # --- strangers --------------------------------------------------------------------------------------------------
+
+    def _turn_away(self, channel: Channel, which: range, now: int) -> None:
+        """Datagrams that are not the board's, as far as it has told. Before it was heard they wait: it may be wrong."""
+        if channel.knows_sender:
+            self._put_aside(channel.batch, which, Mark.WRONG_SENDER, now, channel.chip)
+            return
+        batch = channel.batch
+        channel.waiting += [batch.payloads[k, : int(batch.lengths[k])].tobytes() for k in which]
+        if len(channel.waiting) >= STRANGERS_MAX:
+            self._believe(channel, now)
+
+    def _set_aside_what_waits(self, channel: Channel, now: int) -> None:
+        """The board was heard: the others were strangers."""
+        for payload in channel.waiting:
+            self._keep_aside(payload, Mark.WRONG_SENDER, now, channel.chip)
+        channel.waiting.clear()
+
+    def _believe_all(self) -> None:
+        """The end, and the board was never heard from where it should be: those who were are the board."""
+        for channel in self._channels:
+            if channel.waiting:
+                self._believe(channel, time.monotonic_ns())
+
+    def _believe(self, channel: Channel, now: int) -> None:
+        """What waited is recorded after all."""
+        log.warning("chip %d: data come from another address than the board tells; they are taken", channel.chip)
+        for payload in channel.believe():
+            if not is_good(len(payload)):
+                self._keep_aside(payload, Mark.MALFORMED_DATAGRAMS, now, channel.chip)
+                self._lose(Kind.LOSS_MALFORMED, 1, channel.chip, now)
+            elif not self._room_for(len(payload) + HEADER_BYTES):
+                self.ring.marks[Mark.UNRECORDED] += 1
+            else:
+                if self.ring.received >= self._segment_full:
+                    self._roll(now)
+                self._write_one(channel.chip, np.frombuffer(payload, np.uint8))
 
     # --- the writer thread ------------------------------------------------------------------------------------------
 

@@ -19,14 +19,19 @@ _WRAP: Final = 1 << 32
 class Channel:
     """A bound socket. All but `wait` is called with the capture's lock held.
 
-    senders: addresses that the board's datagrams may come from; () takes any. What the board says of its addresses may
-    be wrong, so others are turned away only after a datagram from one of these has come.
+    senders: addresses that the board's datagrams may come from; () takes any. Others are strangers, from the first
+    datagram on. Yet what the board says of its addresses may be wrong: whoever sends is believed when nothing has ever
+    come from these.
     """
 
     def __init__(self, chip: int, host: str, port: int, senders: Sequence[str] = ()) -> None:
         self.chip = chip
         self._senders = tuple(dict.fromkeys(senders))
-        self._knows_sender = False
+        self.knows_sender = False
+        """A datagram from one of the addresses has come."""
+        self.waiting: list[bytes] = []
+        """Datagrams of strangers, as long as it is not known whether they are the board's."""
+        self._believes = False
         self.sock = open_socket(host, port)
         self.buffer: Buffer = enlarge_buffer(self.sock)
         self.batch = BatchReceiver(self.sock)
@@ -65,10 +70,16 @@ class Channel:
         for sender in self._senders[1:]:
             own |= self.batch.sent_by(sender, n)
         if own.all():
-            self._knows_sender = True
+            self.knows_sender = True
             return None
-        self._knows_sender = self._knows_sender or bool(own.any())
-        return own if self._knows_sender else None
+        self.knows_sender = self.knows_sender or bool(own.any())
+        return None if self._believes and not self.knows_sender else own
+
+    def believe(self) -> list[bytes]:
+        """Whoever sends is the board, until it is heard from an address of its own. Returns what waited for that."""
+        self._believes = True
+        waited, self.waiting = self.waiting, []
+        return waited
 
     def learn_length(self, n: int) -> None:
         """The last of `n` datagrams tells of the next ones, if it holds whole words."""

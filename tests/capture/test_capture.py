@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from ophyd_timepix.capture.capture import Capture
+from ophyd_timepix.capture.capture import STRANGERS_MAX, Capture
 from ophyd_timepix.capture.sockets import PAYLOAD_SHARE, Buffer, enlarge_buffer, kernel_drops, open_socket
 from ophyd_timepix.spool.index import RECORD, read_index, spans
 from ophyd_timepix.spool.recording import RecordingWriter
@@ -105,13 +105,36 @@ def test_broken_lengths_and_foreign_senders_are_counted_and_set_aside(capture, t
     assert b"ijklmnop" in aside
 
 
-def test_nothing_is_turned_away_before_a_known_sender_has_spoken(capture, tmp_path):
+@pytest.mark.parametrize("n", [3, STRANGERS_MAX + 3], ids=["at the end", "when many have come"])
+def test_whoever_sends_is_believed_when_nothing_ever_comes_from_where_the_board_says(capture, tmp_path, n):
     """The board may be wrong about its own address; its data are worth more than what it says."""
     (endpoint,) = capture.bind([(0, HOST, 0, ("192.0.2.1",))])
     capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
+    capture.begin(1)
+    sent = [k.to_bytes(8, "little") for k in range(n)]
+    send(endpoint.port, *sent)
+    held = lambda: len(capture._channels[0].waiting)  # noqa: E731
+    wait_for(lambda: capture.totals().datagrams + held() == n)
+    assert capture.totals().datagrams == (n if n > STRANGERS_MAX else 0)
+    _, totals = capture.end()
+    assert (totals.datagrams, totals.wrong_sender) == (n, 0)
+    capture.close()
+    assert [p for _, p in parse((tmp_path / "a.tpx3").read_bytes())] == sent
+
+
+def test_a_stranger_who_speaks_before_the_board_is_a_stranger(capture, tmp_path):
+    (endpoint,) = capture.bind([(0, HOST, 0, (HOST,))])
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
+    capture.begin(1)
+    send(endpoint.port, b"stranger", b"again...", sender="127.0.0.99")
+    wait_for(lambda: len(capture._channels[0].waiting) == 2)
+    assert capture.totals().arrived == 0
     send(endpoint.port, b"12345678")
     wait_for(lambda: capture.totals().datagrams == 1)
-    assert capture.close().wrong_sender == 0
+    assert capture.end()[1].wrong_sender == 2
+    capture.close()
+    assert [p for _, p in parse((tmp_path / "a.tpx3").read_bytes())] == [b"12345678"]
+    assert b"stranger" in (tmp_path / "a.tpx3.aside").read_bytes()
 
 
 def test_what_came_before_the_recording_is_not_in_it(capture, tmp_path):
