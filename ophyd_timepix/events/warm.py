@@ -36,7 +36,12 @@ class _TwoHits:
 def warm_up() -> None:
     """Run every kernel of this room once."""
     block = BlockArrays(capacity=Capacity(hits=16, shots=16, edges=16))
-    for metric, min_samples in ((Metric.CYLINDER, 1), (Metric.ELLIPSOID, 1), (Metric.CYLINDER, 2)):
+    for metric, min_samples in (
+        (Metric.CYLINDER, 1),
+        (Metric.ELLIPSOID, 1),
+        (Metric.CYLINDER, 2),
+        (Metric.CYLINDER, 9),
+    ):
         processing = Processing(
             metric=metric,
             min_samples=min_samples,
