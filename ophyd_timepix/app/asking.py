@@ -1,12 +1,13 @@
 """How recordings are asked to be processed: from the index of our own ones, else from the files themselves."""
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from ..config import Geometry, Processing
+from ..config import Geometry, Orientation, Processing
 from ..decode.chunks import count_chunks
 from ..files.reader import PRODUCT_KEY, read_about
 from ..pipeline.messages import RecordedFile, RunRequest
@@ -45,13 +46,41 @@ def request_for(
     return request_without_check(recordings, output, processing, n_chips)
 
 
+@dataclass(frozen=True)
+class Placing:
+    """Where the user wants the chips in the picture."""
+
+    geometry: Geometry | None = None
+    """None: that of the run that made the recording, else a single chip as it is, more in a square."""
+    gap_px: int | None = None
+    """Between the chips of the square, in place of what the run says."""
+    orientation: Orientation = Orientation.UP
+
+    def of(self, n_chips: int, own: Geometry | None) -> Geometry:
+        """The geometry for so many chips. own: that of the run that made the recording."""
+        if self.geometry is not None:
+            chosen = self.geometry
+        elif own is not None and self.gap_px is None:
+            chosen = own
+        else:
+            chosen = Geometry.for_chips(n_chips) if self.gap_px is None else Geometry.for_chips(n_chips, self.gap_px)
+        return chosen.turned(self.orientation)
+
+
+AS_RECORDED: Final = Placing()
+
+
 def request_without_check(
-    recordings: list[Recording], output: Path, processing: Processing, n_chips: int | None = None
+    recordings: list[Recording],
+    output: Path,
+    processing: Processing,
+    n_chips: int | None = None,
+    placing: Placing = AS_RECORDED,
 ) -> RunRequest:
     """The same for an output that may be there."""
     own = [run for run in map(own_run, recordings) if run is not None]
     n_chips = max([n_chips or chips_of(recordings), *(run.n_chips for run in own)])
-    geometry = own[0].geometry if own and own[0].n_chips == n_chips else Geometry.for_chips(n_chips)
+    geometry = placing.of(n_chips, own[0].geometry if own and own[0].n_chips == n_chips else None)
     only = own[0] if len(own) == len(recordings) == 1 else None
     start, configuration = ({}, {}) if only is None else documents_of(recordings[0], only)
     if start:  # of the run, which this file is not: nobody shall take it for the run's own

@@ -8,10 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ..config import CalibrationFile, CentroidTime, Edge, Metric, MissingTriggers, Processing
+from ..config import (
+    CalibrationFile,
+    CentroidTime,
+    Edge,
+    Geometry,
+    Metric,
+    MissingTriggers,
+    Orientation,
+    Processing,
+)
 from ..config.masked_pixels import Pixel, checked, parse_pixels, read_pixels
 from ..spool.sources import Recording, open_recording
-from .asking import recorded_processing
+from .asking import Placing, recorded_processing
 from .part_runner import places, skipped
 from .parts import PART_BYTES, PartStore
 from .product import Product, Wish, make_product, truncated
@@ -34,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--part-mb", type=float, default=PART_BYTES / 1e6, metavar="MB",
         help="acquisitions are processed in parts of at least this size (default %(default).0f)",
     )  # fmt: skip
+    parser.add_argument(
+        "--geometry", type=geometry_file, metavar="FILE", help="JSON: where each chip lies in the picture"
+    )
+    parser.add_argument("--gap-px", type=int, help="between the chips of a quad (default 4, or as recorded)")
+    parser.add_argument("--orientation", type=Orientation, choices=list(Orientation), default=Orientation.UP)
     parser.add_argument("--no-hash", action="store_true", help="do not read the inputs once more for their sha256")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--quiet", action="store_true", help="print nothing but problems")
@@ -70,6 +84,14 @@ def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--hits", action="store_true", help="write the hit columns too")
 
 
+def geometry_file(text: str) -> Geometry:
+    """The geometry in a file of JSON."""
+    try:
+        return Geometry.model_validate_json(Path(text).read_text())
+    except (ValueError, OSError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def masked_pixels(text: str) -> tuple[Pixel, ...]:
     """The pixels of a file, or of a list on the command line."""
     try:
@@ -100,6 +122,7 @@ def run(options: argparse.Namespace) -> int:
         recordings=recordings,
         output=options.output.resolve(),
         processing=processing_of(options, recorded_processing(recordings)),
+        placing=Placing(options.geometry, options.gap_px, options.orientation),
         command=options.words,
         workers=options.workers,
         dask=options.dask,

@@ -22,7 +22,7 @@ from ..pipeline.client import Pipeline
 from ..pipeline.ledger import add_ledgers
 from ..pipeline.messages import Progress, RunRequest
 from ..spool.sources import Recording
-from .asking import MASTER_SUFFIX, check_output, recorded_file, request_without_check
+from .asking import AS_RECORDED, MASTER_SUFFIX, Placing, check_output, recorded_file, request_without_check
 from .cluster_jobs import Computed, run_on_cluster
 from .meter import Meter
 from .part_runner import MoreChips, SkippedError, run_part
@@ -39,6 +39,7 @@ class Wish:
     recordings: Sequence[Recording]
     output: Path
     processing: Processing
+    placing: Placing = AS_RECORDED
     command: Sequence[str] = ()
     workers: int = 1
     dask: str | None = None
@@ -104,7 +105,7 @@ class _Making:
     def __init__(self, wish: Wish, n_chips: int | None) -> None:
         self.wish = wish
         self.recordings = list(wish.recordings)
-        self.request = request_without_check(self.recordings, wish.output, wish.processing, n_chips)
+        self.request = request_without_check(self.recordings, wish.output, wish.processing, n_chips, wish.placing)
         self.parts = cut_into_parts(self.recordings, wish.part_bytes)
         self.inputs = input_files(self.recordings)
         self.version = code_version()

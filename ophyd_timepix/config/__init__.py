@@ -5,7 +5,7 @@ from .dac_values import DacValues
 from .difference import Difference, diff
 from .errors import ConfigError
 from .gates import Gate, MassCalibration, Peak
-from .geometry import Geometry
+from .geometry import Geometry, Orientation
 from .model import (
     BiasConfig,
     BoardConfig,
@@ -33,6 +33,7 @@ __all__ = [
     "MassCalibration",
     "Metric",
     "MissingTriggers",
+    "Orientation",
     "Peak",
     "Processing",
     "PulseSettings",

@@ -1,6 +1,7 @@
 """Where each chip lies in the picture: a table of integer affine maps, pixel (column, row) to picture (x, y)."""
 
-from typing import Self
+from enum import StrEnum
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +9,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Placement = tuple[int, int, int, int, int, int]
 """(a, b, c, d, e, f): x = a * column + b * row + c, y = d * column + e * row + f."""
+
+GAP_MAX_PX: Final = 1000
+
+
+class Orientation(StrEnum):
+    """How a picture is turned. The names are Pymepix's."""
+
+    UP = "up"
+    """As it is."""
+    LEFT = "left"
+    """(x, y) goes to (y, width - 1 - x)."""
+    DOWN = "down"
+    """By half a turn."""
+    RIGHT = "right"
+    """(x, y) goes to (height - 1 - y, x)."""
+
 
 _SINGLE: tuple[Placement, ...] = ((1, 0, 0, 0, 1, 0),)
 
@@ -38,8 +55,26 @@ class Geometry(BaseModel):
         """One chip as it is; two to four as a 2x2 quad in the order that public decoders use (gap 4 px)."""
         if n_chips == 1:
             return cls()
+        if not 0 <= gap_px <= GAP_MAX_PX:
+            raise ValueError(f"the gap between chips is 0 to {GAP_MAX_PX} pixels, not {gap_px}")
         side = 512 + gap_px
         return cls(placements=_quad(gap_px)[:n_chips], width_px=side, height_px=side)
+
+    def turned(self, orientation: Orientation) -> Self:
+        """The same picture, turned."""
+        if orientation is Orientation.UP:
+            return self
+        right, top = self.width_px - 1, self.height_px - 1
+        flip_x = orientation in (Orientation.LEFT, Orientation.DOWN)
+        flip_y = orientation in (Orientation.RIGHT, Orientation.DOWN)
+        placements = []
+        for a, b, c, d, e, f in self.placements:
+            x = (-a, -b, right - c) if flip_x else (a, b, c)
+            y = (-d, -e, top - f) if flip_y else (d, e, f)
+            placements.append((*x, *y) if orientation is Orientation.DOWN else (*y, *x))
+        size = (self.width_px, self.height_px)
+        width, height = size if orientation is Orientation.DOWN else size[::-1]
+        return type(self)(placements=tuple(placements), width_px=width, height_px=height)
 
     def table(self) -> npt.NDArray[np.int64]:
         """Shape (chips, 6), for the kernels."""
