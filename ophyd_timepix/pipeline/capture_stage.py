@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from ..capture.capture import Capture, Recorder, Totals
 from ..spool.index import UNKNOWN
 from ..spool.recording import RecordingWriter
-from ..spool.space import Limits
+from ..spool.space import Limits, nothing_owed
 from .locating import Strays, Way
 from .messages import Receiver, RunRequest, Sent
 from .preview import NoRecording
@@ -27,6 +27,8 @@ FIRST: Final = -10
 AUTOGROUP: Final = Path("/proc/self/autogroup")
 ON_THE_WAY_NS: Final = 5_000_000
 """What the board had sent before an acquisition is waited for so long when that begins."""
+FEW_BYTES: Final = 16 << 20
+"""Of so few the event file does not tell yet by how much it grows."""
 SILENCE_NS: Final = 200_000_000
 """An acquisition whose sent count is not reached ends after this silence."""
 
@@ -58,6 +60,34 @@ class Known(NamedTuple):
     sent: int
     arrived: int
     words: int | None
+
+
+class RowsToCome:
+    """Bytes by which the event file will grow for words that are not decoded yet, as it has grown for the others.
+
+    0 while few are decoded, and when it lies on another file system than the recording.
+    """
+
+    def __init__(self, event_file: Path, recording: Path, shared: Shared) -> None:
+        self._event_file = event_file
+        self._folder = recording.parent
+        self._shared = shared
+        self._at_first = self._size()
+
+    def _size(self) -> int:
+        """Bytes on the disk of the recording that it takes."""
+        try:
+            stat = os.stat(self._event_file)
+        except OSError:
+            return 0
+        return stat.st_blocks * 512 if stat.st_dev == os.stat(self._folder).st_dev else 0
+
+    def __call__(self) -> int:
+        decoded = int(self._shared.gauges[Gauge.DECODED_BYTES])
+        waits = self._shared.ring.received - decoded
+        if decoded < FEW_BYTES or waits <= 0:
+            return 0
+        return waits * max(0, self._size() - self._at_first) // decoded
 
 
 class Drained(NamedTuple):
@@ -151,7 +181,8 @@ class CaptureStage(Stage):
         if run.spool is None:
             raise ValueError("a live run needs a path for its recording")
         limits = Limits(run.disk_low_bytes, run.disk_stop_bytes)
-        return RecordingWriter(run.spool, description, sync=run.durable, limits=limits)
+        owed = RowsToCome(run.event_file, run.spool, self._shared) if run.centroid else nothing_owed
+        return RecordingWriter(run.spool, description, sync=run.durable, limits=limits, owed=owed)
 
     def _begin(self, acquisition: int) -> int:
         """Address of the acquisition's first byte. What came since the one before belongs to none: stray words."""

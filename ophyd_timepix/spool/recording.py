@@ -13,6 +13,7 @@ import math
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ import numpy as np
 from .index import HEADER_BYTES, RECORD, Kind, Records, Row, header, index_path
 from .ring import ALIGNMENT, Bytes, Mark, Ring
 from .segments import further_segments, segment_path, segment_starts
-from .space import Limits, SpaceWatch
+from .space import Limits, SpaceWatch, nothing_owed
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +36,23 @@ NO_LIMITS: Final = Limits(0, 0, 0.0)
 class RecordingWriter:
     """One open recording (`.tpx3` and what follows it) with its index. The caller's thread does the writing.
 
-    sync: make every finished file durable (fdatasync). limits: when the disk counts as full.
+    sync: make every finished file durable (fdatasync). limits: when the disk counts as full; owed: see `SpaceWatch`.
     """
 
     waits = True
 
-    def __init__(self, path: Path, run: dict[str, Any], *, sync: bool = True, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        run: dict[str, Any],
+        *,
+        sync: bool = True,
+        limits: Limits | None = None,
+        owed: Callable[[], int] = nothing_owed,
+    ) -> None:
         self.path = path
         self._sync = sync
-        self._space = SpaceWatch(path, Limits() if limits is None else limits)
+        self._space = SpaceWatch(path, Limits() if limits is None else limits, owed)
         self._fd = self._index_fd = -1
         self._index_written = 0
         self._checked = 0

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -28,11 +29,20 @@ class Limits(NamedTuple):
     """Warn, too, when the disk is full in less."""
 
 
-class SpaceWatch:
-    """Looks at the file system every half second, from the thread that writes."""
+def nothing_owed() -> int:
+    """Nobody else writes."""
+    return 0
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+
+class SpaceWatch:
+    """Looks at the file system every half second, from the thread that writes.
+
+    owed: bytes that others will still write there for what is recorded already; they count as taken for the warning.
+    """
+
+    def __init__(self, path: Path, limits: Limits, owed: Callable[[], int] = nothing_owed) -> None:
         self._path = path
+        self._owed = owed
         stat = os.statvfs(path.parent)
         size = stat.f_blocks * stat.f_frsize
         self._low_bytes, self._stop_bytes = min(limits.low_bytes, size // 4), min(limits.stop_bytes, size // 8)
@@ -72,17 +82,18 @@ class SpaceWatch:
         free = self.free_bytes() - (ring.received - ring.on_disk)  # what the ring holds has its place already
         self._follow_rate(ring.on_disk, now)
         marks = ring.marks
-        marks[Mark.DISK_FREE] = max(0, free)
+        left = free - self._owed()
+        marks[Mark.DISK_FREE] = max(0, left)
         marks[Mark.DISK_RATE] = round(self._rate)
         marks[Mark.DISK_STOP] = self._stop_bytes
-        room = free - self._stop_bytes
-        low = free < self._low_bytes or room < self._low_seconds * self._rate
+        room = left - self._stop_bytes
+        low = left < self._low_bytes or room < self._low_seconds * self._rate
         marks[Mark.DISK_LOW] = int(low)
         if low and not self._warned:
             lasts = f", {max(0, room) / self._rate:.0f} s at this rate" if self._rate > 0 else ""
-            log.warning("%s: %.1f GB are left on the disk%s", self._path, free / 1e9, lasts)
+            log.warning("%s: %.1f GB are left on the disk%s", self._path, left / 1e9, lasts)
         self._warned = low
-        if room < 0 and not marks[Mark.STOPPED_BY]:
+        if free < self._stop_bytes and not marks[Mark.STOPPED_BY]:
             log.error("%s: only %.1f MB are left on the disk, the acquisition ends here", self._path, free / 1e6)
             marks[Mark.STOPPED_BY] = Stopped.DISK_LOW
 
