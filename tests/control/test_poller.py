@@ -176,7 +176,7 @@ def test_job_may_close_its_poller():
         closed.set()
 
     poller.every(lambda: 1, last)
-    assert closed.wait(10)
+    assert closed.wait(60)
     poller.close()
 
 
@@ -207,7 +207,7 @@ def test_foreground_request_tries_at_once_and_wakes_the_poller(client: SpidrClie
     lost = threading.Event()
     client.subscribe(lambda connected: None if connected else lost.set())
     faults.arm("unreachable=600")
-    assert lost.wait(10)
+    assert lost.wait(60)
     faults.clear()
     while True:
         try:

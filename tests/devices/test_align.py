@@ -33,7 +33,7 @@ def test_signals_say_what_is_seen_and_nothing_is_left(tpx, pipe, fake_board, tmp
     tpx.gates.define(Gate(name="ion"))
     told = looks(tpx.gates.gate0.counts, 3)
     with tpx.align(period=0.05):
-        assert told.wait(10)
+        assert told.wait(60)
         assert tpx.aligning
     assert not tpx.aligning
     assert not fake_board.shutter_open.is_set()
@@ -48,7 +48,7 @@ def test_signals_say_what_is_seen_and_nothing_is_left(tpx, pipe, fake_board, tmp
 def test_there_is_a_picture_before_the_first_look_is_over(tpx, pipe):
     told = looks(tpx.n_shots, 2)
     tpx.start_align(period=60)
-    assert told.wait(10)
+    assert told.wait(60)
     assert tpx.image.get()[3, 7] > 0
     assert tpx.tof.histogram.get().any()
     tpx.stop_align()
@@ -57,7 +57,7 @@ def test_there_is_a_picture_before_the_first_look_is_over(tpx, pipe):
 def test_a_plan_goes_before_and_its_run_is_as_ever(RE, checker, tpx, pipe):
     told = looks(tpx.n_centroids, 1)
     tpx.start_align(period=0.05)
-    assert told.wait(10)
+    assert told.wait(60)
     RE(bp.count([tpx], num=2))
     assert not tpx.aligning
     assert checker.run.rows == 2 * ROWS
@@ -68,7 +68,7 @@ def test_gates_are_switched_while_aligning(tpx, pipe):
     tpx.start_align(period=0.03)
     told = looks(tpx.gates.gate0.counts, 2)
     tpx.gates.define(Gate(name="ion"))
-    assert told.wait(10)
+    assert told.wait(60)
     tpx.stop_align()
 
 
@@ -116,19 +116,19 @@ def test_a_gate_is_moved_while_aligning_bound_by_bound(tpx, pipe, caplog):
     tpx.gates.define(Gate(name="ion", tof=(1000, 2000)))
     with tpx.align(period=0.02):
         tpx.gates.gate0.tof_min.put(5000)
-        assert looks(tpx.gates.gate0.counts, 3).wait(10)
+        assert looks(tpx.gates.gate0.counts, 3).wait(60)
         assert tpx.aligning
         tpx.gates.gate0.tof_max.put(6000)
-        assert looks(tpx.gates.gate0.counts, 3).wait(10)
+        assert looks(tpx.gates.gate0.counts, 3).wait(60)
     assert "aligning goes on with the settings before: tpx_gates_gate0: " in caplog.text
     assert pipe.countings[-1].gates[0].tof == (5000, 6000)
 
 
 def test_spectrum_and_processing_are_changed_while_aligning(tpx, pipe):
     with tpx.align(period=0.02):
-        assert looks(tpx.n_centroids, 1).wait(10)
+        assert looks(tpx.n_centroids, 1).wait(60)
         tpx.tof.bins.put(100)
         tpx.processing.min_size.put(3)
-        assert looks(tpx.n_centroids, 3).wait(10)
+        assert looks(tpx.n_centroids, 3).wait(60)
     assert (pipe.requests[-1].tof_bins, pipe.requests[-1].processing.min_size) == (100, 3)
     assert tpx.tof.histogram.get().shape == (100,)

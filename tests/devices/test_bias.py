@@ -19,7 +19,7 @@ def held(fake_board):
 
 
 def test_a_move_is_done_when_the_bias_is_there(spidr, fake_board):
-    spidr.bias.set(80).wait(5)
+    spidr.bias.set(80).wait(60)
     assert fake_board.calls[-1] == "ramp_bias 80"
     assert spidr.bias.position == 80
     assert (spidr.bias.setpoint.last, spidr.bias.enabled.last) == (80, "on")
@@ -51,38 +51,38 @@ def test_put_ramps_and_returns_when_the_bias_is_there(spidr, fake_board):
 
 def test_a_second_move_takes_over_and_the_first_says_so(spidr, held):
     first = spidr.bias.set(90)
-    assert held.ramps.wait(5)
+    assert held.ramps.wait(60)
     second = spidr.bias.set(40)
     with pytest.raises(BiasStopped, match="the ramp to 90 V gave way to one to 40 V"):
-        first.wait(5)
+        first.wait(60)
     held.may_arrive.set()
-    second.wait(5)
+    second.wait(60)
     assert spidr.bias.position == 40
     assert not spidr.bias.moving
 
 
 def test_stop_holds_the_bias_and_fails_the_move(spidr, held):
     status = spidr.bias.set(90)
-    assert held.ramps.wait(5)
+    assert held.ramps.wait(60)
     assert spidr.bias.moving
     assert "ramping" in repr(spidr.bias)
     spidr.bias.stop()
     with pytest.raises(BiasStopped, match="spidr_bias: the ramp to 90 V was stopped"):
-        status.wait(5)
+        status.wait(60)
     assert held.bias_setting is None
 
 
 def test_a_stop_for_a_pause_ends_the_move_quietly(spidr, held):
     status = spidr.bias.set(90)
-    assert held.ramps.wait(5)
+    assert held.ramps.wait(60)
     spidr.bias.stop(success=True)
-    status.wait(5)
+    status.wait(60)
 
 
 def test_a_ramp_that_does_not_arrive_fails_the_move(spidr, fake_board):
     fake_board.failing["ramp_bias 70"] = ReadBackError("the ADC reads 12 V; check the cable")
     with pytest.raises(ReadBackError, match="check the cable"):
-        spidr.bias.set(70).wait(5)
+        spidr.bias.set(70).wait(60)
 
 
 def test_move_read_and_scan_in_plans(RE, checker, spidr):

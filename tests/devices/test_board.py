@@ -62,7 +62,7 @@ def test_a_dac_refuses_before_the_wire(spidr, fake_board, value):
 def test_a_dac_rounds_to_its_step_and_reads_back(spidr, fake_board):
     status = spidr.chip0.dacs.vfbk.set(12.6)
     assert isinstance(status, Status)
-    status.wait(1)
+    status.wait(60)
     assert fake_board.chip(0).dacs[Dac.VFBK] == 13
     assert spidr.chip0.dacs.vfbk.get() == 13
 
@@ -70,7 +70,7 @@ def test_a_dac_rounds_to_its_step_and_reads_back(spidr, fake_board):
 def test_a_board_that_refuses_a_dac_fails_the_status(spidr, fake_board):
     fake_board.failing["set_dac VFBK 3"] = ControlError("the board refuses")
     with pytest.raises(ControlError, match="refuses"):
-        spidr.chip0.dacs.vfbk.set(3).wait(1)
+        spidr.chip0.dacs.vfbk.set(3).wait(60)
 
 
 def test_a_scanned_dac_is_its_own_axis_but_18_of_them_are_no_table(spidr):
@@ -111,10 +111,10 @@ def test_monitors_are_read_when_asked(spidr):
 
 
 def test_the_shutter_opens_and_closes_and_knows_two_words(spidr, fake_board):
-    spidr.shutter.set("open").wait(1)
+    spidr.shutter.set("open").wait(60)
     assert fake_board.shutter_open.is_set()
     assert spidr.shutter.state.get() == "open"
-    spidr.shutter.set("closed").wait(1)
+    spidr.shutter.set("closed").wait(60)
     assert fake_board.calls == ["open_shutter", "close_shutter"]
     with pytest.raises(ValueError, match="one of open, closed"):
         spidr.shutter.set("ajar")

@@ -26,10 +26,10 @@ def exposing(tpx, pipe, monkeypatch):
     pipe.flow.clear()
     tpx.stage()
     status = tpx.trigger()
-    assert pipe.looked.wait(5)
+    assert pipe.looked.wait(60)
     yield status
     pipe.flow.set()
-    status.wait(5)
+    status.wait(60)
     tpx.unstage()
 
 
@@ -39,7 +39,7 @@ def seen(signal, value) -> bool:
     number = signal.subscribe(lambda value, **_: told.set() if value == wanted else None)
     wanted = value
     try:
-        return told.wait(5)
+        return told.wait(60)
     finally:
         signal.unsubscribe(number)
 
@@ -70,7 +70,7 @@ def test_losses_are_told_while_a_point_is_exposed(tpx, pipe, now):
 
 
 def test_without_a_recording_the_disk_lasts_for_ever(tpx, now):
-    tpx.trigger().wait(5)
+    tpx.trigger().wait(60)
     assert (now.disk_free_bytes.get(), now.disk_seconds_left.get()) == (math.inf, math.inf)
 
 
@@ -102,7 +102,7 @@ def test_a_loss_of_an_earlier_point_does_not_ail_the_next(tpx, pipe, now, monkey
     ailed = []
     tpx.stats.healthy.subscribe(lambda value, **_: ailed.append(value), run=False)
     tpx.stage()
-    tpx.trigger().wait(5)
+    tpx.trigger().wait(60)
     tpx.unstage()
     assert 0 not in ailed
     assert now.lost_datagrams.get() == 0
@@ -111,7 +111,7 @@ def test_a_loss_of_an_earlier_point_does_not_ail_the_next(tpx, pipe, now, monkey
 def test_what_the_board_has_sent_and_nobody_has_seen_is_lost_on_the_way(tpx, pipe, fake_board):
     recording = tpx._recording
     tpx.stage()
-    tpx.trigger().wait(5)
+    tpx.trigger().wait(60)
     fake_board.sent_counters = lambda: SentCounters(10 + 100, (0,) * 4)
     recording.begin()
     assert recording.missing(looked(arrived=0)) == 0

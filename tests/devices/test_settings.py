@@ -21,7 +21,7 @@ DAC = "spidr_chip0_dacs_vthreshold_fine"
     "value", [430, 430.2, np.float64(429.9), np.int32(430), np.uint16(430), np.array(430.0), np.float32(430)]
 )
 def test_a_dac_takes_what_a_scan_gives_and_rounds_to_its_step(spidr, value):
-    spidr.chip0.dacs.vthreshold_fine.set(value).wait(1)
+    spidr.chip0.dacs.vthreshold_fine.set(value).wait(60)
     assert spidr.chip0.dacs.vthreshold_fine.get() == 430
 
 
@@ -65,8 +65,8 @@ def test_every_field_of_a_word_is_declared(word):
 
 def test_a_field_is_set_by_name_and_leaves_the_others(spidr, fake_board):
     general = spidr.chip0.config.general
-    general.mode.set("ToA only").wait(1)
-    general.polarity.set(1).wait(1)
+    general.mode.set("ToA only").wait(60)
+    general.polarity.set(1).wait(60)
     word = fake_board.chip(0).general
     assert (word.mode, word.polarity, word.gray_counter, word.fast_toa) == (Mode.TOA, Polarity.ELECTRONS, 1, 1)
     assert general.polarity.get() == "electrons (negative)"
@@ -82,7 +82,7 @@ def test_a_field_is_described_with_its_choices_and_bits(spidr):
 
 
 def test_where_names_are_numbers_a_number_is_the_name(spidr, fake_board):
-    spidr.chip0.config.pll.phases.set(16).wait(1)
+    spidr.chip0.config.pll.phases.set(16).wait(60)
     assert fake_board.chip(0).pll.n_phases == 16
     with pytest.raises(ValueError, match="spidr_chip0_config_pll_phases"):
         spidr.chip0.config.pll.phases.set(5)
@@ -103,7 +103,7 @@ def test_a_word_that_is_wrong_says_what_it_may_be(spidr, fake_board):
 def test_a_matrix_is_uploaded_and_named_by_its_digest(spidr, fake_board):
     matrix = PixelMatrix()
     matrix.mask[3, 4] = True
-    spidr.chip0.matrix.set(matrix).wait(1)
+    spidr.chip0.matrix.set(matrix).wait(60)
     assert fake_board.chip(0).matrix == matrix
     assert spidr.chip0.matrix.digest.last == matrix.digest()
     assert spidr.chip0.matrix.masked.get() == 1
@@ -112,7 +112,7 @@ def test_a_matrix_is_uploaded_and_named_by_its_digest(spidr, fake_board):
     with pytest.raises(ValueError, match=r"columns and rows 0 to 255, not \(256, 0\)"):
         spidr.chip0.matrix.mask(256, 0)
     with pytest.raises(ValueError, match="takes a PixelMatrix"):
-        spidr.chip0.matrix.set("mask").wait(1)
+        spidr.chip0.matrix.set("mask").wait(60)
     with pytest.raises(ValueError, match="set the matrix"):
         spidr.chip0.matrix.digest.set("abc")
 
@@ -128,8 +128,8 @@ def test_a_matrix_is_read_once_per_connection(spidr, fake_board):
 
 def test_test_pulses_are_set_field_by_field(spidr, fake_board):
     pulse = spidr.chip0.test_pulse
-    pulse.period.set(10).wait(1)
-    pulse.count.set(100).wait(1)
+    pulse.period.set(10).wait(60)
+    pulse.count.set(100).wait(60)
     pulse.choose_columns([0, 255])
     assert (fake_board.chip(0).pulse.period, fake_board.chip(0).pulse.count) == (10, 100)
     assert np.flatnonzero(fake_board.chip(0).columns).tolist() == [0, 255]
@@ -141,12 +141,12 @@ def test_test_pulses_are_set_field_by_field(spidr, fake_board):
 
 
 def test_how_the_shutter_opens_is_kept_while_it_is_opened_by_hand(spidr, fake_board):
-    spidr.shutter.mode.set("external_rising_timer").wait(1)
-    spidr.shutter.length_us.set(500).wait(1)
+    spidr.shutter.mode.set("external_rising_timer").wait(60)
+    spidr.shutter.length_us.set(500).wait(60)
     before = fake_board.config
-    spidr.shutter.set("open").wait(1)
+    spidr.shutter.set("open").wait(60)
     fake_board.config = None  # opening by hand sets the board's own
-    spidr.shutter.set("closed").wait(1)
+    spidr.shutter.set("closed").wait(60)
     assert fake_board.config == before
     spidr.shutter.start()
     assert fake_board.calls[-1] == "start_trigger"
@@ -157,8 +157,8 @@ def test_how_the_shutter_opens_is_kept_while_it_is_opened_by_hand(spidr, fake_bo
 
 
 def test_clock_and_tdc_are_settings(spidr, fake_board):
-    spidr.clock.external.set("on").wait(1)
-    spidr.tdc.word.set(5).wait(1)
+    spidr.clock.external.set("on").wait(60)
+    spidr.tdc.word.set(5).wait(60)
     assert (fake_board.external, fake_board.tdc) == (True, 5)
 
 

@@ -61,7 +61,7 @@ def test_a_suspender_lets_go(RE, checker, tpx, pipe, fake_board, monkeypatch, wh
     pipe.flow.clear()
 
     def trip():
-        assert pipe.looked.wait(10)
+        assert pipe.looked.wait(60)
         signal.publish(0.0 if which == "trigger_rate" else 6.0)
         pipe.flow.set()
 

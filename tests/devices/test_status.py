@@ -16,7 +16,7 @@ def test_a_failed_status_says_why_in_one_line(make):
     status = make()
     status.set_exception(RuntimeError("stage 'decode' was killed\nTraceback of the stage"))
     with pytest.raises(RuntimeError):
-        status.wait(5)
+        status.wait(60)
     assert str(status).endswith("success=False): stage 'decode' was killed")
     assert repr(status) == str(status)
 
@@ -26,5 +26,5 @@ def test_a_status_without_an_error_looks_like_any_other(make):
     status = make()
     assert str(status).endswith("done=False, success=False)")
     status.set_finished()
-    status.wait(5)
+    status.wait(60)
     assert str(status).endswith("done=True, success=True)")

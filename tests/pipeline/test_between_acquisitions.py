@@ -68,7 +68,7 @@ class Bench:
         self.stage.close()
 
     def _wait(self, condition) -> None:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         pause = threading.Event()
         while not condition():
             assert time.monotonic() < deadline

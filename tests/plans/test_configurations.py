@@ -142,7 +142,7 @@ def test_what_the_read_out_sets_itself_is_in_the_first_descriptor(RE, checker, s
 
 def test_the_next_run_has_the_settings_of_the_next_run(RE, checker, spidr, tpx):
     RE(bp.count([tpx]))
-    spidr.chip0.dacs.vfbk.set(99).wait(1)
+    spidr.chip0.dacs.vfbk.set(99).wait(60)
     RE(bp.count([tpx]))
     assert [configurations(run, "tpx_chip0_vfbk") for run in checker.runs] == [[128], [99]]
 

@@ -76,12 +76,12 @@ def test_pause_and_resume_give_each_point_one_whole_exposure(RE, checker, tpx, p
 def test_pausing_twice(RE, checker, tpx, pipe, kind):
     pipe.flow.clear()
     run_and_interrupt(RE, PLANS[kind](tpx), pipe.looked)
-    assert pipe.idle.wait(5)
+    assert pipe.idle.wait(60)
     running = threading.Event()
     RE.state_hook = lambda new, old: running.set() if new == "running" else None
 
     def pause_once_it_exposes():
-        assert pipe.looked.wait(5)
+        assert pipe.looked.wait(60)
         RE.request_pause()
 
     hand = when(running, pause_once_it_exposes)

@@ -59,7 +59,7 @@ def publish(tpx: TimepixDetector, view: LiveView, n: int) -> None:
     heard = threading.Event()
     token = tpx.image.subscribe(lambda **_: heard.set(), run=False)
     tpx.image.publish(picture(n))
-    assert heard.wait(5)
+    assert heard.wait(60)
     tpx.image.unsubscribe(token)
 
 
@@ -116,7 +116,7 @@ def test_nobody_waits_for_a_drawing(tpx: TimepixDetector, view: LiveView, monkey
     publish(tpx, view, 1)
     painter = threading.Thread(target=view.look)
     painter.start()
-    assert drawing.wait(5)
+    assert drawing.wait(60)
     for n in range(2, 20):
         publish(tpx, view, n)
     assert painter.is_alive()

@@ -37,6 +37,11 @@ def RE(camera: TimepixDetector) -> Iterator[RunEngine]:
         yield engine
 
 
+def hits_per_shot(point):
+    """A shot is one of the board's: a second of the host has fewer of them when the machine is busy."""
+    return point["tpx_n_hits"] / point["tpx_n_shots"]
+
+
 def test_a_threshold_scan_shows_the_noise_edge_and_the_dac_in_every_event(RE, checker, camera, capsys):
     """Far above the noise the hits are the particles'; near it they rise steeply; the table shows both."""
     best_effort = BestEffortCallback()
@@ -46,10 +51,10 @@ def test_a_threshold_scan_shows_the_noise_edge_and_the_dac_in_every_event(RE, ch
     try:
         RE(bp.scan([camera], dac, NOISE_FLOOR + 200, NOISE_FLOOR + 40, 9))
     finally:
-        dac.set(dac.dac.default).wait(5)
+        dac.set(dac.dac.default).wait(60)
     points = checker.run.stream("primary")
     assert [point[THRESHOLD] for point in points] == list(range(420, 259, -20))
-    hits = np.array([point["tpx_hit_rate"] for point in points])
+    hits = np.array([hits_per_shot(point) for point in points])
     assert hits[:5].max() < 2 * hits[:5].min(), "above the noise the threshold changes little"
     assert hits[-1] > 3 * hits[0], "near it noise is what is seen"
     assert len(checker.run.described("primary")) == 1
@@ -69,7 +74,7 @@ def test_a_bias_scan_waits_for_the_bias_and_the_signal_follows_it(RE, checker, c
     low, high = checker.run.stream("primary")
     assert low["spidr_bias"] == pytest.approx(14, abs=0.6)
     assert high["spidr_bias"] == pytest.approx(50, abs=0.6)
-    assert low["tpx_n_hits"] < high["tpx_n_hits"]
+    assert hits_per_shot(low) < hits_per_shot(high)
 
 
 def test_masked_pixels_are_silent_and_the_mask_is_recorded(RE, checker, camera):
@@ -88,9 +93,9 @@ def test_masked_pixels_are_silent_and_the_mask_is_recorded(RE, checker, camera):
     try:
         RE(plan())
     finally:
-        camera.board.chip0.matrix.set(before).wait(5)
+        camera.board.chip0.matrix.set(before).wait(60)
     first, second = checker.run.stream("primary")
-    assert second["tpx_n_hits"] < 0.8 * first["tpx_n_hits"]
+    assert hits_per_shot(second) < 0.8 * hits_per_shot(first)
     x = checker.run.column("x")[second["tpx_row_start"] : second["tpx_row_stop"]]
     assert x.min() > 127
     digests = [d["configuration"]["tpx"]["data"]["tpx_chip0_matrix_digest"] for d in checker.run.described("primary")]
@@ -110,8 +115,8 @@ def _check_master(path: Path) -> None:
 def test_settings_survive_a_file_a_reset_and_a_recording(camera, tmp_path):
     path = camera.save_configuration(tmp_path / "good", comment="as it was")
     assert camera.diff_configuration(path) == ""
-    camera.board.chip0.dacs.vfbk.set(99).wait(5)
-    camera.processing.radius_px.set(3.0).wait(5)
+    camera.board.chip0.dacs.vfbk.set(99).wait(60)
+    camera.processing.radius_px.set(3.0).wait(60)
     assert camera.diff_configuration(path).splitlines() == [
         "chip 0 dacs.vfbk: 99 -> 128",
         "processing.radius_px: 3.0 -> 2.0",

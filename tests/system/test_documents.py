@@ -121,7 +121,7 @@ def test_scan_over_a_dac(RE, checker, tpx):
     RE(bp.scan([tpx], tpx.board.chip0.dacs.ibias_ikrum, 5, 7, 3))
     assert_complete(checker.run, "primary", 3)
     assert [p["spidr_chip0_dacs_ibias_ikrum"] for p in checker.run.stream("primary")] == [5, 6, 7]
-    tpx.board.chip0.dacs.ibias_ikrum.set(5).wait(2)
+    tpx.board.chip0.dacs.ibias_ikrum.set(5).wait(60)
 
 
 def test_points_by_shots(RE, checker, tpx):

@@ -105,7 +105,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     session.do("docs = []; token = RE.subscribe(lambda name, doc: docs.append((name, doc)))")
     session.do("of = lambda name: [doc for n, doc in docs if n == name]")
     session.do("RE.msg_hook = lambda msg: msg.command == 'complete' and print('it ' + 'flies')")
-    session.do("_ = tpx.exposure.set(0.3).wait(5); tpx.connect()")
+    session.do("_ = tpx.exposure.set(0.3).wait(60); tpx.connect()")
     yield session
     session.kill()
     world.wait_until_gone()
@@ -276,7 +276,7 @@ def test_when_the_users_process_is_killed_all_ends_and_the_recording_is_readable
     assert again["ledger"]["unaccounted"] == 0
     board = SpidrBoard(sim.address, name="spidr")  # it still sends; the next run of anybody closes its shutter first
     board.connect()
-    board.shutter.set("closed").wait(5)
+    board.shutter.set("closed").wait(60)
     board.disconnect()
 
 
