@@ -25,8 +25,12 @@ def inlined(function: F) -> F:
 
 
 def internal(function: F) -> F:
-    """Compile a function that only kernels call: it cannot be called from Python, and so compiles in half the time."""
+    """Compile a function that only kernels call: it cannot be called from Python, and so compiles in half the time.
+
+    It makes no array and keeps none (`_nrt`): else each call would count references to all the arrays that it is given,
+    and a word that is no hit would take as long as some hundred hits.
+    """
     compiled: F = numba.njit(
-        nogil=True, cache=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+        nogil=True, cache=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False
     )(function)
     return compiled
