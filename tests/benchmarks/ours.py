@@ -14,6 +14,7 @@ from ophyd_timepix.events import BlockArrays, BlockBuilder, CentroidFinder
 from ophyd_timepix.events.corrections import Corrections
 
 SLICE_WORDS = 1 << 16
+KEPT = ("x", "y", "tof", "tot", "size", "chip")
 
 Words = npt.NDArray[np.uint64]
 
@@ -68,11 +69,19 @@ def count_centroided(slices: Iterable[Words], processing: Processing) -> int:
 
 
 def table_of(
-    slices: Iterable[Words], processing: Processing, calibration: Calibration | None = None
+    slices: Iterable[Words], n_words: int, processing: Processing, calibration: Calibration | None = None
 ) -> dict[str, npt.NDArray[Any]]:
-    """All columns of all centroids, kept in memory as other programs do."""
-    parts = [
-        {name: column.copy() for name, column in block.centroid_columns().items()}
-        for block in blocks_of(slices, processing, calibration)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    """The columns that other programs have too, of all centroids, kept in memory as they do.
+
+    n_words: of the recording; there are no more centroids. Pages that are not written take no memory.
+    """
+    table: dict[str, npt.NDArray[Any]] = {}
+    n = 0
+    for block in blocks_of(slices, processing, calibration):
+        columns = {name: column for name, column in block.centroid_columns().items() if name in KEPT}
+        table = table or {name: np.empty(n_words, column.dtype) for name, column in columns.items()}
+        end = n + block.header.n_centroids
+        for name, column in columns.items():
+            table[name][n:end] = column
+        n = end
+    return {name: column[:n] for name, column in table.items()}

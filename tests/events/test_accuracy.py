@@ -31,7 +31,7 @@ def stream(hits_per_s: float | None) -> tuple[npt.NDArray[np.uint64], Truth]:
 
 def centroids(hits_per_s: float | None, processing: Processing, calibration: Calibration | None = None) -> Score:
     words, truth = stream(hits_per_s)
-    table = table_of(in_slices(words), processing, calibration)
+    table = table_of(in_slices(words), len(words), processing, calibration)
     found = Centroids(table["x"], table["y"], table["tof"], table["tot"], table["size"])
     return score(found, truth, peaks=hits_per_s is None)
 
