@@ -28,6 +28,7 @@ SUBCOMMANDS: Final = {
     "process": "recordings (.tpx3, Pymepix .raw, SPIDR .dat) to centroids",
     "recover": "finish runs that a halt, a kill or a power loss left unfinished",
     "info": "what is in a recording",
+    "calibrate": "time-walk of the chips, from recordings",
     "config": "settings in files: show, compare with another file or a board, convert from and to SoPhy",
     "reference": "all signals of board, chip and detector as a page: unit, range, meaning, where they live",
     "catalog": "make the catalog of runs, allow directories, put back runs that it missed",

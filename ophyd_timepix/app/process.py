@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..config import (
-    CalibrationFile,
     CentroidTime,
     Edge,
     Geometry,
@@ -73,7 +72,7 @@ def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--masked-pixels", type=masked_pixels, metavar="FILE|LIST", help="hits to leave out: chip,x,y chip,x,y ..."
     )
-    group.add_argument("--calibration", metavar="FILE", type=calibration_file, help="FILE.npz, or none")
+    group.add_argument("--calibration", metavar="FILE", help="FILE.npz, or none")
     group.add_argument("--lateness-ns", type=float)
     group.add_argument("--trigger-input", type=int, choices=(1, 2))
     group.add_argument("--trigger-edge", type=Edge, choices=list(Edge))
@@ -97,14 +96,6 @@ def masked_pixels(text: str) -> tuple[Pixel, ...]:
     try:
         return read_pixels(Path(text)) if Path(text).is_file() else checked(parse_pixels(text))
     except (ValueError, OSError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def calibration_file(text: str) -> CalibrationFile | None:
-    """What is known of the file; `none` is none."""
-    try:
-        return None if text == "none" else CalibrationFile.from_text(text)
-    except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 

@@ -31,6 +31,8 @@ LIMIT_NS: Final = 10_000.0
 """No correction is larger: hits wait for each other so much longer."""
 NEAREST: Final = 1.0
 """Counts of ToT above b: nearer to its pole the time-walk is taken as it is here."""
+NONE: Final = "none"
+"""As the name of a file: no calibration."""
 _MAX_BYTES: Final = 64 << 20
 _PINNED: Final = re.compile("#[0-9a-f]{64}$")
 
@@ -194,9 +196,9 @@ class CalibrationFile(BaseModel):
 
     @classmethod
     def from_text(cls, text: str) -> Self | None:
-        """From `PATH`, or from `PATH#SHA256`, which has to be that of the file; None from an empty text."""
+        """From `PATH`, or from `PATH#SHA256`, which has to be that of the file; None from `none` and an empty text."""
         path, _, digest = text.rpartition("#") if _PINNED.search(text) else (text, "", "")
-        if not path:
+        if path in ("", NONE):
             return None
         found = cls.of(path)
         if digest:

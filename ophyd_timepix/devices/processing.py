@@ -51,8 +51,10 @@ class CalibrationPath(RunSetting):
     def normal(self, value: Any) -> Scalar:
         """Raises ValueError for a file that is no calibration."""
         text = str(value)
-        found = None if is_pinned(text) else CalibrationFile.from_text(text)
-        return text if found is None else found.text
+        if is_pinned(text):
+            return text
+        found = CalibrationFile.from_text(text)
+        return "" if found is None else found.text
 
 
 def _as_signal(name: str, value: Any) -> Any:

@@ -50,7 +50,7 @@ def test_processing_names_the_file_with_its_digest_and_survives_json(calibration
     assert Processing.model_validate_json(processing.model_dump_json()) == processing
     assert processing.load_calibration() == calibration
     assert processing.optional_columns == ("energy",)
-    assert Processing(calibration="").calibration is None
+    assert Processing(calibration="").calibration is Processing(calibration="none").calibration is None
 
 
 def test_a_file_that_changed_is_refused_with_both_digests(calibration, tmp_path):

@@ -154,6 +154,25 @@ def test_reprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert names["strict"]["tof"].min() >= 4000
 
 
+def test_correcting_time_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert spidr_sim(["--write", "recording.tpx3", "--seconds", "0.1", "--rate", "1e6"]) == 0
+    names: dict[str, Any] = {}
+    with (
+        Guide("docs/how-to/correct-time-walk.md", "sh") as shell,
+        Guide("docs/how-to/correct-time-walk.md", "python") as guide,
+    ):
+        measure, correct, energies = shell.commands()
+        assert call(measure) == call(correct) == 0, capsys.readouterr().err
+        guide.run(names, 1)
+        assert call(energies) == 0, capsys.readouterr().err
+        guide.run(names, 1)
+    assert names["walk"].time_walk_abc[0] == pytest.approx([540, -5, 0], rel=0.05, abs=0.01)
+    assert names["found"]["energy"].min() > 0
+
+
 def test_the_readme(session: dict[str, Any]) -> None:
     """Its session, with a board and a detector of its own, and shorter points."""
     data = session["site"].data

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ophyd_timepix.config import Processing
+from ophyd_timepix.config import Calibration, Processing
 from ophyd_timepix.decode import Framing
 from ophyd_timepix.files.reader import read_table
 from ophyd_timepix.pipeline.client import Pipeline
@@ -36,16 +36,25 @@ def words() -> npt.NDArray[np.uint64]:
 
 
 @pytest.fixture(scope="module")
-def in_one_piece(words: npt.NDArray[np.uint64]) -> Rows:
-    return process(words, PROCESSING, framing=Framing.RAW)
+def processing(tmp_path_factory: pytest.TempPathFactory) -> Processing:
+    """With all that moves hits, takes them out, or adds columns."""
+    calibration = Calibration(time_walk_abc=[(540, -5, 0)], chip_offset_ns=[-3], energy_abct=[(1.8, 12, 60, 2)])
+    path = calibration.save(tmp_path_factory.mktemp("calibration") / "chip.npz")
+    return Processing.model_validate(PROCESSING.model_dump() | {"calibration": path})
+
+
+@pytest.fixture(scope="module")
+def in_one_piece(words: npt.NDArray[np.uint64], processing: Processing) -> Rows:
+    return process(words, processing, framing=Framing.RAW, calibration=processing.load_calibration())
 
 
 @few_examples
 @given(log2_bytes=st.floats(10, 24), partial=st.booleans())
-def test_the_size_of_the_pieces_changes_nothing(words, in_one_piece, log2_bytes, partial):
+def test_the_size_of_the_pieces_changes_nothing(words, processing, in_one_piece, log2_bytes, partial):
     step = int(2**log2_bytes) // 8
     places = [*range(0, words.size, step), words.size]
-    rows = process(words, PROCESSING, framing=Framing.RAW, places=places, partial=partial)
+    calibration = processing.load_calibration()
+    rows = process(words, processing, framing=Framing.RAW, places=places, partial=partial, calibration=calibration)
     assert_same_rows(rows, in_one_piece)
 
 
@@ -67,11 +76,11 @@ def write_recording(path: Path, words: npt.NDArray[np.uint64], datagram_words: i
 @few_examples
 @given(workers=st.sampled_from([1, 2]), datagram_words=st.integers(20, 8188))
 def test_the_number_of_workers_and_the_size_of_datagrams_change_nothing(
-    pipelines, words, in_one_piece, tmp_path_factory, workers, datagram_words
+    pipelines, words, processing, in_one_piece, tmp_path_factory, workers, datagram_words
 ):
     place = tmp_path_factory.mktemp("rows")
     recording = write_recording(place / "a.tpx3", words, datagram_words)
-    pipelines[workers].process(RunRequest(event_file=place / "a.h5", processing=PROCESSING), [recording])
+    pipelines[workers].process(RunRequest(event_file=place / "a.h5", processing=processing), [recording])
     for table in TABLES:
         expected = in_one_piece.table(table)
         found = read_table(place / "a.h5", table)

@@ -1,0 +1,120 @@
+"""`ophyd-timepix calibrate`: time-walk of the chips, from recordings. Everything else in a calibration is kept."""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from ..clock import ns_to_ticks
+from ..config import Calibration, Geometry, Processing
+from ..config.calibration import walk_ns
+from ..decode.decoder import Decoder, Framing
+from ..events.block import BlockArrays
+from ..events.builder import BlockBuilder
+from ..events.centroid import CentroidFinder
+from ..events.walk import Delays, delays_of, fit_time_walk, join_delays, time_walk_table
+from ..spool.index import timer_estimate
+from ..spool.sources import Recording, open_recording
+from .asking import chips_of, own_run, recorded_file, recorded_processing
+from .process import processing_of
+from .survey import slices
+
+ENOUGH: Final = 5_000_000
+"""Hits that are looked at: more say nothing new."""
+SHOWN_TOT: Final = (2, 5, 10, 20, 50, 100, 200)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    actions = parser.add_subparsers(title="what to do", dest="action", required=True, metavar="ACTION")
+    walk = actions.add_parser("time-walk", help="from how much later small hits of a cluster come than its largest")
+    walk.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".tpx3, Pymepix .raw or SPIDR .dat")
+    walk.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.npz", help="calibration to write")
+    walk.add_argument("--model", choices=("formula", "table"), default="formula", help="default: formula")
+    walk.add_argument("--into", type=Path, metavar="FILE.npz", help="keep offsets and energies of this calibration")
+    walk.add_argument("--overwrite", action="store_true", help="replace what is there")
+    walk.add_argument("--at-most", type=int, default=ENOUGH, metavar="N", help="hits to look at (default %(default)s)")
+    group = walk.add_argument_group("clusters", argument_default=argparse.SUPPRESS)
+    for name in ("--radius-px", "--window-ns"):
+        group.add_argument(name, type=float)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, and write the file."""
+    recordings = [open_recording(path) for path in options.files]
+    before = None if options.into is None else Calibration.load(options.into)
+    wanted = processing_of(options, recorded_processing(recordings))
+    made = measure_time_walk(recordings, wanted, model=options.model, enough=options.at_most)
+    if before is not None:
+        made = replace(before, time_walk_abc=made.time_walk_abc, time_walk_table_ns=made.time_walk_table_ns)
+    path = made.save(options.output, overwrite=options.overwrite)
+    print(_as_text(made))
+    print(f"wrote {path}")
+    return 0
+
+
+def measure_time_walk(
+    recordings: list[Recording], processing: Processing, *, model: str = "formula", enough: int = ENOUGH
+) -> Calibration:
+    """The time-walk of all chips of some recordings. model: 'formula' or 'table'. enough: hits that are looked at.
+
+    Raises ValueError for a chip with too few hits.
+    """
+    wanted = {"hits": True, "calibration": None, "min_samples": 1, "min_size": 2, "split": False}
+    processing = Processing.model_validate({**processing.model_dump(), **wanted})
+    parts: list[Delays] = []
+    n = n_chips = 0
+    for recording in recordings:
+        own = own_run(recording)
+        n_chips = max(n_chips, chips_of([recording]) if own is None else own.n_chips)
+        for block in clustered(recording, processing, n_chips):
+            parts.append(delays_of(block))
+            n += len(parts[-1].tot)
+            if n >= enough:
+                break
+    if not parts:
+        raise ValueError("the recordings have no hits")
+    delays = join_delays(parts)
+    told = f"time-walk of {len(delays.tot)} hits of {', '.join(recording.path.name for recording in recordings)}"
+    if model == "table":
+        table = np.stack([time_walk_table(delays, chip) for chip in range(n_chips)])
+        return Calibration(time_walk_table_ns=table, comment=told)
+    formula = np.stack([fit_time_walk(delays, chip) for chip in range(n_chips)])
+    return Calibration(time_walk_abc=formula, comment=told)
+
+
+def clustered(recording: Recording, processing: Processing, n_chips: int) -> Iterator[BlockArrays]:
+    """The blocks of a recording, one after the other in the same memory, with clusters and their hits."""
+    file = recorded_file(recording, n_chips)
+    phase = None if file.phase is None else np.asarray(file.phase, np.int32)
+    framing = Framing.TPX3 if recording.chunked else Framing.RAW
+    decoder = Decoder(framing, n_chips, phase, ns_to_ticks(processing.lateness_ns))
+    builder, block = BlockBuilder(processing, n_chips), BlockArrays()
+    finder = CentroidFinder(processing, Geometry.for_chips(n_chips).table())
+    for piece in slices(recording):
+        builder.add(decoder.decode(piece.words, timer_estimate(piece.host_ns, file.timer_zero_ns)))
+        while builder.take(block):
+            finder.process(block)
+            yield block
+    builder.add(decoder.flush())
+    more = True
+    while more:
+        more = builder.flush(block)
+        finder.process(block)
+        yield block
+
+
+def _as_text(made: Calibration) -> str:
+    lines = ["chip  " + "  ".join(f"ToT {tot:>3}" for tot in SHOWN_TOT) + "  (ns)"]
+    for chip in range(made.n_chips):
+        if made.time_walk_table_ns is not None:
+            walks = made.time_walk_table_ns[chip][list(SHOWN_TOT)]
+        elif made.time_walk_abc is not None:
+            walks = walk_ns(made.time_walk_abc[chip], np.array(SHOWN_TOT))
+        else:
+            continue
+        lines.append(f"{chip:>4}  " + "  ".join(f"{ns:>7.2f}" for ns in walks))
+    return "\n".join(lines)
