@@ -198,5 +198,6 @@ def column_phase(pll_word: SupportsIndex) -> tuple[int, ...]:
     if n_phases == 1:
         return (0,) * N_DCOLS
     raise ValueError(
-        f"the column phases of {n_phases} clock phases (PLL word 0x{index(pll_word):X}) are not known; use 1, 2 or 16"
+        f"the column phases of {n_phases} clock phases (PLL word 0x{index(pll_word):X}) are not known; use 1, 2 or 16, "
+        f"or give a table of column phases"
     )
