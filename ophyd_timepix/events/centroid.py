@@ -398,18 +398,11 @@ def _link(block: BlockArrays, scratch: Scratch) -> int:
             scratch.parent,
             scratch.sums,
         )
-    return c.link_components(
-        block.keys,
-        block.shot_first_hit,
-        header.n_shots,
-        around.offsets,
-        around.reach,
-        now,
-        scratch.map,
-        scratch.slots,
-        scratch.parent,
-        scratch.sums,
-    )
+    keys, firsts, n = block.keys, block.shot_first_hit, header.n_shots
+    last, slots, parent, sums = scratch.map, scratch.slots, scratch.parent, scratch.sums
+    if around.is_disc_2:
+        return c.link_components_2px(keys, firsts, n, around.reach, now, last, slots, parent, sums)
+    return c.link_components(keys, firsts, n, around.offsets, around.reach, now, last, slots, parent, sums)
 
 
 def _running_time(block: BlockArrays, scratch: Scratch) -> int:
@@ -443,33 +436,31 @@ def _find_dbscan_clusters(block: BlockArrays, processing: Processing, scratch: S
 def _link_dense(block: BlockArrays, min_samples: int, scratch: Scratch) -> None:
     """Core hits and their trees, nearest core hits of others: one pass over the map."""
     around, header, keys = scratch.neighbourhood, block.header, block.keys
-    n_pairs = dbscan.link_dense(
-        keys,
-        block.shot_first_hit,
-        header.n_shots,
-        around.offsets,
-        around.reach,
-        min_samples,
-        _running_time(block, scratch),
-        scratch.map,
-        scratch.before,
-        scratch.neighbours,
-        scratch.tree,
-        scratch.nearest,
-        scratch.nearest2,
-        scratch.pairs,
-    )
-    dbscan.link_waiting(
-        keys,
-        n_pairs,
-        scratch.pairs,
-        around.time_scale,
-        min_samples,
-        scratch.neighbours,
-        scratch.tree,
-        scratch.nearest,
-        scratch.nearest2,
-    )
+    now, firsts, n = _running_time(block, scratch), block.shot_first_hit, header.n_shots
+    last, before, pairs = scratch.map, scratch.before, scratch.pairs
+    neighbours, tree, nearest, nearest2 = scratch.neighbours, scratch.tree, scratch.nearest, scratch.nearest2
+    if around.is_disc_2:
+        n_pairs = dbscan.link_dense_2px(
+            keys, firsts, n, around.reach, min_samples, now, last, before, neighbours, tree, nearest, nearest2, pairs
+        )
+    else:
+        n_pairs = dbscan.link_dense(
+            keys,
+            firsts,
+            n,
+            around.offsets,
+            around.reach,
+            min_samples,
+            now,
+            last,
+            before,
+            neighbours,
+            tree,
+            nearest,
+            nearest2,
+            pairs,
+        )
+    dbscan.link_waiting(keys, n_pairs, pairs, around.time_scale, min_samples, neighbours, tree, nearest, nearest2)
 
 
 def _link_dense_twice(block: BlockArrays, min_samples: int, scratch: Scratch) -> None:

@@ -80,6 +80,17 @@ def _counts_by_coordinate() -> npt.NDArray[np.int64]:
 _COUNT_OF_X, _COUNT_OF_Y = _counts_by_coordinate()
 
 
+def _offsets(radius2: float) -> Ints:
+    """Places of the pixels of a disc in the map, from its middle, row by row."""
+    pad = math.isqrt(int(radius2))
+    square = [(dx, dy) for dy in range(-pad, pad + 1) for dx in range(-pad, pad + 1)]
+    return np.array([dy * SIDE + dx for dx, dy in square if dx * dx + dy * dy <= radius2], np.int64)
+
+
+N_DISC_2: Final = 13
+DISC_2: Final = _offsets(4.0)
+
+
 class Neighbourhood(NamedTuple):
     """Offsets within the radius, what they mean in the map, and how far each reaches in time."""
 
@@ -89,8 +100,10 @@ class Neighbourhood(NamedTuple):
     """dx² + dy² of each offset."""
     time_scale: float
     """Pixels per tick, for distances in space and time."""
+    is_disc_2: bool
+    """Radius 2 (up to 2.23: the same pixels), for which there are kernels with the offsets as constants."""
     is_plus_cover: bool
-    """The cylinder of radius 2 (up to 2.23: the same pixels), which four pluses cover."""
+    """The cylinder of that radius, which four pluses cover."""
 
 
 def neighbourhood(processing: Processing) -> Neighbourhood:
@@ -105,10 +118,11 @@ def neighbourhood(processing: Processing) -> Neighbourhood:
     is_cylinder = processing.metric is Metric.CYLINDER
     reach = [window if is_cylinder else _ellipsoid_reach(dx * dx + dy * dy, scale, limit, window) for dx, dy in disc]
     return Neighbourhood(
-        np.array([dy * SIDE + dx for dx, dy in disc], np.int64),
+        _offsets(limit),
         np.array(reach, np.int64),
         np.array([dx * dx + dy * dy for dx, dy in disc], np.float64),
         scale,
+        4.0 <= limit < 5.0,
         is_cylinder and 4.0 <= limit < 5.0,
     )
 
@@ -233,12 +247,13 @@ def link_by_pluses(
     return n_slots
 
 
-@kernel
-def link_components(
+@inlined
+def _link_components(
     keys: Ints,
     shot_first_hit: Ints,
     n_shots: int,
     offsets: Ints,
+    n_offsets: int,
     reach: Ints,
     now: int,
     last: Ints,
@@ -246,9 +261,8 @@ def link_components(
     parent: Int32s,
     sums: Ints,
 ) -> int:
-    """The same for any radius and metric: the map holds the last hit of each pixel."""
+    """The loop of both kernels below: the more the compiler knows of the offsets, the faster it is."""
     n_slots = 0
-    n_offsets = offsets.shape[0]
     shift = (now - (keys[0] >> REL_TICK_SHIFT)) << SLOT_BITS
     found = np.empty(n_offsets, np.int64)
     for shot in range(n_shots):
@@ -272,6 +286,41 @@ def link_components(
             slots[at(i)] = slot
             add_to_sums(sums, slot, key, i)
     return n_slots
+
+
+@kernel
+def link_components(
+    keys: Ints,
+    shot_first_hit: Ints,
+    n_shots: int,
+    offsets: Ints,
+    reach: Ints,
+    now: int,
+    last: Ints,
+    slots: Int32s,
+    parent: Int32s,
+    sums: Ints,
+) -> int:
+    """The same for any radius and metric: the map holds the last hit of each pixel."""
+    return _link_components(
+        keys, shot_first_hit, n_shots, offsets, offsets.shape[0], reach, now, last, slots, parent, sums
+    )
+
+
+@kernel
+def link_components_2px(
+    keys: Ints,
+    shot_first_hit: Ints,
+    n_shots: int,
+    reach: Ints,
+    now: int,
+    last: Ints,
+    slots: Int32s,
+    parent: Int32s,
+    sums: Ints,
+) -> int:
+    """The same for radius 2."""
+    return _link_components(keys, shot_first_hit, n_shots, DISC_2, N_DISC_2, reach, now, last, slots, parent, sums)
 
 
 @kernel

@@ -16,10 +16,12 @@ from typing import Final
 
 import numpy as np
 
-from ..jit import kernel
+from ..jit import inlined, kernel
 from .block import REL_TICK_SHIFT, X_SHIFT, Y_SHIFT
 from .cluster import (
     COORDINATE_MASK,
+    DISC_2,
+    N_DISC_2,
     SLOT_BITS,
     SLOT_MASK,
     Floats,
@@ -37,12 +39,13 @@ PAIRED_MAX: Final = 8
 """`min_samples` up to which pairs wait."""
 
 
-@kernel
-def link_dense(
+@inlined
+def _link_dense(
     keys: Ints,
     shot_first_hit: Ints,
     n_shots: int,
     offsets: Ints,
+    n_offsets: int,
     reach: Ints,
     min_samples: int,
     now: int,
@@ -54,11 +57,8 @@ def link_dense(
     nearest2: Floats,
     pairs: Int32s,
 ) -> int:
-    """Count every hit's neighbours, itself included, and unite those that are core hits already. Returns the pairs that
-    wait; pairs[2 * k]: the later hit, pairs[2 * k + 1]: the earlier one.
-    """
+    """The loop of both kernels below: the more the compiler knows of the offsets, the faster it is."""
     n_pairs = 0
-    n_offsets = offsets.shape[0]
     shift = (now - (keys[0] >> REL_TICK_SHIFT)) << SLOT_BITS
     found = np.empty(n_offsets, np.int64)
     since = np.empty(n_offsets, np.int64)
@@ -103,6 +103,81 @@ def link_dense(
             before[at(i)] = last[at(cell)]
             last[at(cell)] = time | i
     return n_pairs
+
+
+@kernel
+def link_dense(
+    keys: Ints,
+    shot_first_hit: Ints,
+    n_shots: int,
+    offsets: Ints,
+    reach: Ints,
+    min_samples: int,
+    now: int,
+    last: Ints,
+    before: Ints,
+    neighbours: Int32s,
+    parent: Int32s,
+    nearest: Int32s,
+    nearest2: Floats,
+    pairs: Int32s,
+) -> int:
+    """Count every hit's neighbours, itself included, and unite those that are core hits already. Returns the pairs that
+    wait; pairs[2 * k]: the later hit, pairs[2 * k + 1]: the earlier one.
+    """
+    return _link_dense(
+        keys,
+        shot_first_hit,
+        n_shots,
+        offsets,
+        offsets.shape[0],
+        reach,
+        min_samples,
+        now,
+        last,
+        before,
+        neighbours,
+        parent,
+        nearest,
+        nearest2,
+        pairs,
+    )
+
+
+@kernel
+def link_dense_2px(
+    keys: Ints,
+    shot_first_hit: Ints,
+    n_shots: int,
+    reach: Ints,
+    min_samples: int,
+    now: int,
+    last: Ints,
+    before: Ints,
+    neighbours: Int32s,
+    parent: Int32s,
+    nearest: Int32s,
+    nearest2: Floats,
+    pairs: Int32s,
+) -> int:
+    """The same for radius 2."""
+    return _link_dense(
+        keys,
+        shot_first_hit,
+        n_shots,
+        DISC_2,
+        N_DISC_2,
+        reach,
+        min_samples,
+        now,
+        last,
+        before,
+        neighbours,
+        parent,
+        nearest,
+        nearest2,
+        pairs,
+    )
 
 
 @kernel

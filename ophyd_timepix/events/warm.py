@@ -19,6 +19,15 @@ _GATES = (
     Gate(name="circle", circle=(0, 0, 1e3)),
     Gate(name="polygon", polygon=((0, 0), (300, 0), (0, 300))),
 )
+_KERNELS = (
+    (Metric.CYLINDER, 2.0, 1),
+    (Metric.ELLIPSOID, 2.0, 1),
+    (Metric.ELLIPSOID, 3.0, 1),
+    (Metric.CYLINDER, 2.0, 2),
+    (Metric.CYLINDER, 3.0, 2),
+    (Metric.CYLINDER, 2.0, 9),
+)
+"""(metric, radius, min_samples): a way of clustering each."""
 
 
 class _TwoHits:
@@ -36,14 +45,10 @@ class _TwoHits:
 def warm_up() -> None:
     """Run every kernel of this room once."""
     block = BlockArrays(capacity=Capacity(hits=16, shots=16, edges=16))
-    for metric, min_samples in (
-        (Metric.CYLINDER, 1),
-        (Metric.ELLIPSOID, 1),
-        (Metric.CYLINDER, 2),
-        (Metric.CYLINDER, 9),
-    ):
+    for metric, radius_px, min_samples in _KERNELS:
         processing = Processing(
             metric=metric,
+            radius_px=radius_px,
             min_samples=min_samples,
             tof_max_ns=1e9,
             hits=True,
