@@ -21,7 +21,8 @@ class Meter:
         self._lines = not quiet and not self._stream.isatty()
         self._line_s = line_s
         self._begin = self._told = time.monotonic()
-        self._from: int | None = None
+        self._first: tuple[float, int, int] | None = None
+        """Time, bytes and hits when one looked first: what came before is no measure of speed."""
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=Console(file=self._stream),
@@ -39,24 +40,27 @@ class Meter:
     def show(self, n_bytes: int, hits: int) -> None:
         """So many bytes are done, those of an earlier call of the command included; so many hits by this one."""
         now = time.monotonic()
-        if self._from is None:
-            self._from = n_bytes
-        rate = hits / max(now - self._begin, 1e-3) / 1e6
+        if self._first is None:
+            self._first = (now, n_bytes, hits)
+        since, bytes_before, hits_before = self._first
+        seconds = max(now - since, 1e-3)
+        rate = (hits - hits_before) / seconds / 1e6
         self._bar.update(self._task, completed=n_bytes, rate=f"{rate:.1f} Mhit/s")
         if self._lines and now - self._told >= self._line_s:
             self._told = now
-            print(self._line(n_bytes, rate, now - self._begin), file=self._stream, flush=True)
+            left_s = (self._total - n_bytes) * seconds / max(n_bytes - bytes_before, 1)
+            left = f", {_clock(left_s)} left" if n_bytes > bytes_before else ""
+            print(
+                f"ophyd-timepix: {n_bytes / max(self._total, 1):.0%} of {_size(self._total)}, {rate:.1f} Mhit/s{left}",
+                file=self._stream,
+                flush=True,
+            )
 
     def say(self, description: str) -> None:
         """What is being done now."""
         self._bar.update(self._task, description=description)
         if self._lines and time.monotonic() - self._begin >= self._line_s:
             print(f"ophyd-timepix: {description}", file=self._stream, flush=True)
-
-    def _line(self, n_bytes: int, rate: float, seconds: float) -> str:
-        gained = n_bytes - (self._from or 0)
-        left = "" if gained <= 0 else f", {_clock((self._total - n_bytes) * seconds / gained)} left"
-        return f"ophyd-timepix: {n_bytes / max(self._total, 1):.0%} of {_size(self._total)}, {rate:.1f} Mhit/s{left}"
 
 
 def _clock(seconds: float) -> str:

@@ -146,7 +146,7 @@ class _Making:
             meter.say("reading the rest of the inputs for their sha256")
             self._compare(store, hasher)
             digests = {path: hasher.digest(path) if self.wish.hash_inputs else None for path in self.inputs}
-            meter.say("putting the parts together")
+            meter.say("finishing the event file")
             ledger = self._put_in_place(store, digests)
         master, problem = write_missing_master(self.wish.output, self.request, ledger)
         seconds = time.monotonic() - begin
