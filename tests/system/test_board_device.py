@@ -10,15 +10,20 @@ from bluesky import RunEngine
 from ophyd_timepix.control import ChipMissing, ConnectionLost
 from ophyd_timepix.devices import SpidrBoard
 from tests.doc_checker import DocChecker
-from tests.sim_process import running_sim
+from tests.sim_process import SimProcess, running_sim
+
+
+@pytest.fixture(scope="module")
+def sim() -> Iterator[SimProcess]:
+    with running_sim(scene="dark", chips=2) as process:
+        yield process
 
 
 @pytest.fixture
-def spidr() -> Iterator[SpidrBoard]:
-    with running_sim(scene="dark", chips=2) as sim:
-        board = SpidrBoard(sim.address, name="spidr", chips=2)
-        yield board
-        board.disconnect()
+def spidr(sim: SimProcess) -> Iterator[SpidrBoard]:
+    board = SpidrBoard(sim.address, name="spidr", chips=2)
+    yield board
+    board.disconnect()
 
 
 def test_connect_read_and_summary(spidr):

@@ -19,13 +19,20 @@ IODINE, METHYL = Gate(name="iodine", tof=(13_700, 14_150)), Gate(name="methyl", 
 DELAYS_PS = [-0.2, 0.2, 0.3, 0.45, 0.7, 1.1, 1.8]
 
 
-@pytest.fixture
-def simulator(tmp_path: Path) -> Iterator[Simulator]:
-    with Simulator.start(["--rate", "2e5", "--shot-rate", "2000", "--truth", str(tmp_path / "truth.h5")]) as started:
+@pytest.fixture(scope="module")
+def truth_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("truth") / "truth.h5"
+
+
+@pytest.fixture(scope="module")
+def simulator(truth_file: Path) -> Iterator[Simulator]:
+    with Simulator.start(["--rate", "2e5", "--shot-rate", "2000", "--truth", str(truth_file)]) as started:
         yield started
 
 
-def test_the_time_constant_of_a_scan_over_the_delay_is_the_true_one(simulator: Simulator, tmp_path: Path) -> None:
+def test_the_time_constant_of_a_scan_over_the_delay_is_the_true_one(
+    simulator: Simulator, truth_file: Path, tmp_path: Path
+) -> None:
     """Within four of its errors, of 7 points of 600 shots; the gate on another mass stays as it is."""
     delay = SimulatedDelay(simulator, name="delay")
     tpx = TimepixDetector(
@@ -46,7 +53,7 @@ def test_the_time_constant_of_a_scan_over_the_delay_is_the_true_one(simulator: S
         for key in ("delay", "tpx_gates_gate0_counts_per_shot", "tpx_gates_gate1_counts_per_shot")
     )
     errors = np.array([max(point["tpx_gates_gate0_error"], 1 / 600) for point in points])
-    with h5py.File(tmp_path / "truth.h5", "r", libver="latest", swmr=True) as truth:
+    with h5py.File(truth_file, "r", libver="latest", swmr=True) as truth:
         t0, tau = (truth.attrs[f"pump_probe_{name}_fs"] / 1000 for name in ("t0", "tau"))
     fit = fit_growth(delays, found, errors)
     assert fit.tau == pytest.approx(tau, abs=4 * fit.tau_error)
