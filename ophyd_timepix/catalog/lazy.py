@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..events.columns import CENTROIDS
+from ..events.columns import CENTROIDS, ENERGY
 from .columns import Columns
 from .errors import require
 from .selection import Filter, Piece, Question, Span
 from .tables import empty_table, rows_of
 
-_UNITS = {column.name: column.unit for column in CENTROIDS}
+_UNITS = {column.name: column.unit for column in (*CENTROIDS, ENERGY)}
 
 
 @dataclass(frozen=True)

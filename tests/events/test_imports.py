@@ -26,7 +26,7 @@ def test_warming_up_loads_every_kernel_that_a_run_uses():
 import ophyd_timepix.decode as decode, ophyd_timepix.events as events
 decode.warm_up(); events.warm_up()
 import numba, numpy as np
-from ophyd_timepix.config import Processing
+from ophyd_timepix.config import Calibration, Processing
 from tests.rows import process
 from tests.strategies import as_words, edge_word, hit_word
 from tests.events.test_imports import n_signatures
@@ -37,6 +37,9 @@ for metric in ("cylinder", "ellipsoid"):
     for min_samples in (1, 3):
         processing = Processing(metric=metric, min_samples=min_samples, hits=True, tof_max_ns=1e6, tot_max=1000)
         process(as_words(words), processing, framing=decode.Framing.RAW, target_hits=7, chain_max=50, partial=True)
+for shape in ((1,), (1, 256, 256)):
+    chip = Calibration(time_walk_abc=np.ones((*shape, 3)), energy_abct=np.ones((*shape, 4)))
+    process(as_words(words), processing, framing=decode.Framing.RAW, calibration=chip)
 assert n_signatures() == before, (before, n_signatures())
 """
     subprocess.run([sys.executable, "-c", code], check=True)

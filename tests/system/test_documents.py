@@ -3,6 +3,7 @@
 Every document is validated against event-model's schemas, every reference and row range against the file on disk.
 """
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,10 @@ from bluesky import RunEngine
 from bluesky.callbacks.best_effort import BestEffortCallback
 from ophyd.sim import SynAxis
 
+from ophyd_timepix.app.cli import main
+from ophyd_timepix.config import Calibration, Processing
 from ophyd_timepix.devices import SpidrBoard, TimepixDetector
+from ophyd_timepix.files.reader import read_table
 from ophyd_timepix.pipeline.client import Pipeline
 from ophyd_timepix.plans import tpx_fly
 from ophyd_timepix.wiring import install
@@ -178,3 +182,40 @@ def test_best_effort_callback_draws_count_scan_and_fly_without_complaint(RE, tpx
     RE.subscribe(best_effort)
     RE(bp.scan([tpx], SynAxis(name="delay"), 0, 1, 2))
     RE(tpx_fly(tpx, seconds=0.2))
+
+
+def test_what_processing_adds_is_in_documents_and_file_and_process_gives_the_same(RE, tpx, tmp_path):
+    """Corrected, filtered, delayed, pre-scaled, inferred: the recording says by itself how it was processed."""
+    chip = Calibration(time_walk_abc=[(540, -5, 0)], chip_offset_ns=[-3], energy_abct=[(1.8, 12, 60, 2)])
+    before = tpx.processing.model
+    tpx.processing.adopt(
+        Processing(
+            calibration=chip.save(tmp_path / "chip.npz"), tot_min=6, masked_pixels="0,128,128", hits=True,
+            trigger_period_ns=1e9 / SHOT_RATE_HZ, missing_triggers="infer", trigger_delay_ns=2000, trigger_prescale=2,
+        )
+    )  # fmt: skip
+    documents: dict[str, list[dict]] = {}
+    RE.subscribe(lambda name, document: documents.setdefault(name, []).append(document))
+    try:
+        RE(bp.count([tpx], num=2))
+    finally:
+        tpx.processing.adopt(before)
+    keys = {key for descriptor in documents["descriptor"] for key in descriptor["data_keys"]}
+    assert {"tpx_centroids_energy", "tpx_shots_inferred"} <= keys
+    ledger = read_json(tpx.event_file, "ledger")
+    assert ledger["filtered_tot"] > 0 == ledger["unaccounted"]
+    assert ledger["inferred_triggers"] == ledger["missing_triggers"] == 0
+    again = tmp_path / "again.h5"
+    assert main(["process", str(tpx.event_file.with_suffix(".tpx3")), "-o", str(again), "--quiet"]) == 0
+    for table in ("centroids", "hits", "shots", "triggers"):
+        live, offline = read_table(tpx.event_file, table), read_table(again, table)
+        assert live.keys() == offline.keys()
+        for column in live:
+            assert live[column].tobytes() == offline[column].tobytes(), f"{table}/{column}"
+    assert read_table(again, "centroids")["energy"].min() > 0
+    assert not read_table(again, "shots")["inferred"].any()
+
+
+def read_json(path: Path, name: str) -> dict:
+    with h5py.File(path, "r", libver="latest", swmr=True) as file:
+        return json.loads(file[f"/entry/{name}"].asstr()[()])

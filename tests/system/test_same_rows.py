@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ophyd_timepix.config import Calibration, Processing
+from ophyd_timepix.config import Calibration, CalibrationFile, Processing
 from ophyd_timepix.decode import Framing
 from ophyd_timepix.files.reader import read_table
 from ophyd_timepix.pipeline.client import Pipeline
+from ophyd_timepix.pipeline.errors import PipelineError
 from ophyd_timepix.pipeline.messages import RunRequest
 from ophyd_timepix.protocol.words import chunk_header
 from spidr_sim.synth import synthesize
@@ -87,3 +88,15 @@ def test_the_number_of_workers_and_the_size_of_datagrams_change_nothing(
         assert found.keys() == expected.keys()
         for column in found:
             assert found[column].tobytes() == expected[column].tobytes(), f"{table}/{column} differs"
+
+
+def test_a_calibration_that_changed_is_refused_when_the_run_opens(pipelines, words, tmp_path):
+    recording = write_recording(tmp_path / "a.tpx3", words[:10_000], 1000)
+    chip = tmp_path / "chip.npz"
+    processing = Processing(calibration=Calibration(chip_offset_ns=[1]).save(chip))
+    Calibration(chip_offset_ns=[2]).save(chip, overwrite=True)
+    with pytest.raises(PipelineError, match=f"its sha256 is {CalibrationFile.of(chip).sha256}, not .*old file back"):
+        pipelines[1].process(RunRequest(event_file=tmp_path / "a.h5", processing=processing), [recording])
+    again = Processing(calibration=chip)
+    pipelines[1].process(RunRequest(event_file=tmp_path / "b.h5", processing=again), [recording])
+    assert len(read_table(tmp_path / "b.h5", "centroids")["toa"])
