@@ -53,7 +53,7 @@ def _write_events(group: h5py.Group, centroids: h5py.Group, n_rows: int, picture
     offsets = _column(group, "event_time_offset", "<f4", n_rows, "time of flight", "microsecond")
     for rows in _steps(n_rows):
         ids[rows] = pixel_numbers(centroids["x"][rows], centroids["y"][rows], picture)
-        offsets[rows] = centroids["tof"][rows] * 1e-3
+        offsets[rows] = (centroids["tof"][rows] * 1e-3).astype(np.float32)  # HDF5 converts in twice the time
 
 
 def pixel_numbers(x: Array, y: Array, picture: tuple[int, int]) -> npt.NDArray[np.uint32]:
