@@ -482,6 +482,8 @@ class BlockBuilder:
 
     def _open_shots(self, limit: int) -> None:
         """Those that open before `limit`. Each closes the shot before it, which is thereby complete."""
+        if not len(self._openings):
+            return
         ticks, inferred = self._openings.columns()
         n = int(cutting.first_after(ticks, len(ticks), limit - 1))
         if n == 0:

@@ -114,9 +114,10 @@ class ShotTriggers:
 
     def take(self, triggers: Ints, until: int) -> Openings:
         """The next triggers, in time order; no later one will come before the tick `until`."""
-        if len(triggers) == 0:
+        if len(triggers) == 0 or (self._period is None and self._prescale == 1):
             self._decide(until)
-            return Openings(triggers, _NONE.astype(np.bool_), [])
+            opened = triggers + self.delay_ticks if self.delay_ticks else triggers
+            return Openings(opened, np.zeros(len(triggers), np.bool_), [])
         line = triggers if self._last is None else np.concatenate([np.array([self._last], np.int64), triggers])
         spans, added = self.rhythm.judge(line)
         ticks, inferred = _merged(triggers, added)
