@@ -140,6 +140,7 @@ class _Making:
         total = sum(part.n_bytes for part in self.parts)
         with Hasher(self._stops()) as hasher, Meter(total, quiet=self.wish.quiet) as meter:
             if done and store.inputs_were_touched(self._identity()):
+                self._refuse_without_digests(store)
                 meter.say("comparing the inputs with those of the finished parts")
                 self._compare(store, hasher)
             hits, begin = self._fill(store, hasher, meter)
@@ -161,6 +162,14 @@ class _Making:
             for path, stop in ends_of(part, self.recordings).items():
                 stops[path].append(stop)
         return stops
+
+    def _refuse_without_digests(self, store: PartStore) -> None:
+        """Inputs have another date now, and only a sha256 could tell whether they are the same."""
+        if not self.wish.hash_inputs or not all(done.digests for done in store.done().values()):
+            raise PartsError(
+                f"inputs were written to since the finished parts in {store.directory} were begun, and without their "
+                "sha256 (--no-hash) nobody can tell whether they are the same; remove that directory to begin anew"
+            )
 
     def _compare(self, store: PartStore, hasher: Hasher) -> None:
         """Are the inputs those that finished parts were made from?"""

@@ -306,6 +306,18 @@ def altered(path: Path) -> bool:
     return True
 
 
+@pytest.mark.parametrize(("first", "then"), [(["--no-hash"], ["--no-hash"]), (["--no-hash"], []), ([], ["--no-hash"])])
+def test_inputs_of_another_date_are_refused_where_no_sha256_tells_whether_they_are_the_same(
+    foreign, tmp_path, monkeypatch, capsys, first, then
+):
+    a, b = (Path(shutil.copy(foreign, tmp_path / f"{name}.tpx3")) for name in ("a", "b"))
+    words = [a, b, "-o", tmp_path / "a.h5", *TINY]
+    interrupted(monkeypatch, 1, *words, *first)
+    os.utime(a, ns=(1, 1))
+    assert process(*words, "--resume", *then) == 1
+    assert "(--no-hash) nobody can tell" in capsys.readouterr().err
+
+
 def test_resuming_what_is_finished_does_nothing_and_other_wishes_are_refused(foreign, tmp_path, capsys):
     out = tmp_path / "a.h5"
     assert process(foreign, "-o", out) == 0
