@@ -488,6 +488,8 @@ def assign_shots(
     line = sorted([(tick, 0) for tick in triggers] + [(tick, 1) for tick in added])
     line = line[:: processing.trigger_prescale]
     opened, inferred = [tick + delay for tick, _ in line], [put_in for _, put_in in line]
+    if delay < 0 and triggers:
+        spans.append((-inf, triggers[0] - 1))
     if delay > 0:
         spans.append((max(horizon, -inf if end_tick is None else end_tick), inf))
     kept: list[Hit] = []

@@ -475,6 +475,9 @@ class BlockBuilder:
         return self._opened[:n_opened]
 
     def _take_triggers(self, triggers: Ints, until: int) -> None:
+        if self._shot_triggers.delay_ticks < 0 and not self._shot_triggers.has_begun and len(triggers):
+            # What opens before the first trigger may have opened before the shutter.
+            self._invalid.add(-_FOREVER, int(triggers[0]) - 1)
         openings = self._shot_triggers.take(triggers, until)
         for low, high in openings.spans:
             self._invalid.add(low, high)

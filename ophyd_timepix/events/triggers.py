@@ -108,6 +108,11 @@ class ShotTriggers:
         """No shot that `take` did not tell of yet opens before this tick."""
 
     @property
+    def has_begun(self) -> bool:
+        """Has a trigger of this acquisition come?"""
+        return self._last is not None
+
+    @property
     def reach_ticks(self) -> int:
         """By how much triggers have to be known ahead of hits whose shots are to be decided."""
         return max(0, -self.delay_ticks) + self._pause

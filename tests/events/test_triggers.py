@@ -114,6 +114,16 @@ def test_a_shot_that_ends_by_its_delay_after_the_shutter_has_closed_is_not_valid
     assert valid == [[0, 0], [1, 0]]
 
 
+def test_with_a_negative_delay_what_opens_before_the_first_trigger_of_an_acquisition_is_not_valid():
+    """The shutter may have opened after it."""
+    processing = Processing(trigger_delay_ns=-25.0)
+    rows, builder = Rows(processing, 1), BlockBuilder(processing, 1)
+    for start in (0, 10_000):
+        builder.add(HandMade(edges=[(start + tick, 1, 0, n, 0) for n, tick in enumerate((100, 195, 196, 500))]))
+        flush(builder, rows)
+    assert rows.table("shots")["valid"].tolist() == 2 * [0, 0, 1, 0]
+
+
 def test_every_nth_trigger_opens_a_shot_from_the_first_of_each_acquisition_on():
     processing = Processing(trigger_prescale=3)
     rows, builder = Rows(processing, 1), BlockBuilder(processing, 1)
