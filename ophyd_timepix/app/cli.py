@@ -8,8 +8,8 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
 
 from .. import __version__
 
@@ -100,13 +100,18 @@ def is_expected(error: BaseException) -> bool:
     return any(base.__module__.startswith("ophyd_timepix.") for base in type(error).__mro__)
 
 
+def _wrong_value(entry: Mapping[str, Any]) -> str:
+    """One of pydantic's entries. Of values that contradict each other the message names them."""
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    place = ".".join(map(str, entry["loc"]))
+    return f"{place}: {message} (got {entry['input']!r})" if place else message
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error without line breaks; what follows the first line is for `--debug`."""
     details = getattr(error, "errors", None)
     if callable(details):  # pydantic: one entry per wrong value
-        return "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']} (got {e['input']!r})" for e in details()
-        )
+        return "; ".join(map(_wrong_value, details()))
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     first, *rest = str(error).strip().splitlines() or [type(error).__name__]

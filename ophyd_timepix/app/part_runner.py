@@ -22,6 +22,7 @@ LOOK_S: Final = 0.2
 SKIPPED: Final = {
     "unframed_words": "words lie outside any chunk: the recording is damaged there",
     "missing_words": "words of a last chunk are missing: the recording was cut off",
+    "missing_bytes": "bytes that the index knows of are missing: the recording was cut off",
     "cut_chunks": "chunks end before their stated size: the recording was cut there",
     "damaged_bytes": "bytes are not as they were received: the disk lost or altered them",
     "foreign_chip_words": "words are of chips that no board has (4 and above)",

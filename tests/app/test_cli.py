@@ -5,11 +5,13 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Self
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from ophyd_timepix.app import cli
+from ophyd_timepix.app.part_runner import skipped
 from ophyd_timepix.catalog import CatalogError
 from tests.catalog.conftest import profiles_in
 
@@ -64,10 +66,16 @@ def test_an_unknown_command_is_refused_with_the_choices(capsys: pytest.CaptureFi
 class Settings(BaseModel):
     radius_px: float = Field(gt=0)
 
+    @model_validator(mode="after")
+    def _not_five(self) -> Self:
+        if self.radius_px == 5:
+            raise ValueError("radius_px and the window contradict each other")
+        return self
 
-def validation_error() -> Exception:
+
+def validation_error(radius_px: float) -> Exception:
     try:
-        Settings(radius_px=-1)
+        Settings(radius_px=radius_px)
     except ValueError as error:
         return error
     raise AssertionError
@@ -80,7 +88,8 @@ def validation_error() -> Exception:
         (CatalogError("first\nTraceback of a stage"), "first (more with --debug)"),
         (PermissionError(13, "Permission denied", "/data/x.h5"), "/data/x.h5: Permission denied"),
         (OSError("the disk is full"), "the disk is full"),
-        (validation_error(), "radius_px: Input should be greater than 0 (got -1)"),
+        (validation_error(-1), "radius_px: Input should be greater than 0 (got -1)"),
+        (validation_error(5), "radius_px and the window contradict each other"),
     ],
 )
 def test_expected_errors_are_one_line_without_a_traceback(
@@ -121,3 +130,9 @@ def test_catalog_init_writes_a_profile_that_show_describes(tmp_path: Path, capsy
         assert f"may serve  {tmp_path / 'data'}" in capsys.readouterr().out
         assert cli.main(["catalog", "replay", str(tmp_path / "none.jsonl")]) == 1
         assert "none.jsonl" in capsys.readouterr().err
+
+
+def test_a_recording_that_is_shorter_than_its_index_says_is_told_by_the_exit_code() -> None:
+    assert skipped({"missing_bytes": 800, "cut_chunks": 0}) == [
+        "800 bytes that the index knows of are missing: the recording was cut off"
+    ]
