@@ -46,6 +46,9 @@ class MissingTriggers(StrEnum):
 INFER_PERIODS_NS = (1_000.0, 5e8)
 """Shorter periods than 1 µs no laser has; of longer ones than 0.5 s no missing trigger could be waited for."""
 
+LONGEST_NS = 1e12
+"""No shot lasts so long (1000 s); more, inf and nan are no times that ticks could count."""
+
 
 class Processing(BaseModel):
     """Parameters from words to centroids. Every number carries its unit in its name."""
@@ -70,7 +73,7 @@ class Processing(BaseModel):
     trigger_input: int = Field(1, ge=1, le=2, description="TDC input that opens shots")
     trigger_edge: Edge = Field(Edge.RISING, description="its edge: rising | falling")
     trigger_period_ns: float | None = Field(
-        None, gt=0, description="what the triggers should keep: missing and double ones are counted (ns)"
+        None, gt=0, le=LONGEST_NS, description="what the triggers should keep: missing and double ones are counted (ns)"
     )
     missing_triggers: MissingTriggers = Field(
         MissingTriggers.REPORT,
@@ -82,8 +85,12 @@ class Processing(BaseModel):
     trigger_prescale: int = Field(
         1, ge=1, le=65_535, description="every n-th trigger opens a shot, beginning with the first of an acquisition"
     )
-    tof_min_ns: float | None = Field(None, description="hits of a shot before this ToF are filtered (ns)")
-    tof_max_ns: float | None = Field(None, gt=0, description="hits of a shot after this ToF are filtered (ns)")
+    tof_min_ns: float | None = Field(
+        None, ge=-LONGEST_NS, le=LONGEST_NS, description="hits of a shot before this ToF are filtered (ns)"
+    )
+    tof_max_ns: float | None = Field(
+        None, gt=0, le=LONGEST_NS, description="hits of a shot after this ToF are filtered (ns)"
+    )
     tot_min: int | None = Field(None, ge=0, le=1023, description="hits with a smaller ToT are filtered (25 ns counts)")
     tot_max: int | None = Field(None, ge=0, le=1023, description="hits with a larger ToT are filtered (25 ns counts)")
     masked_pixels: Annotated[tuple[Pixel, ...], BeforeValidator(as_pixels), AfterValidator(checked)] = Field(

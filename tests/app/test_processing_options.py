@@ -2,6 +2,8 @@
 
 import argparse
 
+import pytest
+
 from ophyd_timepix.app.asking import recorded_processing
 from ophyd_timepix.app.process import add_processing_arguments, processing_of
 from ophyd_timepix.config import Edge, Processing
@@ -21,3 +23,10 @@ def test_what_is_given_goes_before_what_the_run_had_and_the_rest_stays() -> None
     run = Processing(trigger_period_ns=1e6, radius_px=1.5, hits=True)
     found = processing_of(parsed("--radius-px", "3", "--trigger-edge", "falling", "--lateness-ns", "1e6"), run)
     assert found == run.model_copy(update={"radius_px": 3.0, "trigger_edge": Edge.FALLING, "lateness_ns": 1e6})
+
+
+@pytest.mark.parametrize("option", ["--tof-min-ns", "--tof-max-ns", "--trigger-period-ns"])
+@pytest.mark.parametrize("value", ["nan", "inf", "1e30"])
+def test_a_time_that_ticks_cannot_count_is_refused_by_name(option: str, value: str) -> None:
+    with pytest.raises(ValueError, match=option.removeprefix("--").replace("-", "_")):
+        processing_of(parsed(option, value))
