@@ -12,27 +12,37 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..jit import kernel
+from ..jit import inlined, kernel
 from ..protocol import words as w
 
 Words = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
 
-SLOTS: Final = 1024
-"""First words that are remembered of each chip, and how many datagrams a repeat may be behind."""
+REMEMBERED: Final = 1024
+"""Datagrams of each chip that are remembered: how many a repeat may be behind."""
 
 # --- indices into `state` ---------------------------------------------------------------------------------------------
 LEFT: Final = 0
 """Words left of the current chunk."""
 SKIPS: Final = 1
 """1: it is a repeat."""
-NUMBER: Final = 2
-"""Chunks so far."""
-LARGEST: Final = 3
-"""Words of the largest."""
-HEADER_WAITS: Final = 4
+LARGEST: Final = 2
+"""Words of the largest chunk."""
+HEADER_WAITS: Final = 3
 """1: the last word is a header, and what it opens has not come yet."""
-N_STATE: Final = 5
+NUMBERS: Final = 4
+"""Chunks so far, of each chip."""
+N_STATE: Final = NUMBERS + w.MAX_CHIPS
+
+# --- indices into `memory`, of a chip and a place ---------------------------------------------------------------------
+# A datagram stands at its number modulo REMEMBERED; those whose first words fall into one slot form a chain.
+FIRST: Final = 0
+SIZE: Final = 1
+BEFORE: Final = 2
+"""1 + number of the datagram before it in the chain; 0: none."""
+HEAD: Final = 3
+"""1 + number of the last datagram in the chain of a slot."""
+N_MEMORY: Final = 4
 
 _MAGIC: Final = w.CHUNK_MAGIC
 _MAGIC_MASK: Final = w.CHUNK_MAGIC_FIELD.mask
@@ -48,11 +58,27 @@ _SPREAD: Final = 0x1E3779B97F4A7C15
 """Odd and large: a product's high bits depend on all bits of a word."""
 
 
+@inlined
+def _came_before(memory: Ints, number: int, first: int, size: int) -> bool:
+    """Whether a chip's datagram is one of the last; it is remembered from now on. memory: of the chip."""
+    slot = ((first * _SPREAD) >> 40) & (REMEMBERED - 1)
+    newest = memory[slot, HEAD]
+    earlier, came = newest, False
+    while not came and earlier > max(0, number - REMEMBERED):
+        place = (earlier - 1) & (REMEMBERED - 1)
+        came = memory[place, FIRST] == first and memory[place, SIZE] == size
+        earlier = memory[place, BEFORE]
+    place = number & (REMEMBERED - 1)
+    memory[place, FIRST], memory[place, SIZE], memory[place, BEFORE] = first, size, newest
+    memory[slot, HEAD] = number + 1
+    return came
+
+
 @kernel
-def find_repeats(words: Ints, state: Ints, first_words: Ints, sizes: Ints, numbers: Ints, found: Ints) -> int:
+def find_repeats(words: Ints, state: Ints, memory: Ints, found: Ints) -> int:
     """Places [start, stop) of repeats in `words` go to `found`, with their chip, -1 where it began in an earlier call.
 
-    first_words, sizes, numbers: of chunks that came last, by chip and slot. Returns how many repeats there are.
+    memory: what came last, of each chip. Returns how many repeats there are.
     """
     n_words, n, i = words.shape[0], 0, 0
     state[HEADER_WAITS] = 0
@@ -76,11 +102,8 @@ def find_repeats(words: Ints, state: Ints, first_words: Ints, sizes: Ints, numbe
         header, byte = (first >> 60) & 0xF, (first >> 56) & 0xFF
         repeats = False
         if chip < _MAX_CHIPS and (header in (_DATA_DRIVEN, _TDC) or byte == _PACKET_ID):
-            slot = ((first * _SPREAD) >> 40) & (SLOTS - 1)
-            since = state[NUMBER] - numbers[chip, slot]
-            repeats = first_words[chip, slot] == first and sizes[chip, slot] == size and since <= SLOTS
-            first_words[chip, slot], sizes[chip, slot], numbers[chip, slot] = first, size, state[NUMBER]
-        state[NUMBER] += 1
+            repeats = _came_before(memory[chip], state[NUMBERS + chip], first, size)
+            state[NUMBERS + chip] += 1
         state[LARGEST] = max(state[LARGEST], size)
         stop = min(n_words, i + 1 + size)
         state[LEFT] = i + 1 + size - stop
@@ -97,9 +120,7 @@ class Repeats:
 
     def __init__(self) -> None:
         self._state = np.zeros(N_STATE, np.int64)
-        self._first_words = np.zeros((w.MAX_CHIPS, SLOTS), np.int64)
-        self._sizes = np.zeros((w.MAX_CHIPS, SLOTS), np.int64)
-        self._numbers = np.zeros((w.MAX_CHIPS, SLOTS), np.int64)
+        self._memory = np.zeros((w.MAX_CHIPS, REMEMBERED, N_MEMORY), np.int64)
         self._found = np.empty((1024, 3), np.int64)
         self._waiting: Words = np.zeros(0, np.uint64)
         self.datagrams = np.zeros(w.MAX_CHIPS, np.int64)
@@ -121,7 +142,7 @@ class Repeats:
             words = words.copy()  # one type of array is one compilation
         if len(words) // 2 >= len(self._found):  # as many chunks as there may be
             self._found = np.empty((len(words) // 2 + 1, 3), np.int64)
-        n = find_repeats(words.view(np.int64), self._state, self._first_words, self._sizes, self._numbers, self._found)
+        n = find_repeats(words.view(np.int64), self._state, self._memory, self._found)
         if self._state[HEADER_WAITS]:
             words, self._waiting = words[:-1], words[-1:].copy()
         return words if n == 0 else self._leave_out(words, self._found[:n])

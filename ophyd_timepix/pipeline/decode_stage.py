@@ -66,6 +66,8 @@ class ReadRequest(NamedTuple):
     span: Span
     starts_time_line: bool
     """True for the first acquisition of a recording; the others go on with its time and its shots."""
+    before: tuple[Span, ...]
+    """Where that is amid the recording: the last words before it, of which nothing is kept."""
     phase: Phase | None
     timer_zero_ns: int | None
     general: tuple[int, ...] = ()
@@ -195,11 +197,23 @@ class DecodeStage(Stage):
         """A recording: a time line of its own, in one or more acquisitions."""
         if self._stream is None or request.starts_time_line:
             self._stream = self._new_line(request)
+            self._rehearse(request, self._stream)
         span = request.span
         self._stream.begin(request.acquisition, span.start)
         self._source = RecordingReader(request.recording, span.start, span.stop, span.acquisition)
         self._bytes_before = int(self._shared.gauges[Gauge.DECODED_BYTES]) - span.start
         self._end_counts, self._way = span.end_counts, request.way
+
+    def _rehearse(self, request: ReadRequest, stream: "_Stream") -> None:
+        """What came before: the decoder shall know what it would know if it had read the whole recording."""
+        for span in request.before:
+            with RecordingReader(request.recording, span.start, span.stop, span.acquisition) as reader:
+                while (piece := reader.next_slice(self._buffer)) is not None:
+                    stream.learn(piece)
+            stream.learn_end()
+        self._hits_before -= stream.hits
+        self._edges_before -= stream.edges
+        self._passed_over_before -= stream.passed_over
 
     def _new_line(self, request: ReadRequest) -> "_Stream":
         """The time line of another recording; shots count on."""
@@ -411,6 +425,17 @@ class _Stream:
             words, address = words[n:], address + 8 * n
         self._build(decoder.decode(words, anchor, SLICE_COUNTS), address)
         self._losses.gaps(self.builder.take_gaps())
+
+    def learn(self, piece: Slice) -> None:
+        """Words that were processed elsewhere: nothing comes of them, but what later ones are compared with."""
+        words = piece.words if self._repeats is None else self._repeats.without(piece.words)
+        self._decoder.decode(words, timer_estimate(piece.host_ns, self._zero_ns), SLICE_COUNTS)
+
+    def learn_end(self) -> None:
+        """An acquisition of them ends."""
+        if self._repeats is not None and len(words := self._repeats.flush()):
+            self._decoder.decode(words)
+        self._decoder.flush()
 
     def _build(self, batch: Batch, address: int) -> None:
         """address: of the first word of the batch."""

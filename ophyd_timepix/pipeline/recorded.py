@@ -3,7 +3,11 @@
 Knows files and no process.
 """
 
-from ..spool.index import Base, Kind, Records, Span, arrived, baseline, first_of, places_of, read_index, spans
+from bisect import bisect_right
+
+from ..decode.repeats import REMEMBERED
+from ..protocol.words import MAX_CHIPS
+from ..spool.index import Base, Kind, Records, Span, arrived, baseline, first_at, first_of, places_of, read_index, spans
 from ..spool.sound import cut_recording
 from ..spool.sources import open_recording
 from .decode_stage import ReadRequest
@@ -14,7 +18,8 @@ from .messages import RecordedFile
 def recorded_parts(file: RecordedFile) -> list[ReadRequest]:
     """The acquisitions of a recording, where our own index tells of them; else the whole of it as one.
 
-    If not all are asked for, the first of them begins a time line of its own: the index tells its time.
+    If not all are asked for, the first of them begins a time line of its own: the index tells its time, and the end of
+    what came before it what the decoder would remember.
     """
     recording = open_recording(file.path)
     if file.good_bytes is not None:
@@ -33,6 +38,7 @@ def recorded_parts(file: RecordedFile) -> list[ReadRequest]:
             recording=recording,
             span=span,
             starts_time_line=k == first,
+            before=_end_of(index.records, found[:first]) if index and k == first else (),
             phase=file.phase,
             timer_zero_ns=file.timer_zero_ns,
             general=file.general,
@@ -44,6 +50,21 @@ def recorded_parts(file: RecordedFile) -> list[ReadRequest]:
         for k, span in enumerate(found)
         if first <= k < stop
     ]
+
+
+def _end_of(records: Records, found: list[Span]) -> tuple[Span, ...]:
+    """The last datagrams of these acquisitions, as many as are compared with a new one, and somewhat more."""
+    ends: list[Span] = []
+    wanted = REMEMBERED * MAX_CHIPS
+    for span in reversed(found):
+        first, stop = first_of(records, span), first_at(records, span.stop)
+        datagrams = records["datagrams"][first : stop + 1]
+        k = max(0, bisect_right(datagrams, int(datagrams[-1]) - wanted) - 1)
+        ends.append(span._replace(start=int(records["offset"][first + k])))
+        wanted -= int(datagrams[-1] - datagrams[k])
+        if wanted <= 0:
+            break
+    return tuple(reversed(ends))
 
 
 def _bytes_beyond(records: Records, n_bytes: int) -> int:

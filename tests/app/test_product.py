@@ -83,10 +83,13 @@ def run(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     spool = pipeline.open_run(request).spool
     sent = 0
-    for number, part in enumerate(np.array_split(words, N_ACQUISITIONS), 3):  # numbers are the run's own
-        pipeline.begin(number)
+    again = words[:0]
+    for k, part in enumerate(np.array_split(words, N_ACQUISITIONS)):
+        pipeline.begin(3 + k)  # numbers are the run's own
+        sent = send(pipeline, again, port, sent)
+        again = part[5 * DATAGRAM_WORDS : 6 * DATAGRAM_WORDS]
         sent = send(pipeline, part, port, sent)
-        pipeline.end(Sent(datagrams=sent))
+        pipeline.end(Sent(datagrams=sent - k))  # the network sends one once more, in the next acquisition
     pipeline.close_run()
     return spool
 
@@ -149,12 +152,13 @@ def assert_same(path: Path, other: Path) -> None:
 
 
 def test_the_acquisitions_of_a_run_give_its_own_rows_each_by_itself(run, tmp_path):
-    """With no more than the index to tell their time and their shots."""
+    """With no more than the index to tell their time and their shots, and what came before for what came twice."""
     assert process(run, "-o", tmp_path / "whole.h5") == 0
     assert process(run, "-o", tmp_path / "parts.h5", *TINY) == 0
     assert_same(tmp_path / "parts.h5", tmp_path / "whole.h5")
     live = tables(run.with_suffix(".h5"))
     assert tables(tmp_path / "parts.h5") == live
+    assert read_ledger(tmp_path / "parts.h5")["repeated_datagrams"] == N_ACQUISITIONS - 1
     assert read_table(tmp_path / "parts.h5", "acquisitions", ["acquisition"])["acquisition"].tolist() == [3, 4, 5, 6]
     assert read_about(tmp_path / "parts.h5", "start_document") == {"uid": "an own run"}
 

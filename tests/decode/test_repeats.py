@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ophyd_timepix.decode.repeats import SLOTS, Repeats
+from ophyd_timepix.decode.repeats import REMEMBERED, Repeats
 from ophyd_timepix.protocol.words import chunk_header
 
 PIXEL, TDC, PACKET, TIMER = 0xB << 60, 0x6F << 56, 0x50 << 56, 0x44 << 56
@@ -66,9 +66,20 @@ def test_words_that_may_come_again_are_no_repeats(first, second):
 
 
 def test_a_word_that_comes_again_after_very_many_is_no_repeat():
-    chunks = [chunk(0, PIXEL | k << 4) for k in range(1, 3 * SLOTS)]
+    chunks = [chunk(0, PIXEL | k << 4) for k in range(1, 3 * REMEMBERED)]
     words, repeats = stream(*chunks, chunks[0]), Repeats()
     assert len(repeats.without(words)) == len(words)
+
+
+def test_each_of_the_last_thousand_is_known_again():
+    random = np.random.default_rng(7)
+    first_words = (np.uint64(PIXEL) | random.integers(0, 1 << 60, REMEMBERED, np.uint64)).tolist()
+    repeats = Repeats()
+    for word in first_words:
+        repeats.without(stream(chunk(2, word)))
+    for word in first_words:  # each behind as many as are remembered
+        assert len(repeats.without(stream(chunk(2, word)))) == 0
+    assert repeats.datagrams.tolist() == [0, 0, REMEMBERED, 0]
 
 
 def test_damaged_frames_pass_as_they_are():
