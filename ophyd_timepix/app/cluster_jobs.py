@@ -5,8 +5,10 @@ imported when somebody asks for it (extra `dask`).
 """
 
 import contextlib
+import logging
 import os
 import queue
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ from .parts import Job
 from .provenance import code_version
 
 LOCAL: Final = "local"
+ADDRESS: Final = re.compile(r"[a-z]+://.+:\d+")
 NO_DASHBOARD: Final = {"dashboard": False}
 """Nobody needs it for a command, and its port may be taken."""
 RETRIES: Final = 2
@@ -128,12 +131,15 @@ def _library() -> Any:
         import distributed
     except ImportError:
         raise ClusterError("--dask needs Dask's `distributed`: pip install 'ophyd_timepix[dask]'") from None
+    logging.getLogger("distributed").setLevel(logging.getLogger().level)  # else it tells of each connection
     return distributed
 
 
 @contextlib.contextmanager
 def _client(distributed: Any, where: str) -> Iterator[Any]:
     if where.partition(":")[0] != LOCAL:
+        if not ADDRESS.fullmatch(where):  # Dask would need a minute to say so
+            raise ValueError(f"--dask is local, local:N or the address of a scheduler, tcp://HOST:PORT, not {where!r}")
         try:
             client = distributed.Client(where, set_as_default=False)
         except (OSError, ValueError) as error:

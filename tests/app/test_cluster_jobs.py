@@ -70,8 +70,15 @@ def test_a_worker_with_other_code_is_refused():
         cluster_jobs.compute_part({}, "0.0.0+other", 1)
 
 
-def test_nonsense_about_a_cluster_is_refused(folder, tmp_path, capsys):
-    line = ["process", str(folder / "0.tpx3"), "-o", str(tmp_path / "a.h5"), "--dask", "local:none"]
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("local:none", "local:N has 1 to 1024 workers, not 'none'"),
+        ("somewhere", "the address of a scheduler, tcp://HOST:PORT, not 'somewhere'"),
+    ],
+)
+def test_nonsense_about_a_cluster_is_refused(folder, tmp_path, capsys, where, said):
+    line = ["process", str(folder / "0.tpx3"), "-o", str(tmp_path / "a.h5"), "--dask", where]
     assert cli.main(line) == 1
-    assert "local:N has 1 to 1024 workers, not 'none'" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
