@@ -7,6 +7,7 @@ thousand is that one again. What begins with another word cannot be told.
 The same datagrams are found wherever the stream is cut into calls.
 """
 
+from bisect import bisect_right
 from typing import Final
 
 import numpy as np
@@ -127,6 +128,8 @@ class Repeats:
         """Repeats so far, of each chip."""
         self.words = 0
         """Words of them that were left out, headers included."""
+        self._kept = [0]
+        self._origins = [0]
 
     @property
     def largest(self) -> int:
@@ -135,7 +138,9 @@ class Repeats:
 
     def without(self, words: Words) -> Words:
         """The same words without repeats. A header at the very end waits for the next call."""
-        if len(self._waiting):
+        n_waited = len(self._waiting)
+        self._kept, self._origins = [0], [-n_waited]
+        if n_waited:
             words = np.concatenate([self._waiting, words])
             self._waiting = words[:0]
         if not words.flags.writeable or not words.flags.c_contiguous:
@@ -147,6 +152,11 @@ class Repeats:
             words, self._waiting = words[:-1], words[-1:].copy()
         return words if n == 0 else self._leave_out(words, self._found[:n])
 
+    def origin(self, word: int) -> int:
+        """Where a word that was returned last stood among those that were given; -1: it had waited."""
+        k = bisect_right(self._kept, word) - 1
+        return self._origins[k] + word - self._kept[k]
+
     def flush(self) -> Words:
         """No more words: the header that waits, if one does."""
         waiting, self._waiting = self._waiting, self._waiting[:0]
@@ -155,6 +165,8 @@ class Repeats:
     def _leave_out(self, words: Words, found: Ints) -> Words:
         starts = np.append(0, found[:, 1])
         stops = np.append(found[:, 0], len(words))
+        self._kept = np.append(0, np.cumsum(stops - starts)[:-1]).tolist()
+        self._origins = (starts + self._origins[0]).tolist()
         self.words += int((found[:, 1] - found[:, 0]).sum())
         began = found[:, 2] >= 0
         self.datagrams += np.bincount(found[began, 2], minlength=w.MAX_CHIPS)

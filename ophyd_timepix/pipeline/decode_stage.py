@@ -410,7 +410,7 @@ class _Stream:
 
     def add(self, piece: Slice) -> None:
         """Decode the next words. What is missing before them is known to the builder before it has them."""
-        decoder, words, address = self._decoder, piece.words, piece.address
+        decoder, words, done = self._decoder, piece.words, 0
         anchor = timer_estimate(piece.host_ns, self._zero_ns)
         if piece.losses or piece.poll is not None:
             self._losses.before(piece, decoder.newest_ticks, decoder.horizon_ticks, self._sums)
@@ -421,9 +421,9 @@ class _Stream:
             n, reach = reach or first_chunk(words), 0
             batch = decoder.decode(words[:n], anchor, SLICE_COUNTS)
             self._losses.after(batch.newest_ticks, decoder.reached_ticks)
-            self._build(batch, address)
-            words, address = words[n:], address + 8 * n
-        self._build(decoder.decode(words, anchor, SLICE_COUNTS), address)
+            self._build(batch, piece.address, done)
+            words, done = words[n:], done + n
+        self._build(decoder.decode(words, anchor, SLICE_COUNTS), piece.address, done)
         self._losses.gaps(self.builder.take_gaps())
 
     def learn(self, piece: Slice) -> None:
@@ -437,15 +437,19 @@ class _Stream:
             self._decoder.decode(words)
         self._decoder.flush()
 
-    def _build(self, batch: Batch, address: int) -> None:
-        """address: of the first word of the batch."""
+    def _build(self, batch: Batch, address: int, done: int) -> None:
+        """address: of the slice that the batch is from; done: words of it before the batch, without repeats."""
         if len(batch.late_ticks):
             self._losses.late(batch.late_ticks)
         if len(batch.marks):
-            self._skipped.add(batch.marks, address)
+            self._skipped.add(batch.marks, address, lambda word: self._origin(done + word))
             self._losses.epochs(batch.marks)
             self._losses.passed_over(batch.marks)
         self.builder.add(self._corrections.apply(batch))
+
+    def _origin(self, word: int) -> int:
+        """Place in the slice of a word that the decoder got of it."""
+        return word if self._repeats is None else self._repeats.origin(word)
 
     def flush_decoder(self) -> None:
         """No more words: what the decoder holds back comes out."""

@@ -3,6 +3,7 @@
 Pure: marks of the decoder in, places out.
 """
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -31,11 +32,11 @@ class Skipped:
     def __init__(self) -> None:
         self.places: list[Place] = []
 
-    def add(self, marks: npt.NDArray[np.int64], address: int) -> None:
-        """Take the marks of a batch whose first word stands at `address`."""
+    def add(self, marks: npt.NDArray[np.int64], address: int, origin: Callable[[int], int] = int) -> None:
+        """Take the marks of a batch from the words at `address`. origin: which of those a word of the batch was."""
         for kind, _, word, amount, *_ in marks[np.isin(marks[:, k.M_KIND], SKIPPED)].tolist():
             n_words = 0 if kind == Mark.CUT_CHUNK else 1 if kind == Mark.JUMPED else amount
-            place = Place(Mark(kind).name.lower(), address + 8 * word, 8 * n_words)
+            place = Place(Mark(kind).name.lower(), address + 8 * origin(word), 8 * n_words)
             if self._goes_on(place):
                 self.places[-1] = place._replace(
                     offset=self.places[-1].offset, n_bytes=self.places[-1].n_bytes + place.n_bytes

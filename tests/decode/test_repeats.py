@@ -41,7 +41,12 @@ def test_what_came_twice_is_left_out_wherever_the_stream_is_cut(case, cuts):
     chunks, again = case
     words, repeats = stream(*chunks), Repeats()
     edges = [0, *sorted(min(cut, len(words)) for cut in cuts), len(words)]
-    kept = [repeats.without(words[a:b]) for a, b in pairwise(edges)] + [repeats.flush()]
+    kept = []
+    for a, b in pairwise(edges):
+        kept.append(repeats.without(words[a:b]))
+        origins = [a + repeats.origin(k) for k in range(len(kept[-1]))]
+        assert words[origins].tolist() == kept[-1].tolist()
+    kept.append(repeats.flush())
     expected = [one for one, twice in zip(chunks, again, strict=True) if not twice]
     assert np.concatenate(kept).tolist() == stream(*expected).tolist()
     assert repeats.datagrams.sum() == sum(again)
