@@ -11,6 +11,7 @@ import numpy as np
 from ..clock import ns_to_ticks
 from ..config import Calibration, Geometry, Processing
 from ..config.calibration import walk_ns
+from ..config.errors import FileThere
 from ..decode.decoder import Decoder, Framing
 from ..events.block import BlockArrays
 from ..events.builder import BlockBuilder
@@ -50,7 +51,10 @@ def run(options: argparse.Namespace) -> int:
     made = measure_time_walk(recordings, wanted, model=options.model, enough=options.at_most)
     if before is not None:
         made = replace(before, time_walk_abc=made.time_walk_abc, time_walk_table_ns=made.time_walk_table_ns)
-    path = made.save(options.output, overwrite=options.overwrite)
+    try:
+        path = made.save(options.output, overwrite=options.overwrite)
+    except FileThere as there:
+        raise FileThere(there.path, "--overwrite") from None
     print(_as_text(made))
     print(f"wrote {path}")
     return 0

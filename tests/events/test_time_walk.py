@@ -102,7 +102,7 @@ def test_the_command_writes_a_calibration_and_keeps_what_another_one_knows(recor
     assert new.has_energy
     assert new.time_walk_abc[0] == pytest.approx([540, -5, 0], rel=0.1)
     assert main(line) == 1
-    assert "new.npz exists" in capsys.readouterr().err
+    assert "new.npz exists; take another name, or say --overwrite" in capsys.readouterr().err
 
 
 def delays(n: int, walk: float) -> Delays:
