@@ -61,7 +61,7 @@ def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--min-samples", type=int)
     group.add_argument("--min-size", type=int)
     group.add_argument("--metric", type=Metric, choices=list(Metric))
-    group.add_argument("--split", action="store_true", help="cut up clusters of several particles")
+    group.add_argument("--split", action=argparse.BooleanOptionalAction, help="cut up clusters of several particles")
     group.add_argument("--split-radius-px", type=float)
     group.add_argument("--split-time-ns", type=float)
     group.add_argument("--centroid-time", type=CentroidTime, choices=list(CentroidTime))
@@ -80,7 +80,7 @@ def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--missing-triggers", type=MissingTriggers, choices=list(MissingTriggers))
     group.add_argument("--trigger-delay-ns", type=float, help="a shot opens so much after its trigger")
     group.add_argument("--trigger-prescale", type=int, metavar="N", help="every N-th trigger opens a shot")
-    group.add_argument("--hits", action="store_true", help="write the hit columns too")
+    group.add_argument("--hits", action=argparse.BooleanOptionalAction, help="write the hit columns too")
 
 
 def geometry_file(text: str) -> Geometry:

@@ -23,6 +23,7 @@ def test_what_is_given_goes_before_what_the_run_had_and_the_rest_stays() -> None
     run = Processing(trigger_period_ns=1e6, radius_px=1.5, hits=True)
     found = processing_of(parsed("--radius-px", "3", "--trigger-edge", "falling", "--lateness-ns", "1e6"), run)
     assert found == run.model_copy(update={"radius_px": 3.0, "trigger_edge": Edge.FALLING, "lateness_ns": 1e6})
+    assert not processing_of(parsed("--no-hits"), run).hits
 
 
 @pytest.mark.parametrize("option", ["--tof-min-ns", "--tof-max-ns", "--trigger-period-ns"])

@@ -246,5 +246,5 @@ def test_a_flight_is_in_the_catalog_while_it_goes_on(RE, tpx, writer, db, monkey
             rows.append(db.v3[uids[0]]["tpx_centroids"]["tpx_centroids_x"].shape[0])
 
     RE.subscribe(watch)
-    RE(tpx_fly(tpx, seconds=1.5))
+    RE(tpx_fly(tpx, seconds=3))
     assert 0 < rows[0] < tpx.row_stop.get()
