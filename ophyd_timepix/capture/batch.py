@@ -121,9 +121,11 @@ class BatchReceiver:
         """The same for each of the last `n` datagrams."""
         return np.where(self._control_bytes[:n] > 0, self._dropped[:n], 0)
 
-    def all_have(self, length: int, n: int) -> bool:
-        """Whether the last `n` datagrams are all of one length."""
-        return bool((self._lengths[:n] == length).all())
+    def others(self, length: int, n: int) -> list[int]:
+        """Which of the last `n` datagrams have not `length` bytes."""
+        other = self._lengths[:n] != length
+        places: list[int] = np.flatnonzero(other).tolist()
+        return places
 
     def receive(self) -> int:
         """Take what is there, up to `room` datagrams. 0: nothing."""

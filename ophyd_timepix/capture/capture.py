@@ -45,6 +45,8 @@ ON_THE_WAY_NS: Final = 5_000_000
 """What the board had sent when it answered is here, or lost, when this time has passed since."""
 POLL_PATIENCE_NS: Final = 1_000_000_000
 """A reading that cannot be placed for so long, because the sockets never run empty, is left out."""
+MANY_ODD: Final = BATCH // 16
+"""Of a batch whose datagrams are of so many other lengths each is copied."""
 HEADER_BYTES: Final = 8
 """One word before the words of each datagram."""
 _SET_ASIDE: Final = struct.Struct("<qIHH")
@@ -402,14 +404,38 @@ class Capture:
         if channel.waiting and channel.knows_sender:
             self._set_aside_what_waits(channel, now)
         received = self._mark_stretch(now)
-        as_expected = dropped is None and own is None and received < self._segment_full and batch.all_have(length, n)
-        if place is not None and as_expected:
-            self._complete(channel.chip, place, n, length)
-            return
         if place is not None:
+            plain = dropped is None and own is None and received < self._segment_full
+            if plain and self._close_up(channel, place, n):
+                return
             batch.lift(self._rows(place, n, length)[:, HEADER_BYTES:])
         channel.learn_length(n)
         self._take_runs(channel, n, own, dropped, now)
+
+    def _close_up(self, channel: Channel, place: int, n: int) -> bool:
+        """Datagrams that lie in the ring become chunks: shorter ones leave gaps, behind which the others move up.
+
+        False: that would be much work, or not all of them are good; nothing is changed.
+        """
+        length = channel.likely_length
+        odd = channel.batch.others(length, n)
+        if len(odd) == 0:
+            self._complete(channel.chip, place, n, length)
+            return True
+        lengths = channel.batch.lengths[odd].tolist()
+        if len(odd) > MANY_ODD or max(lengths) > length or not all(map(is_good, lengths)):
+            return False
+        pitch = HEADER_BYTES + length
+        first, to = 0, place
+        for k, odd_length in zip(odd, lengths, strict=True):
+            n_bytes = (k - first) * pitch + HEADER_BYTES + odd_length
+            self.ring.move(place + first * pitch, to, n_bytes)
+            self._complete(channel.chip, to, k - first, length)
+            first, to = k + 1, to + n_bytes
+            self._complete(channel.chip, to - HEADER_BYTES - odd_length, 1, odd_length)
+        self.ring.move(place + first * pitch, to, (n - first) * pitch)
+        self._complete(channel.chip, to, n - first, length)
+        return True
 
     def _complete(self, chip: int, place: int, n: int, length: int) -> None:
         """Datagrams that lie in the ring become chunks: their headers are missing only."""

@@ -11,7 +11,7 @@ from ..protocol.words import CHUNK_MAX_BYTES
 from .batch import BatchReceiver
 from .sockets import FULL_RATE, Buffer, enlarge_buffer, kernel_drops, open_socket, waiting_bytes
 
-LONGEST_PAUSE_S: Final = 0.001
+LONGEST_PAUSE_S: Final = 0.002
 _WRAP: Final = 1 << 32
 """The kernel counts what it drops in 32 bits."""
 
@@ -40,7 +40,7 @@ class Channel:
         self._readable = select.poll()
         self._readable.register(self.sock, select.POLLIN)
         self.likely_length = 0
-        """Bytes of the last datagram that was recorded: the next ones will have as many, most likely. 0: unknown."""
+        """Bytes that the next datagrams will have, most likely. 0: unknown."""
         self.caught_up_ns = 0
         """All that had arrived at this host time (CLOCK_MONOTONIC) has been taken."""
         self._located = 0
@@ -82,8 +82,8 @@ class Channel:
         return waited
 
     def learn_length(self, n: int) -> None:
-        """The last of `n` datagrams tells of the next ones, if it holds whole words."""
-        length = int(self.batch.lengths[n - 1])
+        """The next datagrams will be as long as most of the last `n` are, if those hold whole words."""
+        length = int(np.sort(self.batch.lengths[:n])[n // 2])
         self.likely_length = length if is_good(length) else 0
 
     def missing(self) -> int:

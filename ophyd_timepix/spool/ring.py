@@ -8,6 +8,7 @@ A reader copies first and asks afterwards whether what it copied was still whole
 is shared between processes. The three watermarks only grow within a run.
 """
 
+import ctypes
 from enum import IntEnum
 from typing import Final
 
@@ -156,6 +157,11 @@ class Ring:
     def memory_address(self, start: int) -> int:
         """Where in this process' memory the byte of address `start` lies."""
         return self._memory_address + (start & self._mask)
+
+    def move(self, start: int, to: int, n_bytes: int) -> None:
+        """Move reserved bytes within one piece of the memory; the places may overlap."""
+        if start != to:
+            ctypes.memmove(self.memory_address(to), self.memory_address(start), n_bytes)
 
     def publish(self, n_bytes: int) -> None:
         """The reserved bytes are written: readers may have them."""
