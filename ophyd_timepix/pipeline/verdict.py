@@ -60,11 +60,14 @@ def verdict(ledger: Mapping[str, Any]) -> str:
     if TIME_OVER in ledger.get("ended_by", ""):
         doubted.append("data still came 10 s after the shutter had closed")
     if ledger.get("loss_intervals") and not lost:
-        lost.append(f"{ledger['loss_intervals']:,} times of a loss")
+        n = ledger["loss_intervals"]
+        lost.append(f"{n:,} interval{'s' if n > 1 else ''} with a loss, see /entry/losses")
     shots = _shots(ledger)
     if "sent_datagrams" in ledger and ledger["sent_datagrams"] is None:
         besides = "".join(f", {words}" for words in doubted + lost)
-        return f"not known: the board could not be asked how much it sent{besides}; {shots}"
+        return (
+            f"not known: the board could not be asked how much it sent, or a recording does not tell{besides}; {shots}"
+        )
     if doubted:
         return f"doubtful: {', '.join(doubted + lost)}; {shots}"
     if lost:

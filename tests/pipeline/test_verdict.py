@@ -42,7 +42,9 @@ def test_a_run_is_not_called_complete_when_the_board_could_not_be_asked():
 
 
 def test_a_time_of_a_loss_without_a_name_is_said_all_the_same():
-    assert verdict(GOOD | {"loss_intervals": 2}).startswith("valid shots only: 2 times of a loss; ")
+    assert verdict(GOOD | {"loss_intervals": 2}).startswith(
+        "valid shots only: 2 intervals with a loss, see /entry/losses; "
+    )
 
 
 def test_an_acquisition_that_never_came_to_rest_is_doubtful():
