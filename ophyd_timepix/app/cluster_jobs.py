@@ -10,6 +10,7 @@ import os
 import queue
 import re
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -27,8 +28,8 @@ NO_DASHBOARD: Final = {"dashboard": False}
 RETRIES: Final = 2
 """Of a part whose pipeline died. What a lost worker had is computed again by another in any case."""
 
-_pipelines: dict[int, Pipeline] = {}
-"""Of this worker, by its threads: a start costs a second."""
+_pipelines: dict[tuple[str, int], Pipeline] = {}
+"""Of this worker, by command and thread: a start costs a second, and commands may share a cluster."""
 _lock = threading.Lock()
 
 
@@ -52,10 +53,12 @@ def run_on_cluster(where: str, jobs: Sequence[Job], *, workers: int = 1) -> Iter
     distributed = _library()
     Pipeline(workers=workers)  # a number that makes no sense is refused here, not by each worker
     with _client(distributed, where) as client:
-        version = code_version()
+        command, version = uuid.uuid4().hex, code_version()
         try:
             futures = [
-                client.submit(compute_part, job.model_dump(mode="json"), version, workers, pure=False, retries=RETRIES)
+                client.submit(
+                    compute_part, job.model_dump(mode="json"), version, workers, command, pure=False, retries=RETRIES
+                )
                 for job in jobs
             ]
             finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -67,7 +70,7 @@ def run_on_cluster(where: str, jobs: Sequence[Job], *, workers: int = 1) -> Iter
             raise ClusterError(f"workers of {where} died again and again over one part ({error})") from error
         finally:
             with contextlib.suppress(OSError, RuntimeError):  # workers that are gone have none
-                client.run(close_pipelines, on_error="ignore")
+                client.run(close_pipelines, command, on_error="ignore")
 
 
 def _computed(told: dict[str, Any]) -> Computed:
@@ -78,7 +81,7 @@ def _computed(told: dict[str, Any]) -> Computed:
     return Computed(told["number"], Path(told["path"]), told["ledger"])
 
 
-def compute_part(told: dict[str, Any], version: str, workers: int) -> dict[str, Any]:
+def compute_part(told: dict[str, Any], version: str, workers: int, command: str) -> dict[str, Any]:
     """On a worker: one part. Raises what may go well the next time; what will not is part of the answer."""
     own = code_version()
     if own != version:
@@ -88,40 +91,36 @@ def compute_part(told: dict[str, Any], version: str, workers: int) -> dict[str, 
     job = Job.model_validate(told)
     path = job.new_path()
     try:
-        return {"number": job.number, "path": str(path), "ledger": run_part(_pipeline(workers), job, path)}
+        return {"number": job.number, "path": str(path), "ledger": run_part(_pipeline(command, workers), job, path)}
     except SkippedError as error:
         return {"skipped": str(error)}
     except MoreChips as error:
         return {"chips": error.n_chips}
     except PipelineError:
-        _forget()
+        _forget(command)
         raise
 
 
-def _pipeline(workers: int) -> Pipeline:
+def _pipeline(command: str, workers: int) -> Pipeline:
     """The pipeline of this thread; it lives until the worker ends or is told to close it."""
-    thread = threading.get_ident()
     with _lock:
-        found = _pipelines.setdefault(thread, Pipeline(workers=workers, ring_bytes=SMALLEST_RING))
-    if found.workers != workers:
-        _forget()
-        return _pipeline(workers)
+        key = command, threading.get_ident()
+        found = _pipelines.setdefault(key, Pipeline(workers=workers, ring_bytes=SMALLEST_RING))
     found.start()
     return found
 
 
-def _forget() -> None:
+def _forget(command: str) -> None:
     with _lock:
-        pipeline = _pipelines.pop(threading.get_ident(), None)
+        pipeline = _pipelines.pop((command, threading.get_ident()), None)
     if pipeline is not None:
         pipeline.close()
 
 
-def close_pipelines() -> None:
-    """On a worker: end the processes."""
+def close_pipelines(command: str) -> None:
+    """On a worker: end the processes that work for this command."""
     with _lock:
-        pipelines = list(_pipelines.values())
-        _pipelines.clear()
+        pipelines = [_pipelines.pop(key) for key in list(_pipelines) if key[0] == command]
     for pipeline in pipelines:
         pipeline.close()
 

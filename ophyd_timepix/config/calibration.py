@@ -261,12 +261,16 @@ _SHAPES: Final[dict[str, tuple[tuple[int, ...], ...]]] = {
 
 
 def _array(name: str, value: npt.ArrayLike, shapes: tuple[tuple[int, ...], ...]) -> Floats:
+    if np.asarray(value).dtype.kind not in "iuf":
+        raise ConfigError(f"{name} has real numbers, not {np.asarray(value).dtype}")
     array = np.array(value, np.float64)
     wanted = " or ".join(f"({', '.join(map(str, ('chips', *shape)))})" for shape in shapes)
     if array.ndim == 0 or array.shape[1:] not in shapes or not 1 <= len(array) <= MAX_CHIPS:
         raise ConfigError(f"{name} has the shape {wanted} with 1 to {MAX_CHIPS} chips, not {array.shape}")
     if name != "energy_abct" and not np.all(np.isfinite(array)):
         raise ConfigError(f"{name} has numbers that are not finite; 0 stands for no correction")
+    if np.any(np.isinf(array)):
+        raise ConfigError(f"{name} has infinite numbers; NaN stands for a pixel whose energies are not known")
     array.flags.writeable = False
     return array
 
@@ -288,7 +292,7 @@ def _values_of(data: bytes) -> dict[str, Any]:
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         if "format" not in archive or str(archive["format"]) != FORMAT:
             raise ConfigError(f"it is no calibration: `format` is not {FORMAT!r}")
-        if int(archive["version"]) != VERSION:
+        if archive["version"].ndim or archive["version"] != VERSION:
             raise ConfigError(f"it has the version {archive['version']}; this program reads version {VERSION}")
         names = {field.name for field in fields(Calibration)}
         unknown = sorted(set(archive.files) - names - {"format", "version"})

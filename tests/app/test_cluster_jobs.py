@@ -67,7 +67,20 @@ def test_what_strict_refuses_on_a_cluster_leaves_nothing(folder, told):
 
 def test_a_worker_with_other_code_is_refused():
     with pytest.raises(cluster_jobs.ClusterError, match="install the same there"):
-        cluster_jobs.compute_part({}, "0.0.0+other", 1)
+        cluster_jobs.compute_part({}, "0.0.0+other", 1, "a command")
+
+
+def test_a_command_ends_its_own_pipelines_alone(monkeypatch):
+    class Idle:
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    mine, other = Idle(), Idle()
+    monkeypatch.setattr(cluster_jobs, "_pipelines", {("mine", 1): mine, ("other", 1): other})
+    cluster_jobs.close_pipelines("mine")
+    assert (mine.closed, other.closed) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,8 @@ def test_a_file_that_changed_is_refused_with_both_digests(calibration, tmp_path)
         ({"time_walk_abc": ABC, "chip_offset_ns": [1]}, r"of the same chips, not of \[1, 2\]"),
         ({"chip_offset_ns": [20_000]}, "within 10000 ns, not 20000 ns"),
         ({"energy_abct": [[0, 1, 1, 1]]}, "ToT grows with energy"),
+        ({"energy_abct": [[np.inf, 1, 1, 1]]}, "infinite numbers; NaN stands for"),
+        ({"chip_offset_ns": [1j]}, "real numbers, not complex128"),
     ],
 )
 def test_a_calibration_that_makes_no_sense_is_refused(wrong, words):
@@ -103,6 +105,9 @@ def test_another_npz_is_no_calibration(tmp_path):
     np.savez(tmp_path / "a.npz", mask=np.zeros(3))
     with pytest.raises(ConfigError, match="`format` is not 'ophyd_timepix calibration'"):
         Calibration.load(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", format="ophyd_timepix calibration", version=np.zeros(3))
+    with pytest.raises(ConfigError, match="it has the version"):
+        Calibration.load(tmp_path / "b.npz")
 
 
 def test_no_byte_of_a_file_can_be_lost_unseen(calibration, tmp_path):
