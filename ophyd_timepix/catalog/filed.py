@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..devices.streams import CentroidStream, LedgerRow, RowStream, ShotStream
+from ..files.event_file import layout_of
 from ..files.reader import count_rows, open_event_file, read_ledger, read_table
 
 Document = dict[str, Any]
@@ -26,6 +27,8 @@ class _Detector:
         self.recorded_run = run
         self.event_file = event_file
         self.rows_on_disk = count_rows(event_file)
+        with open_event_file(event_file) as file:
+            self.event_layout = layout_of(file["entry"])
 
 
 def stream_name(kind: type[RowStream], detector: str) -> str:

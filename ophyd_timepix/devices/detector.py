@@ -20,6 +20,7 @@ from ophyd.status import Status
 
 from ..config import Geometry, Processing
 from ..control.configuration import Applied
+from ..files.event_file import Layout, layout_with
 from ..pipeline.client import Pipeline
 from ..pipeline.messages import Acquired, RunPaths
 from ..pipeline.verdict import verdict
@@ -285,6 +286,11 @@ class TimepixDetector(ConfiguredDetector):
     def event_file(self) -> Path | None:
         """The newest event file."""
         return self._books.event_file
+
+    @property
+    def event_layout(self) -> Layout:
+        """Tables and columns of event files with these settings."""
+        return layout_with(self.processing.model.optional_columns)
 
     @property
     def rows_on_disk(self) -> int:

@@ -17,7 +17,7 @@ from ophyd import Device
 from ophyd.status import Status
 
 from ..events.columns import Column
-from ..files.event_file import CHUNK_ROWS, layout_with
+from ..files.event_file import CHUNK_ROWS
 from ..files.reader import count_rows
 from .signals import DataKey, scalar_key
 
@@ -31,7 +31,7 @@ AssetDoc = tuple[str, Mapping[str, Any]]
 class RowStream(Device):
     """A table of the event file as a stream of the run: one row each, in columns (StreamResource and StreamDatum).
 
-    bluesky: Collectable and WritesStreamAssets. The parent says which run and which file.
+    bluesky: Collectable and WritesStreamAssets. The parent says which run, which file and which columns.
     """
 
     table: ClassVar[str]
@@ -39,8 +39,9 @@ class RowStream(Device):
 
     @property
     def columns(self) -> Sequence[Column]:
-        """As the processing asks for, which a run does not change."""
-        return layout_with(self.parent.processing.model.optional_columns)[self.table]
+        """Those of the event file, which a run does not change."""
+        columns: Sequence[Column] = self.parent.event_layout[self.table]
+        return columns
 
     def __init__(self, prefix: str = "", **kwargs: Any) -> None:
         self._run: str | None = None
