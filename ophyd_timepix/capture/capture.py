@@ -501,6 +501,12 @@ class Capture:
     def _append(self, channel: Channel, a: int, b: int, now: int) -> None:
         """Datagrams [a, b) of a batch, all of one length, one chunk each: one strided copy for all of them."""
         length = int(channel.batch.lengths[a])
+        many = max(1, self.ring.size // 4 // (HEADER_BYTES + length))  # of large ones a ring may not hold a batch
+        for first in range(a, b, many):
+            self._append_run(channel, first, min(first + many, b), now)
+
+    def _append_run(self, channel: Channel, a: int, b: int, now: int) -> None:
+        length = int(channel.batch.lengths[a])
         n_bytes = (b - a) * (HEADER_BYTES + length)
         if not self._room_for(n_bytes):
             self.ring.marks[Mark.UNRECORDED] += b - a

@@ -52,6 +52,9 @@ log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S: Final = 20.0
 """How long all stages together may take to close their files at the end; less than the client waits for us."""
+ENDED_BY_ITSELF: Final = "ended with exit code 0"
+FOLLOWERS_S: Final = 0.1
+"""When a stage has ended by itself: how long is waited for another to be seen dead."""
 LAST_CHANCE_S: Final = 5.0
 """What the others get when a stage that hangs has used up the time."""
 
@@ -524,7 +527,7 @@ class Supervisor:
 
     def _report_death(self, dead: Child) -> None:
         """Keep what can be kept, tell the user's process, end the others."""
-        reason, trace = self._last_words.get(dead.name, (_how_it_ended(dead.pid), ""))
+        dead, reason, trace = self._culprit(dead)
         log.error("stage %s %s", dead.name, reason)
         deadline = time.monotonic() + CLOSE_TIMEOUT_S
         salvaged = self._keep_recording(deadline)
@@ -532,6 +535,25 @@ class Supervisor:
         with contextlib.suppress(OSError):
             self._control.send({"event": "died", "death": death.model_dump(mode="json")})
         self._end_children(deadline)
+
+    def _culprit(self, heard: Child) -> tuple[Child, str, str]:
+        """Who died, how, and its traceback. A stage ends by itself when another one that it talks to has gone, and may
+        be heard of first.
+        """
+        reason, trace = self._words_of(heard)
+        if reason == ENDED_BY_ITSELF:
+            pidfds = {child.pidfd: child for child in self._children.values() if child is not heard}
+            gone, _, _ = select.select(list(pidfds), [], [], FOLLOWERS_S)
+            for child in map(pidfds.__getitem__, gone):
+                self._hear(child)
+                reason_of_other, trace_of_other = self._words_of(child)
+                if reason_of_other != ENDED_BY_ITSELF:
+                    return child, reason_of_other, trace_of_other
+        return heard, reason, trace
+
+    def _words_of(self, dead: Child) -> tuple[str, str]:
+        """How a stage ended, and its traceback, if it had time for one."""
+        return self._last_words.get(dead.name) or (_how_it_ended(dead.pid), "")
 
     def _keep_recording(self, deadline: float) -> Path | None:
         """End the capture process; what it did not write itself is written from the ring, which outlives it."""
@@ -602,4 +624,5 @@ def _how_it_ended(pid: int) -> str:
         return "ended"
     if os.WIFSIGNALED(status):
         return f"was killed by {signal.Signals(os.WTERMSIG(status)).name}"
-    return f"ended with exit code {os.waitstatus_to_exitcode(status)}"
+    code = os.waitstatus_to_exitcode(status)
+    return f"ended with exit code {code}" if code else ENDED_BY_ITSELF
