@@ -44,6 +44,9 @@ def nothing_left_behind() -> Iterator[None]:
     left = [p for p in _our_processes() if p.pid not in processes]
     assert not left, f"processes left behind: {[p.cmdline() for p in left]}"
     strays = [t for t in threading.enumerate() if t not in threads and _is_our_thread(t)]
+    for thread in strays:  # one that was told to end may need a moment for it
+        thread.join(2)
+    strays = [t for t in strays if t.is_alive()]
     assert not strays, f"threads left behind: {strays}"
     bound = _bound(_socket_fds() - sockets)
     assert not bound, f"sockets left behind: {bound}"

@@ -180,7 +180,7 @@ def test_missing_and_double_triggers_invalidate_their_shots(bench, tmp_path):
 
 
 def test_random_words_in_a_datagram_are_counted_each_and_never_fatal(bench, tmp_path):
-    taken = take(bench, tmp_path, "corrupt=40:5")
+    taken = take(bench, tmp_path, "corrupt=20:5")
     assert len(taken.faults["name"]) == 5
     assert taken.ledger["unknown_words"] > 0
     assert taken.ledger["lost_datagrams"] == 0
