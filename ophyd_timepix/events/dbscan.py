@@ -40,6 +40,14 @@ PAIRED_MAX: Final = 8
 
 
 @inlined
+def _note_core(border: int, core: int, away2: float, nearest: Int32s, nearest2: Floats) -> None:
+    """A core neighbour of a border hit, which keeps the nearest; of equally near ones the earlier in the block."""
+    if away2 < nearest2[border] or (away2 == nearest2[border] and core < nearest[border]):
+        nearest2[border] = away2
+        nearest[border] = core
+
+
+@inlined
 def _link_dense(
     keys: Ints,
     shot_first_hit: Ints,
@@ -210,9 +218,7 @@ def link_waiting(
             dy = ((a >> Y_SHIFT) & COORDINATE_MASK) - ((b >> Y_SHIFT) & COORDINATE_MASK)
             away2 = float(dx * dx + dy * dy) + (dt * time_scale) * (dt * time_scale)
             border, core = (j, i) if i_is_core else (i, j)
-            if away2 < nearest2[border] or (away2 == nearest2[border] and core < nearest[border]):
-                nearest2[border] = away2
-                nearest[border] = core
+            _note_core(border, core, away2, nearest, nearest2)
 
 
 @kernel
@@ -291,9 +297,7 @@ def link_cores(
                     elif is_core or other_is_core:
                         away2 = distance2[k] + (dt * time_scale) * (dt * time_scale)
                         border, core = (j, i) if is_core else (i, j)
-                        if away2 < nearest2[border] or (away2 == nearest2[border] and core < nearest[border]):
-                            nearest2[border] = away2
-                            nearest[border] = core
+                        _note_core(border, core, away2, nearest, nearest2)
                     j = previous[j]
             last[at(cell)] = mark + i
 
