@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..config import Processing
-from ..files.master import PROVENANCE, write_master
+from ..files.master import PROVENANCE, try_to_write_master
 from ..files.merge import add_text, merge_event_files
 from ..files.naming import give_its_name
 from ..files.reader import read_about, read_ledger
@@ -309,14 +309,9 @@ def write_missing_master(event_file: Path, request: RunRequest, ledger: Mapping[
     if master.exists():
         return master, ""
     configuration = {"request": request.description(), **request.configuration}
-    try:
-        write_master(master, event_file, start=request.start, configuration=configuration, ledger=ledger)
-    except (OSError, RuntimeError) as error:  # h5py tells a full disk as either, and at length
-        return None, (
-            f"{event_file} is complete, the master {master.name} could not be written ({str(error)[:80]}); "
-            f"if the disk is full, make room; then: ophyd-timepix recover {event_file.parent}"
-        )
-    return master, ""
+    told = {"start": request.start, "configuration": configuration, "ledger": ledger}
+    problem = try_to_write_master(master, event_file, **told)
+    return None if problem else master, problem
 
 
 def _made_before(wish: Wish) -> Product:

@@ -515,24 +515,22 @@ class Capture:
             self._roll(now)
         if self.ring.contiguous < n_bytes:
             for k in range(a, b):
-                self._append_one(channel, k, length)
+                self._append_one(channel.chip, channel.batch.payloads[k, :length])
             return
         start = self.ring.reserve(n_bytes)
         self._rows(start, b - a, length)[:, HEADER_BYTES:] = channel.batch.payloads[a:b, :length]
         self._complete(channel.chip, start, b - a, length)
 
-    def _append_one(self, channel: Channel, k: int, length: int) -> None:
+    def _append_one(self, chip: int, payload: npt.NDArray[np.uint8]) -> None:
         """The same for one datagram, which may lie across the ring's end."""
-        self._write_one(channel.chip, channel.batch.payloads[k, :length])
-
-    def _write_one(self, chip: int, payload: npt.NDArray[np.uint8]) -> None:
-        length = payload.size
-        start = self.ring.reserve(length + 8)
-        self.ring.parts(start, start + 8)[0][:] = _header(chip, length)  # words never lie across the end
-        first, second = self.ring.parts(start + 8, start + 8 + length)
+        n_bytes = HEADER_BYTES + payload.size
+        start = self.ring.reserve(n_bytes)
+        words = start + HEADER_BYTES
+        self.ring.parts(start, words)[0][:] = _header(chip, payload.size)  # words never lie across the end
+        first, second = self.ring.parts(words, start + n_bytes)
         first[:] = payload[: first.size]
         second[:] = payload[first.size :]
-        self._publish(1, length + 8, length)
+        self._publish(1, n_bytes, payload.size)
 
     def _publish(self, datagrams: int, n_bytes: int, payload_bytes: int) -> None:
         marks = self.ring.marks
@@ -691,7 +689,7 @@ class Capture:
             else:
                 if self.ring.received >= self._segment_full:
                     self._roll(now)
-                self._write_one(channel.chip, np.frombuffer(payload, np.uint8))
+                self._append_one(channel.chip, np.frombuffer(payload, np.uint8))
 
     # --- the writer thread ------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ its own: a reader never sees half of it, and nothing is ever overwritten.
 """
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,8 @@ from .events import write_events
 from .naming import give_its_name
 from .reader import open_event_file
 
+log = logging.getLogger(__name__)
+
 GAP: Final = 1 << 0
 MASKED_BY_USER: Final = 1 << 8
 """NXdetector, pixel_mask: bit 0, no sensor there; bit 8, masked by the user."""
@@ -34,6 +37,21 @@ EVENTS: Final = f"{LOCAL_NAME}_events"
 UNFINISHED: Final = ".part"
 PROVENANCE: Final = "provenance"
 """Name in `/entry` of what an event file was made from: JSON."""
+
+
+def try_to_write_master(path: Path, event_file: Path, **told: Mapping[str, Any]) -> str:
+    """`write_master`, where everything is in the event file already, so that a master that cannot be written fails
+    nothing. Returns what went wrong; empty when nothing did.
+    """
+    try:
+        write_master(path, event_file, **told)
+    except (OSError, RuntimeError) as error:  # h5py tells a full disk as either, and at length
+        log.exception("%s could not be written", path)
+        return (
+            f"{event_file} is complete, the master {path.name} could not be written ({str(error)[:80]}); "
+            f"if the disk is full, make room; then: ophyd-timepix recover {event_file.parent}"
+        )
+    return ""
 
 
 def write_master(

@@ -433,9 +433,7 @@ class _Stream:
 
     def learn_end(self) -> None:
         """An acquisition of them ends."""
-        if self._repeats is not None and len(words := self._repeats.flush()):
-            self._decoder.decode(words)
-        self._decoder.flush()
+        self._flush_words()
 
     def _build(self, batch: Batch, address: int, done: int) -> None:
         """address: of the slice that the batch is from; done: words of it before the batch, without repeats."""
@@ -453,12 +451,16 @@ class _Stream:
 
     def flush_decoder(self) -> None:
         """No more words: what the decoder holds back comes out."""
-        if self._repeats is not None and len(words := self._repeats.flush()):
-            self._decoder.decode(words)  # a header without words
         self._losses.end()
-        batch = self._decoder.flush()
+        batch = self._flush_words()
         self._losses.epochs(batch.marks)
         self.builder.add(self._corrections.apply(batch))
+
+    def _flush_words(self) -> Batch:
+        """What waits for more words, of which there are none."""
+        if self._repeats is not None and len(words := self._repeats.flush()):
+            self._decoder.decode(words)  # a header without words
+        return self._decoder.flush()
 
     def flush(self, block: BlockArrays, end_tick: int | None) -> bool:
         """Fill a block with what is left; True: call again. Hits that came until the end may have become earlier."""

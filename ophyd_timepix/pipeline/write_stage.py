@@ -4,7 +4,6 @@ On the way it adds up what a point is asked for: gates, picture, spectra.
 """
 
 import json
-import logging
 import math
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from ..events.gates import Condition
 from ..events.histograms import add_histogram, add_image
 from ..events.sums import PointArrays
 from ..files.event_file import EventFile, layout_with, tof_edges
-from ..files.master import write_master
+from ..files.master import try_to_write_master
 from .ledger import BlockTotals
 from .losses import LossSpan
 from .messages import Counting, GateResult, RunRequest
@@ -30,8 +29,6 @@ from .preview import NoEventFile
 from .settling import invalidate_shots, loss_columns
 from .shared import Gauge, Shared
 from .stage import Stage
-
-log = logging.getLogger(__name__)
 
 RECOUNTED_ROWS: Final = 1 << 20
 FLUSH_S: Final = 0.5
@@ -154,19 +151,10 @@ class WriteStage(Stage):
         file.flag_cancelled(request.cancelled)
         rows = file.rows("centroids")
         self.close()
-        return rows, "" if request.master is None else self._write_master(request.master, run.event_file, request)
-
-    def _write_master(self, path: Path, event_file: Path, request: CloseRequest) -> str:
+        if request.master is None:
+            return rows, ""
         told = {"start": request.start, "configuration": request.configuration, "ledger": request.ledger}
-        try:
-            write_master(path, event_file, **told)
-        except (OSError, RuntimeError) as error:  # h5py tells a full disk as either, and at length
-            log.exception("%s could not be written", path)
-            return (
-                f"{event_file} is complete, the master {path.name} could not be written ({str(error)[:80]}); "
-                f"if the disk is full, make room; then: ophyd-timepix recover {event_file.parent}"
-            )
-        return ""
+        return rows, try_to_write_master(request.master, run.event_file, **told)
 
     def _opened(self) -> tuple[EventFile | NoEventFile, RunRequest]:
         if self._file is None or self._run is None:
