@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..config import Geometry, Orientation, Processing
+from ..config.geometry import GAP_MAX_PX
 from ..decode.chunks import count_chunks
 from ..files.reader import PRODUCT_KEY, read_about
 from ..pipeline.messages import RecordedFile, RunRequest
@@ -55,6 +56,30 @@ class Placing:
     gap_px: int | None = None
     """Between the chips of the square, in place of what the run says."""
     orientation: Orientation = Orientation.UP
+
+    def __post_init__(self) -> None:
+        if self.gap_px is None:
+            return
+        if not 0 <= self.gap_px <= GAP_MAX_PX:
+            raise ValueError(f"--gap-px is 0 to {GAP_MAX_PX} pixels between the chips of a quad, not {self.gap_px}")
+        if self.geometry is not None:
+            raise ValueError(
+                f"--gap-px {self.gap_px} is for the chips of a quad, and --geometry says itself where each chip lies; "
+                "give one of the two"
+            )
+
+    def remarks(self, n_chips: int) -> list[str]:
+        """What comes to nothing with so many chips, and what to do: a line for each."""
+        if self.gap_px is not None and n_chips == 1:
+            return [f"--gap-px {self.gap_px} comes to nothing: a single chip has no gap beside it; leave it out"]
+        placed = 0 if self.geometry is None else len(self.geometry.placements)
+        if placed > n_chips:
+            remark = (
+                f"--geometry places {placed} chips, and the highest chip of the recordings is {n_chips - 1}: the rest "
+                "of it comes to nothing; make sure that the first place is that of chip 0"
+            )
+            return [remark]
+        return []
 
     def of(self, n_chips: int, own: Geometry | None) -> Geometry:
         """The geometry for so many chips. own: that of the run that made the recording."""

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ from .part_runner import places, skipped
 from .parts import PART_BYTES, PartStore
 from .product import Product, Wish, make_product, truncated
 
+SPLIT_LIMITS: Final = {"split_radius_px", "split_time_ns"}
+"""Of use with `split` alone."""
 PLACES_SHOWN: Final = 5
 """Of what was passed over, on standard error."""
 
@@ -102,7 +104,18 @@ def masked_pixels(text: str) -> tuple[Pixel, ...]:
 def processing_of(options: argparse.Namespace, otherwise: Processing | None = None) -> Processing:
     """The validated parameters of a command line. otherwise: where those come from that it does not give."""
     given = {name: getattr(options, name) for name in Processing.model_fields if hasattr(options, name)}
-    return Processing.model_validate({**(otherwise or Processing()).model_dump(), **given})
+    chosen = Processing.model_validate({**(otherwise or Processing()).model_dump(), **given})
+    if not chosen.split:
+        _refuse_limits_of_split(given)
+    return chosen
+
+
+def _refuse_limits_of_split(given: Mapping[str, Any]) -> None:
+    for name in SPLIT_LIMITS & given.keys():
+        raise ValueError(
+            f"--{name.replace('_', '-')} {given[name]:g} comes to nothing as no clusters are cut up: "
+            "add --split, or leave it out"
+        )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -128,6 +141,8 @@ def run(options: argparse.Namespace) -> int:
     except (Exception, KeyboardInterrupt):
         _tell_what_is_kept(wish.output)
         raise
+    for remark in (*wish.processing.remarks(product.n_chips), *wish.placing.remarks(product.n_chips)):
+        print(f"ophyd-timepix: {remark}", file=sys.stderr)
     result = result_of(product)
     if options.json:
         print(json.dumps(result))

@@ -59,6 +59,7 @@ class Product:
     master: Path | None
     problem: str
     """Why there is no master."""
+    n_chips: int
     ledger: Mapping[str, Any] = field(repr=False)
     parts: int
     """Of how many parts it is made."""
@@ -151,7 +152,9 @@ class _Making:
             ledger = self._put_in_place(store, digests)
         master, problem = write_missing_master(self.wish.output, self.request, ledger)
         seconds = time.monotonic() - begin
-        return Product(self.wish.output, master, problem, ledger, len(self.parts), len(done), seconds, hits)
+        return Product(
+            self.wish.output, master, problem, self.request.n_chips, ledger, len(self.parts), len(done), seconds, hits
+        )
 
     def _stops(self) -> dict[Path, list[int]]:
         """Of each input the places where parts end."""
@@ -342,4 +345,4 @@ def _made_before(wish: Wish) -> Product:
     master, problem = write_missing_master(wish.output, making.request, ledger)
     PartStore.remove(wish.output)
     n_parts = len(making.parts)
-    return Product(wish.output, master, problem, ledger, n_parts, n_parts, 0.0, 0)
+    return Product(wish.output, master, problem, making.request.n_chips, ledger, n_parts, n_parts, 0.0, 0)

@@ -108,6 +108,22 @@ class Processing(BaseModel):
         inferred = ("inferred",) if self.missing_triggers is MissingTriggers.INFER else ()
         return (*inferred, "energy") if self.calibration is not None and self.calibration.energy else inferred
 
+    def remarks(self, n_chips: int) -> list[str]:
+        """What is said here of chips that are not there, and so comes to nothing, with what to do: a line for each."""
+        lines = []
+        absent = [chip for chip, _, _ in self.masked_pixels if chip >= n_chips]
+        if absent:
+            lines.append(
+                f"masked_pixels has {_count(len(absent), 'pixel')} of {_listed(absent)}, and there is "
+                f"{_chips(n_chips)}: they take out nothing; chips count from 0, leave these pixels out or correct them"
+            )
+        if self.calibration is not None and self.calibration.chips > n_chips:
+            lines.append(
+                f"the calibration {self.calibration.path} describes {self.calibration.chips} chips, and there is "
+                f"{_chips(n_chips)}: the rest of it is not used; make sure that it is of this camera and in its order"
+            )
+        return lines
+
     def load_calibration(self) -> Calibration | None:
         """What is in the file. Raises ConfigError when it is not the one that was chosen."""
         return None if self.calibration is None else self.calibration.load()
@@ -131,3 +147,16 @@ class Processing(BaseModel):
                 f"{high:g} ns, not {self.trigger_period_ns}; give it, or use missing_triggers='report'"
             )
         return self
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def _chips(n_chips: int) -> str:
+    return "chip 0 alone" if n_chips == 1 else f"no chip above {n_chips - 1}"
+
+
+def _listed(chips: list[int]) -> str:
+    different = sorted({*chips})
+    return f"{'chip' if len(different) == 1 else 'chips'} {', '.join(map(str, different))}"

@@ -194,6 +194,8 @@ class Recording:
                 configuration=_plain(file.configuration),
             )
             paths = self._ask(pipeline, lambda: pipeline.open_run(request), may_refuse=True)
+            for remark in file.processing.remarks(self._n_chips) if not file.preview else ():
+                logger.warning("%s", remark)
             self._begin_counting(pipeline, board)
             self._note_shots(file.processing)
             self.run = run

@@ -1,12 +1,14 @@
 """What a command line does not say of processing is as the recording's own run had it."""
 
 import argparse
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ophyd_timepix.app.asking import recorded_processing
+from ophyd_timepix.app.asking import Placing, recorded_processing
 from ophyd_timepix.app.process import add_processing_arguments, processing_of
-from ophyd_timepix.config import Edge, Processing
+from ophyd_timepix.config import Calibration, Edge, Geometry, Processing
 
 
 def parsed(*arguments: str) -> argparse.Namespace:
@@ -24,6 +26,49 @@ def test_what_is_given_goes_before_what_the_run_had_and_the_rest_stays() -> None
     found = processing_of(parsed("--radius-px", "3", "--trigger-edge", "falling", "--lateness-ns", "1e6"), run)
     assert found == run.model_copy(update={"radius_px": 3.0, "trigger_edge": Edge.FALLING, "lateness_ns": 1e6})
     assert not processing_of(parsed("--no-hits"), run).hits
+
+
+@pytest.mark.parametrize(("option", "value"), [("--split-radius-px", "3"), ("--split-time-ns", "20")])
+def test_limits_of_cutting_up_are_refused_where_nothing_is_cut_up(option: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"{option} {value} comes to nothing .* add --split, or leave it out"):
+        processing_of(parsed(option, value))
+    with pytest.raises(ValueError, match=option):
+        processing_of(parsed("--no-split", option, value), Processing(split=True))
+    assert processing_of(parsed("--split", option, value)).split
+    assert processing_of(parsed(option, value), Processing(split=True)).split
+
+
+@pytest.mark.parametrize("gap", [-1, 1001])
+def test_a_gap_out_of_range_is_refused_whatever_the_number_of_chips(gap: int) -> None:
+    with pytest.raises(ValueError, match=f"--gap-px is 0 to 1000 pixels .* not {gap}"):
+        Placing(gap_px=gap)
+
+
+def test_a_gap_beside_a_geometry_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"--gap-px 2 .* --geometry .* give one of the two"):
+        Placing(Geometry.for_chips(4), gap_px=2)
+
+
+def test_a_gap_and_a_geometry_of_chips_that_are_not_there_are_told() -> None:
+    (line,) = Placing(gap_px=2).remarks(1)
+    assert line == "--gap-px 2 comes to nothing: a single chip has no gap beside it; leave it out"
+    (line,) = Placing(Geometry.for_chips(4)).remarks(3)
+    assert "--geometry places 4 chips, and the highest chip of the recordings is 2" in line
+    assert Placing(gap_px=2).remarks(2) == Placing(Geometry.for_chips(4)).remarks(4) == Placing().remarks(1) == []
+
+
+def test_pixels_and_calibrations_of_chips_that_are_not_there_are_told(tmp_path: Path) -> None:
+    Calibration(chip_offset_ns=np.zeros(3)).save(tmp_path / "three.npz")
+    chosen = Processing(masked_pixels=[(1, 2, 3), (2, 2, 3), (2, 4, 5)], calibration=tmp_path / "three.npz")
+    pixels, calibration = chosen.remarks(1)
+    assert pixels.startswith("masked_pixels has 3 pixels of chips 1, 2, and there is chip 0 alone")
+    assert calibration.startswith(
+        f"the calibration {tmp_path / 'three.npz'} describes 3 chips, and there is chip 0 alone"
+    )
+    pixels, calibration = chosen.remarks(2)
+    assert pixels.startswith("masked_pixels has 2 pixels of chip 2, and there is no chip above 1")
+    assert "describes 3 chips, and there is no chip above 1" in calibration
+    assert chosen.remarks(3) == []
 
 
 @pytest.mark.parametrize("option", ["--tof-min-ns", "--tof-max-ns", "--trigger-period-ns"])

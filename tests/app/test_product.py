@@ -231,6 +231,13 @@ def test_the_chips_lie_where_one_says(tmp_path):
             np.testing.assert_array_equal(one["entry/centroids"][column], other["entry/centroids"][column])
 
 
+def test_what_is_said_of_chips_that_are_not_there_is_told(foreign, tmp_path, capsys):
+    assert process(foreign, "-o", tmp_path / "a.h5", "--gap-px", 2, "--masked-pixels", "1,2,3") == 0
+    told = capsys.readouterr().err
+    assert "masked_pixels has 1 pixel of chip 1, and there is chip 0 alone" in told
+    assert "--gap-px 2 comes to nothing" in told
+
+
 # --- going on ---------------------------------------------------------------------------------------------------------
 
 

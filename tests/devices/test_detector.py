@@ -299,6 +299,12 @@ def test_a_table_of_column_phases_goes_before_what_the_pll_says(spidr, tpx, pipe
     assert tpx.configuration().board.chip(0).column_phase == (7,) * 128
 
 
+def test_pixels_of_a_chip_that_is_not_there_are_told_when_a_run_opens(RE, checker, tpx, caplog):
+    tpx.processing.masked_pixels.set([(0, 1, 2), (3, 1, 2)]).wait(5)
+    RE(bp.count([tpx]), checker)
+    assert caplog.text.count("masked_pixels has 1 pixel of chip 3, and there is") == 1
+
+
 def test_how_the_shutter_opens_by_itself_is_as_before_after_a_run(spidr, tpx, fake_board):
     spidr.shutter.count.set(17).wait(60)
     before = fake_board.config
