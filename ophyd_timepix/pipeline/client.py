@@ -22,6 +22,7 @@ from typing import Any, Final, Self
 from ..events.sums import PointArrays
 from .errors import PipelineError, PipelineTimeout, StageDied
 from .messages import (
+    SUPERVISOR,
     Acquired,
     Counting,
     Progress,
@@ -100,7 +101,7 @@ class Pipeline:
             self._link = link
             atexit.register(self.close)
             try:
-                self.pids = {**link.wait_until_ready(START_TIMEOUT_S), "supervisor": link.process.pid}
+                self.pids = {**link.wait_until_ready(START_TIMEOUT_S), SUPERVISOR: link.process.pid}
             except PipelineError:
                 self.close()
                 raise
@@ -355,7 +356,7 @@ class _Link:
     def _death(self, code: int) -> StageDied:
         reason = f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
         trace = _tail(self._log_path) if code > 0 else ""
-        return StageDied(StageDeath(stage="supervisor", reason=reason, traceback=trace, log=self._log_path))
+        return StageDied(StageDeath(stage=SUPERVISOR, reason=reason, traceback=trace, log=self._log_path))
 
 
 def _command(fd: int, live_fd: int, workers: int, ring_bytes: int, log_path: Path) -> list[str]:

@@ -4,7 +4,7 @@ This module knows no socket and no process.
 """
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -202,6 +202,10 @@ class RunSummary(Message):
     rows: int
     acquisitions: tuple[Acquired, ...]
     ledger: dict[str, Any]
+
+
+SUPERVISOR: Final = "supervisor"
+"""As the name of a stage: the process that owns them all."""
 
 
 class StageDeath(Message):

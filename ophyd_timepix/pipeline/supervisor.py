@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator
 from functools import partial
@@ -31,6 +32,7 @@ from .centroid_stage import CentroidStage
 from .decode_stage import DecodeStage, EndRequest
 from .ledger import Ledger, Part, add_ledgers
 from .messages import (
+    SUPERVISOR,
     Acquired,
     Counting,
     Progress,
@@ -195,7 +197,17 @@ class Supervisor:
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     def serve(self) -> int:
-        """Serve until the user's process goes (returns 0) or a stage dies (returns 1)."""
+        """Serve until the user's process goes (returns 0), or a stage dies or this process fails (returns 1)."""
+        try:
+            return self._serve()
+        except Exception as error:
+            # The one place for what nobody foresaw, a request's errors of any other kind included: after it no state
+            # can be trusted, so it is a death like that of a stage. Without this the recording would not be finished.
+            log.exception("the supervisor failed")
+            self._end_all(SUPERVISOR, f"failed: {type(error).__name__}: {error}", traceback.format_exc())
+            return 1
+
+    def _serve(self) -> int:
         poll = select.poll()
         poll.register(self._control.fileno(), select.POLLIN)
         by_fd: dict[int, Child] = {}
@@ -526,12 +538,16 @@ class Supervisor:
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def _report_death(self, dead: Child) -> None:
-        """Keep what can be kept, tell the user's process, end the others."""
+        """One stage is dead: tell which, and how; end the others."""
         dead, reason, trace = self._culprit(dead)
         log.error("stage %s %s", dead.name, reason)
+        self._end_all(dead.name, reason, trace)
+
+    def _end_all(self, name: str, reason: str, trace: str) -> None:
+        """Keep what can be kept, tell the user's process, end the stages."""
         deadline = time.monotonic() + CLOSE_TIMEOUT_S
         salvaged = self._keep_recording(deadline)
-        death = StageDeath(stage=dead.name, reason=reason, traceback=trace, log=self._log_path, salvaged=salvaged)
+        death = StageDeath(stage=name, reason=reason, traceback=trace, log=self._log_path, salvaged=salvaged)
         with contextlib.suppress(OSError):
             self._control.send({"event": "died", "death": death.model_dump(mode="json")})
         self._end_children(deadline)

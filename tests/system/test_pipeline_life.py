@@ -181,6 +181,23 @@ def test_after_a_death_the_next_start_works(own_pipeline, tmp_path):
     own_pipeline.close_run()
 
 
+def test_an_error_that_nobody_foresaw_is_told_with_its_traceback_and_the_recording_is_whole(own_pipeline, tmp_path):
+    (port,) = own_pipeline.bind([Receiver(chip=0, host=HOST)])
+    spool = own_pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5")).spool
+    stages = [psutil.Process(pid) for pid in own_pipeline.pids.values()]
+    sent = acquire(own_pipeline, port, 1, hit_words(5000, 1))
+    while own_pipeline.progress().received_datagrams < sent:
+        pass
+    with pytest.raises(StageDied) as caught:
+        own_pipeline._call("poll", {})
+    death = caught.value.death
+    assert (death.stage, death.reason, death.salvaged) == ("supervisor", "failed: KeyError: 'sent'", spool)
+    assert "in _poll" in death.traceback
+    assert psutil.wait_procs(stages, timeout=15)[1] == []
+    assert open_recording(spool).n_bytes == 8 * (5000 + sent)
+    assert read_table(tmp_path / "run.h5", "centroids", ["x"])["x"].size <= 5000, "the event file can be read"
+
+
 def test_when_the_users_process_is_killed_nothing_stays_and_the_recording_is_whole(tmp_path):
     script = tmp_path / "user.py"  # unguarded: no `if __name__ == "__main__"`
     script.write_text(
