@@ -392,6 +392,7 @@ class BlockBuilder:
             return False
         self._ripened = limit
         self._open_shots(limit)
+        self._invalid.settle(self._open_shot, limit)
         if self._base is not None:
             self._ripen_hits(limit)
             if limit < _FOREVER and limit - self._base - REL_TICK_MIN > _SPAN // 2:
@@ -497,7 +498,6 @@ class BlockBuilder:
             inferred = np.concatenate([np.array([self._open_is_inferred]), inferred])
         self._close(opened[:-1], opened[1:], inferred[:-1])
         self._open_shot, self._open_is_inferred = int(opened[-1]), bool(inferred[-1])
-        self._invalid.forget(self._open_shot)
         self._triggers.append(ticks[:n])
         self.shots += n
         self._openings.drop(n)

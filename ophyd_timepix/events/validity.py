@@ -105,8 +105,8 @@ class InvalidSpans:
     def __init__(self) -> None:
         self._spans: list[tuple[int, int]] = []
 
-    def __bool__(self) -> bool:
-        return bool(self._spans)
+    def __len__(self) -> int:
+        return len(self._spans)
 
     def add(self, low: int, high: int) -> None:
         """One more. Raises ValueError for one that ends before it begins."""
@@ -117,9 +117,19 @@ class InvalidSpans:
         else:
             self._spans.append((low, high))
 
-    def forget(self, before: int) -> None:
-        """No shot that is still to be judged reaches back beyond `before`."""
-        self._spans = [(low, high) for low, high in self._spans if high >= before]
+    def settle(self, begin: int | None, until: int) -> None:
+        """Shots that begin before `until` are judged, but for one that began at `begin` (None: but for none).
+
+        For that one it is the same whether it touches one of several spans or the one that they are joined to: a stream
+        that loses without end and has no triggers takes no memory.
+        """
+        if not self._spans:
+            return
+        rest = [span for span in self._spans if span[1] >= until]
+        past = [] if begin is None else [span for span in self._spans if begin <= span[1] < until]
+        if past:
+            rest.insert(0, (min(low for low, _ in past), max(high for _, high in past)))
+        self._spans = rest
 
     def touch(self, starts: Ints, ends: Ints) -> Flags:
         """Which of the shots that last from `starts` to just before `ends` touch one of our spans."""

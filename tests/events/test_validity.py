@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ophyd_timepix.config import Processing
-from ophyd_timepix.events import BlockBuilder
+from ophyd_timepix.events import BlockArrays, BlockBuilder
 from ophyd_timepix.events.validity import InvalidSpans
 from tests.events.test_builder import edge
 from tests.rows import HandMade, Rows, flush
@@ -65,6 +65,23 @@ def test_more_edges_lost_than_half_a_turn_of_the_counter_are_a_gap_too():
     assert valid == [1, 1, 1, 0, 1, 0]
     assert [gap.missing for gap in builder.take_gaps()] == [3000]
     assert builder.irregular_edges == 1
+
+
+@pytest.mark.parametrize("first", [[], [edge(0, 1)]], ids=["no trigger", "one trigger"])
+@pytest.mark.parametrize("tof_max_ns", [None, 1e6])
+def test_losses_without_end_and_without_triggers_take_no_memory(first, tof_max_ns):
+    processing = Processing(tof_max_ns=tof_max_ns)
+    rows, builder, block = Rows(processing, 1), BlockBuilder(processing, 1), BlockArrays()
+    for k in range(1, 500):
+        builder.invalidate(k * PERIOD + 10, k * PERIOD + 20)
+        builder.add(HandMade(edges=first if k == 1 else [], horizon_ticks=(k + 1) * PERIOD))
+        while builder.take_partial(block):
+            rows.add(block)
+        assert len(builder._invalid) <= 2
+    builder.add(HandMade(edges=[edge(k * PERIOD, k - 498) for k in (500, 501)]))
+    flush(builder, rows)
+    lossy = [int(tof_max_ns is not None)] if first else []
+    assert rows.table("shots")["valid"].tolist() == [*lossy, 1, 0]
 
 
 def test_many_gaps_and_many_shots_take_no_more_than_their_sum():
