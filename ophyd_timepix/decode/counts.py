@@ -30,6 +30,8 @@ class Mark(IntEnum):
     RESUMED = 9
     """A chip goes on after marks of missing or senseless words: what they tell of is not later than `after`, but for
     the lateness bound. It stands at a header, so that it does not depend on calls."""
+    ASTRAY = 10
+    """Words outside of chunks may be of this chip. It stands before the mark of the words. amount: 0."""
 
 
 SKIPPED: Final = (Mark.UNFRAMED, Mark.CUT_CHUNK, Mark.FOREIGN_CHIP, Mark.UNKNOWN, Mark.REJECTED_EDGE, Mark.JUMPED)

@@ -249,7 +249,7 @@ class Decoder:
             counting_pixels=np.empty(n_words, np.uint32),
             counting_sums=np.empty(n_words, np.uint32),
             late=np.empty(n_words, np.int64),
-            marks=np.empty((2 * room, k.N_MARK), np.int64),
+            marks=np.empty((4 * room, k.N_MARK), np.int64),  # at most 9 for a hit between a header and no header
         )
 
     def _batch(self) -> Batch:

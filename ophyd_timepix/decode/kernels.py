@@ -287,6 +287,7 @@ _M_JUMPED: Final = int(Mark.JUMPED)
 _M_MISSING_PACKETS: Final = int(Mark.MISSING_PACKETS)
 _M_EPOCH: Final = int(Mark.EPOCH)
 _M_RESUMED: Final = int(Mark.RESUMED)
+_M_ASTRAY: Final = int(Mark.ASTRAY)
 
 
 class Store(NamedTuple):
@@ -359,7 +360,7 @@ def _mark(kind: int, chip: int, amount: int, before: int, after: int, store: Sto
     row[M_BEFORE] = before
     row[M_AFTER] = after
     store.state[S_MARKS] = n + 1
-    opens = kind in (_M_UNKNOWN, _M_REJECTED_EDGE, _M_JUMPED, _M_MISSING_PACKETS)
+    opens = kind in (_M_UNKNOWN, _M_REJECTED_EDGE, _M_JUMPED, _M_MISSING_PACKETS, _M_CUT_CHUNK, _M_ASTRAY)
     if opens and 0 <= chip < store.state[S_N_CHIPS]:
         store.state[S_N_OPEN] += 1 - store.chips[chip, C_OPEN]
         store.chips[chip, C_OPEN] = 1
@@ -381,6 +382,18 @@ def _resume(store: Store) -> None:
         chips[chip, C_OPEN] = 0
         state[S_N_OPEN] -= 1
         _mark(_M_RESUMED, chip, 0, since, newest, store)
+
+
+@internal
+def _mark_astray(store: Store) -> None:
+    """Words outside of chunks begin: they may be of any chip. One that has not gone on after a mark needs no other."""
+    state, chips = store.state, store.chips
+    if state[S_N_OPEN]:
+        _resume(store)
+    for chip in range(state[S_N_CHIPS]):
+        if chips[chip, C_OPEN] == 0:
+            # A chip that is silent for longer would be taken to have gone on at once, again and again.
+            _mark(_M_ASTRAY, chip, 0, max(chips[chip, C_NEWEST], state[S_NEWEST] - state[S_SKEW]), NEVER, store)
 
 
 @internal
@@ -875,6 +888,7 @@ def _between_chunks(word: int, store: Store) -> None:
         _open_chunk(word, store)
     else:
         store.counts[_N_UNFRAMED] += 1
+        _mark_astray(store)
         _mark_words(_M_UNFRAMED, -1, 1, store)
 
 

@@ -340,7 +340,8 @@ class _Stream:
         self._lateness = lateness
         # A hit that was lost may have been moved, too.
         self._moves = self._corrections.earlier_ticks + self._corrections.later_ticks
-        self._losses = Losses(0, lateness, self.builder.invalidate, self._moves)
+        self._n_chips = run.n_chips
+        self._losses = Losses(0, lateness, self.builder.invalidate, self._moves, self._n_chips)
         self._edges_before = (0, 0, 0, 0, 0)
         self._filtered_before = (0, 0)
 
@@ -392,7 +393,7 @@ class _Stream:
         self._filtered_before = self._filtered
         self._repeated_before = self._repeated
         self._decoder.take_lateness()
-        self._losses = Losses(start, self._lateness, self.builder.invalidate, self._moves)
+        self._losses = Losses(start, self._lateness, self.builder.invalidate, self._moves, self._n_chips)
 
     @property
     def _repeated(self) -> Repeated:

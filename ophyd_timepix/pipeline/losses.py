@@ -20,6 +20,7 @@ from ..decode import kernels as k
 from ..decode.counts import Mark
 from ..decode.decoder import SKEW_TICKS
 from ..events.validity import Gap
+from ..protocol.words import MAX_CHIPS
 from ..spool.index import DAMAGED, Loss, Poll
 from ..spool.sources import Slice
 from .locating import Place, Reading, Way, places, unexplained
@@ -33,6 +34,8 @@ CHUNKS_WAITED: Final = 64
 FINE_TICKS: Final = 2 * TICKS_PER_COUNT
 """Column phase and fToA move a hit by less than this from its coarse time."""
 NEAR_TICKS: Final = TICKS_PER_SECOND // 1000
+UNFRAMED: Final = "unframed"
+"""Cause of a loss: words outside of chunks, of each chip at most so many."""
 ALTERED: Final = "altered"
 """Cause of a loss: words that came as something else than they were sent, or not with their datagram."""
 MARKED: Final = {
@@ -40,6 +43,9 @@ MARKED: Final = {
     int(Mark.REJECTED_EDGE): ALTERED,
     int(Mark.JUMPED): "jump",
     int(Mark.MISSING_PACKETS): "packet",
+    int(Mark.CUT_CHUNK): "cut",
+    int(Mark.ASTRAY): UNFRAMED,
+    int(Mark.UNFRAMED): "",
     int(Mark.RESUMED): "",
 }
 """Causes of losses that marks of the decoder tell of."""
@@ -53,8 +59,9 @@ class LossSpan(NamedTuple):
     """A time of which something may be missing."""
 
     cause: str
-    """'kernel', 'malformed', 'unrecorded' (datagrams), 'way' (datagrams at most), 'tdc' (edges), 'late' (words),
-    'epoch' (silences of unknown length)."""
+    """'kernel', 'malformed', 'unrecorded' (datagrams), 'way' (datagrams at most), 'tdc' (edges), 'late', 'altered',
+    'jump' (words), 'cut', 'unframed' (words at most), 'packet' (packets), 'damaged' (bytes), 'epoch' (silences of
+    unknown length)."""
     chip: int
     """-1: any."""
     amount: int
@@ -110,9 +117,15 @@ class Losses:
     """Those of one acquisition. `invalidate(low, high)` is told of each loss before the words behind it are built."""
 
     def __init__(
-        self, start: int, lateness_ticks: int, invalidate: Callable[[int, int], None], moves_ticks: int = 0
+        self,
+        start: int,
+        lateness_ticks: int,
+        invalidate: Callable[[int, int], None],
+        moves_ticks: int = 0,
+        n_chips: int = MAX_CHIPS,
     ) -> None:
-        """moves_ticks: by how much corrections move a hit at most."""
+        """moves_ticks: by how much corrections move a hit at most. n_chips: those whose words are decoded."""
+        self._n_chips = n_chips
         self._start = start
         self._moves = moves_ticks
         self._lateness = lateness_ticks + FINE_TICKS + moves_ticks
@@ -218,17 +231,31 @@ class Losses:
             self._add(LossSpan("epoch", -1, 1, low, high))
 
     def passed_over(self, marks: Ints) -> None:
-        """Words without sense or time, and packets that are missing: they lie between the words around them."""
+        """Words without sense, time or chunk, and packets that are missing: they lie between the words around them."""
         told = np.isin(marks[:, k.M_KIND], list(MARKED))
         for kind, chip, _, amount, before, after in marks[told].tolist():
             if kind == Mark.RESUMED:
                 self._resume(chip, after * TICKS_PER_COUNT + self._lateness)
+                continue
+            if kind == Mark.UNFRAMED:
+                self._go_astray(amount)
+                continue
+            if chip >= self._n_chips:
                 continue
             span = self._passed_over.get((chip, MARKED[kind]))
             if span is None:
                 low = max(before * TICKS_PER_COUNT - self._lateness, -ALWAYS)
                 span = LossSpan(MARKED[kind], chip, 0, low, ALWAYS)
             self._passed_over[chip, MARKED[kind]] = span._replace(amount=span.amount + amount)
+
+    def _go_astray(self, amount: int) -> None:
+        """Words outside of chunks: of each chip that has not gone on since the last mark, and none has."""
+        for (chip, _), span in list(self._passed_over.items()):
+            astray = self._passed_over.get((chip, UNFRAMED), span._replace(cause=UNFRAMED, amount=0))
+            self._passed_over[chip, UNFRAMED] = astray
+        for key, span in self._passed_over.items():
+            if key[1] == UNFRAMED:
+                self._passed_over[key] = span._replace(amount=span.amount + amount)
 
     def _resume(self, chip: int, high: int) -> None:
         """A chip has gone on: what was passed over has its end. A packet that came after all is not missing."""

@@ -22,6 +22,8 @@ LOST: Final = {
     "truncated_bytes": "bytes cut off at the end of the recording",
     "missing_bytes": "bytes missing at the end of the recording",
     "missing_words": "words missing at the end of the recording",
+    "unframed_words": "words outside of any datagram",
+    "cut_chunks": "datagrams cut short",
 }
 """What is not there. Shots that it may touch are marked."""
 DOUBTED: Final = {
@@ -33,8 +35,6 @@ DOUBTED: Final = {
     "sequential_words": "words of a sequential read-out: their times may be wrong by multiples of 409.6 µs",
     "toa_wrap_suspects": "hits so late that their time may be wrong by 409.6 µs",
     "timer_jumps": "timer words that contradict the stream",
-    "unframed_words": "words outside of any datagram",
-    "cut_chunks": "datagrams cut short",
     "skipped_bytes": "damaged bytes skipped",
 }
 """What is there and may be wrong, or is missing without a trace of when."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ophyd_timepix.clock import TICKS_PER_COUNT, ns_to_ticks
-from ophyd_timepix.config import Processing
+from ophyd_timepix.config import Geometry, Processing
 from ophyd_timepix.decode.decoder import Framing
 from ophyd_timepix.pipeline.decode_stage import _Stream
 from ophyd_timepix.pipeline.ledger import DecodeTotals
@@ -28,12 +28,13 @@ def hit(counts: int) -> int:
     return 0xB << 60 | (counts & 0x3FFF) << 30 | 20 << 20 | counts >> 14 & 0xFFFF
 
 
-def chunks(*contents: list[int]) -> np.ndarray:
-    return np.array([word for words in contents for word in (chunk_header(0, 8 * len(words)), *words)], np.uint64)
+def chunks(*contents: list[int], chip: int = 0) -> np.ndarray:
+    return np.array([word for words in contents for word in (chunk_header(chip, 8 * len(words)), *words)], np.uint64)
 
 
-def decode(words: np.ndarray, cuts: list[int]) -> DecodeTotals:
-    stream = _Stream(RunRequest(event_file="run.h5", processing=Processing()), Framing.TPX3)
+def decode(words: np.ndarray, cuts: list[int], n_chips: int = 1) -> DecodeTotals:
+    run = RunRequest(event_file="run.h5", n_chips=n_chips, geometry=Geometry.for_chips(n_chips))
+    stream = _Stream(run, Framing.TPX3)
     stream.begin(1, 0)
     edges = [0, *sorted(min(cut, len(words)) for cut in cuts), len(words)]
     for start, stop in pairwise(edges):
@@ -62,6 +63,43 @@ def test_what_is_senseless_or_missing_lies_between_the_words_of_its_chip_around_
     assert span[:4] == LossSpan(cause, 0, amount, low, 0)[:4]
     assert 8 * STEP * TICKS_PER_COUNT <= span.high_ticks - BOUND <= 9 * STEP * TICKS_PER_COUNT
     assert totals.losses == decode(words, []).losses
+
+
+@pytest.mark.parametrize(
+    ("header", "cause", "amount", "before"),
+    [
+        (chunk_header(0, 8 * 2), "unframed", 2, 6),
+        (chunk_header(0, 8 * 6), "cut", 2, 8),
+        (0x0123 << 40, "unframed", 5, 4),
+    ],
+    ids=["too short", "too long", "no header"],
+)
+@given(cuts=st.lists(st.integers(0, 40), max_size=4))
+def test_what_a_damaged_header_costs_lies_between_the_words_of_its_chip_around_it(header, cause, amount, before, cuts):
+    good = [hit(k * STEP) for k in range(20)]
+    words = chunks(good[:5], good[5:9], good[9:12], good[12:])
+    words[6] = header
+    totals = decode(words, cuts)
+    (span,) = totals.losses
+    low = before * STEP * TICKS_PER_COUNT - BOUND
+    assert span[:4] == LossSpan(cause, 0, amount, low, 0)[:4]
+    assert 9 * STEP * TICKS_PER_COUNT <= span.high_ticks - BOUND <= 12 * STEP * TICKS_PER_COUNT
+    assert totals.losses == decode(words, []).losses
+
+
+def test_words_outside_of_chunks_may_be_of_any_chip_and_each_has_its_interval():
+    words = [chunks([hit(k * STEP)], chip=chip) for k in range(8) for chip in (0, 1)]
+    words[9][0] = 0x0123 << 40  # the fifth of chip 1: between its hits 3 and 5, and those of chip 0, 4 and 5
+    totals = decode(np.concatenate(words), [], n_chips=2)
+    found = [(span.cause, span.chip, span.amount, span.low_ticks + BOUND) for span in totals.losses]
+    assert found == [("unframed", 1, 2, 3 * STEP * TICKS_PER_COUNT), ("unframed", 0, 2, 4 * STEP * TICKS_PER_COUNT)]
+    assert [span.high_ticks - BOUND >= 5 * STEP * TICKS_PER_COUNT for span in totals.losses] == [True, True]
+
+
+def test_a_chunk_that_is_cut_of_a_chip_that_is_not_there_costs_no_shot():
+    foreign = chunks([hit(0)], chip=3)
+    foreign[0] = chunk_header(3, 8 * 5)
+    assert decode(np.concatenate([chunks([hit(0)]), foreign, chunks([hit(STEP), hit(2 * STEP)])]), []).losses == []
 
 
 def test_behind_the_last_word_it_lasts_to_the_end():
