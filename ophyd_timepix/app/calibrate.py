@@ -1,7 +1,7 @@
 """`ophyd-timepix calibrate`: time-walk of the chips, from recordings. Everything else in a calibration is kept."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -10,13 +10,14 @@ import numpy as np
 
 from ..clock import ns_to_ticks
 from ..config import Calibration, Geometry, Processing
-from ..config.calibration import walk_ns
+from ..config.calibration import N_TOT, walk_ns
 from ..config.errors import FileThere
 from ..decode.decoder import Decoder, Framing
 from ..events.block import BlockArrays
 from ..events.builder import BlockBuilder
 from ..events.centroid import CentroidFinder
 from ..events.walk import Delays, delays_of, fit_time_walk, join_delays, time_walk_table
+from ..protocol.words import MAX_CHIPS
 from ..spool.index import timer_estimate
 from ..spool.sources import Recording, open_recording
 from .asking import chips_of, own_run, recorded_file, recorded_processing
@@ -38,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     walk.add_argument("--into", type=Path, metavar="FILE.npz", help="keep offsets and energies of this calibration")
     walk.add_argument("--overwrite", action="store_true", help="replace what is there")
     walk.add_argument("--at-most", type=int, default=ENOUGH, metavar="N", help="hits to look at (default %(default)s)")
+    walk.add_argument(
+        "--leave-out", type=int, nargs="+", default=[], choices=range(MAX_CHIPS), metavar="CHIP",
+        help="chips whose times are not to be corrected",
+    )  # fmt: skip
     group = walk.add_argument_group("clusters", argument_default=argparse.SUPPRESS)
     for name in ("--radius-px", "--window-ns"):
         group.add_argument(name, type=float)
@@ -48,7 +53,9 @@ def run(options: argparse.Namespace) -> int:
     recordings = [open_recording(path) for path in options.files]
     before = None if options.into is None else Calibration.load(options.into)
     wanted = processing_of(options, recorded_processing(recordings))
-    made = measure_time_walk(recordings, wanted, model=options.model, enough=options.at_most)
+    made = measure_time_walk(
+        recordings, wanted, model=options.model, enough=options.at_most, leave_out=options.leave_out
+    )
     if before is not None:
         made = replace(before, time_walk_abc=made.time_walk_abc, time_walk_table_ns=made.time_walk_table_ns)
     try:
@@ -61,19 +68,28 @@ def run(options: argparse.Namespace) -> int:
 
 
 def measure_time_walk(
-    recordings: list[Recording], processing: Processing, *, model: str = "formula", enough: int = ENOUGH
+    recordings: list[Recording],
+    processing: Processing,
+    *,
+    model: str = "formula",
+    enough: int = ENOUGH,
+    leave_out: Sequence[int] = (),
 ) -> Calibration:
-    """The time-walk of all chips of some recordings. model: 'formula' or 'table'. enough: hits that are looked at.
+    """The time-walk of all chips of some recordings. model: 'formula' or 'table'. enough: hits that are looked at, of
+    all recordings together. leave_out: chips whose time-walk is set to 0.
 
     Raises ValueError for a chip with too few hits.
     """
+    if enough < 1:
+        raise ValueError(f"--at-most is 1 or more hits to look at, not {enough}")
     wanted = {"hits": True, "calibration": None, "min_samples": 1, "min_size": 2, "split": False}
     processing = Processing.model_validate({**processing.model_dump(), **wanted})
     parts: list[Delays] = []
-    n = n_chips = 0
+    n = 0
+    n_chips = max(_chips_of(recording) for recording in recordings)
     for recording in recordings:
-        own = own_run(recording)
-        n_chips = max(n_chips, chips_of([recording]) if own is None else own.n_chips)
+        if n >= enough:
+            break
         for block in clustered(recording, processing, n_chips):
             parts.append(delays_of(block))
             n += len(parts[-1].tot)
@@ -83,11 +99,17 @@ def measure_time_walk(
         raise ValueError("the recordings have no hits")
     delays = join_delays(parts)
     told = f"time-walk of {len(delays.tot)} hits of {', '.join(recording.path.name for recording in recordings)}"
+    told += "".join(f", without chip {chip}" for chip in leave_out)
     if model == "table":
-        table = np.stack([time_walk_table(delays, chip) for chip in range(n_chips)])
-        return Calibration(time_walk_table_ns=table, comment=told)
-    formula = np.stack([fit_time_walk(delays, chip) for chip in range(n_chips)])
-    return Calibration(time_walk_abc=formula, comment=told)
+        table = [np.zeros(N_TOT) if chip in leave_out else time_walk_table(delays, chip) for chip in range(n_chips)]
+        return Calibration(time_walk_table_ns=np.stack(table), comment=told)
+    formula = [np.zeros(3) if chip in leave_out else fit_time_walk(delays, chip) for chip in range(n_chips)]
+    return Calibration(time_walk_abc=np.stack(formula), comment=told)
+
+
+def _chips_of(recording: Recording) -> int:
+    own = own_run(recording)
+    return chips_of([recording]) if own is None else own.n_chips
 
 
 def clustered(recording: Recording, processing: Processing, n_chips: int) -> Iterator[BlockArrays]:

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console script. Returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     module = _module_of(words)
-    options = _parser(words, module).parse_args(words)
+    options = _parser(words, module).parse_args(joined(words))
     options.words = words
     logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s %(message)s")
     if module is None:
@@ -63,6 +63,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"ophyd-timepix: {one_line(error)}", file=sys.stderr)
         return 1
+
+
+def joined(words: Sequence[str]) -> list[str]:
+    """With negative numbers tied to their options: argparse takes -5e7 for an option, unlike -5."""
+    found: list[str] = []
+    for word in words:
+        if found and found[-1].startswith("--") and "=" not in found[-1] and word.startswith("-") and _is_number(word):
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return found
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _module_of(words: Sequence[str]) -> Subcommand | None:

@@ -89,7 +89,8 @@ def run_part(
     if max(chips, default=0) >= job.request.n_chips:
         raise MoreChips(max(chips) + 1)
     if job.strict and (problems := skipped(ledger)):
-        raise SkippedError("; ".join([*(places(ledger)[:1] or [_names(job)]), *problems]))
+        where = next(iter(places(ledger)), _names(job))
+        raise SkippedError(f"{where}: {'; '.join(problems)}")
     return ledger
 
 

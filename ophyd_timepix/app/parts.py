@@ -189,7 +189,13 @@ class PartStore:
     def open(cls, output: Path, identity: Mapping[str, Any], *, resume: bool) -> Self:
         """Make it, or go on with it. Raises PartsError when it holds parts of something else."""
         directory = output.with_name(output.name + SUFFIX)
-        directory.mkdir(exist_ok=True)
+        try:
+            directory.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"{output} cannot be written: no directory can be made in {output.parent} ({error.strerror}); choose "
+                "another place with -o, or ask for the right to write there"
+            ) from error
         lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         store = cls(directory, lock)
         try:

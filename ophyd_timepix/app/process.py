@@ -17,6 +17,7 @@ from ..config import (
     Orientation,
     Processing,
 )
+from ..config.calibration import NONE
 from ..config.masked_pixels import Pixel, checked, parse_pixels, read_pixels
 from ..spool.sources import Recording, open_recording
 from .asking import Placing, recorded_processing
@@ -72,7 +73,10 @@ def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tot-min", type=int, help="smallest ToT of a hit that counts (25 ns counts)")
     group.add_argument("--tot-max", type=int, help="largest")
     group.add_argument(
-        "--masked-pixels", type=masked_pixels, metavar="FILE|LIST", help="hits to leave out: chip,x,y chip,x,y ..."
+        "--masked-pixels",
+        type=masked_pixels,
+        metavar="FILE|LIST",
+        help="hits to leave out: chip,x,y chip,x,y ..., or none",
     )
     group.add_argument("--calibration", metavar="FILE", help="FILE.npz, or none")
     group.add_argument("--lateness-ns", type=float)
@@ -94,11 +98,23 @@ def geometry_file(text: str) -> Geometry:
 
 
 def masked_pixels(text: str) -> tuple[Pixel, ...]:
-    """The pixels of a file, or of a list on the command line."""
+    """The pixels of a file, or of a list on the command line; none of them for `none`."""
+    if text == NONE:
+        return ()
     try:
-        return read_pixels(Path(text)) if Path(text).is_file() else checked(parse_pixels(text))
+        return _pixels_of(text)
     except (ValueError, OSError) as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _pixels_of(text: str) -> tuple[Pixel, ...]:
+    if Path(text).is_file():
+        return read_pixels(Path(text))
+    if not text.strip():
+        raise ValueError(f"no pixel is given; say {NONE} to leave out none")
+    if "," not in text:
+        raise ValueError(f"there is no file {text}, and it is no list of pixels (chip,x,y chip,x,y ...)")
+    return checked(parse_pixels(text))
 
 
 def processing_of(options: argparse.Namespace, otherwise: Processing | None = None) -> Processing:

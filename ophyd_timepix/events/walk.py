@@ -109,7 +109,7 @@ def _of_chip(delays: Delays, chip: int) -> tuple[Ints, Ints, Floats]:
     if n < LEAST:
         raise ValueError(
             f"chip {chip} has {n} hits beside a larger one, and a time-walk needs {LEAST}: take a longer recording, or "
-            "leave the chip out"
+            f"leave the chip out (--leave-out {chip})"
         )
     return delays.tot[of].astype(np.int64), delays.largest[of].astype(np.int64), delays.delay_ns[of].astype(np.float64)
 

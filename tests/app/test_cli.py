@@ -113,6 +113,15 @@ def test_an_error_of_the_program_is_never_hidden(command: types.ModuleType) -> N
         cli.main(["demo"])
 
 
+def test_a_negative_number_with_an_exponent_is_the_value_of_its_option(command: types.ModuleType) -> None:
+    command.add_arguments = lambda parser: parser.add_argument("--delay", type=float)  # type: ignore[attr-defined]
+    command.run = lambda options: options.delay == -5e7 and options.words  # type: ignore[attr-defined]
+    assert cli.main(["demo", "--delay", "-5e7"]) == ["demo", "--delay", "-5e7"]
+    assert cli.joined(["a", "-1", "--x=3", "-1e3", "--y", "-o", "--z", "-inf"]) == (
+        ["a", "-1", "--x=3", "-1e3", "--y", "-o", "--z=-inf"]
+    )
+
+
 def test_ctrl_c_has_the_exit_code_of_a_shell(command: types.ModuleType) -> None:
     command.run = fail_with(KeyboardInterrupt())  # type: ignore[attr-defined]
     assert cli.main(["demo"]) == cli.INTERRUPTED

@@ -60,6 +60,20 @@ def test_filters_that_make_no_sense_are_refused_with_their_range(wrong, words):
         Processing(**wrong)
 
 
-def test_a_list_of_pixels_that_is_none_is_a_wrong_command_line():
-    with pytest.raises(argparse.ArgumentError, match="give chip,x,y for each"):
-        parsed("--masked-pixels", "left")
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("0,1", "give chip,x,y for each"),
+        ("nofile.txt", "there is no file nofile.txt, and it is no list of pixels"),
+        ("", "no pixel is given; say none to leave out none"),
+    ],
+)
+def test_a_list_of_pixels_that_is_none_is_a_wrong_command_line(given, words):
+    with pytest.raises(argparse.ArgumentError, match=words):
+        parsed("--masked-pixels", given)
+
+
+def test_pixels_that_a_run_left_out_can_be_taken_in_again():
+    run = Processing(masked_pixels=[(0, 1, 2)])
+    assert processing_of(parsed(), run).masked_pixels == ((0, 1, 2),)
+    assert processing_of(parsed("--masked-pixels", "none"), run).masked_pixels == ()

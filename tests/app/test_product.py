@@ -383,6 +383,18 @@ def test_strict_fails_and_leaves_nothing_where_else_the_rest_is_kept(case, tmp_p
     assert len(read_table(tmp_path / "a.h5", "centroids", ["x"])["x"]) >= 1
 
 
+def test_what_strict_says_is_place_and_then_reasons(tmp_path, capsys):
+    recording = tmp_path / "a.tpx3"
+    recording.write_bytes(np.array(DAMAGED["cut off"][0], "<u8").tobytes())
+    assert process(recording, "-o", tmp_path / "a.h5", "--strict") == 1
+    assert f"ophyd-timepix: {recording}: 7 words of a last chunk are missing" in capsys.readouterr().err
+
+
+def test_a_place_where_nothing_can_be_written_is_named(foreign, capsys):
+    assert process(foreign, "-o", "/proc/x.h5") == 1
+    assert "/proc/x.h5 cannot be written: no directory can be made in /proc" in capsys.readouterr().err
+
+
 def test_strict_refuses_half_a_word_and_takes_what_is_whole(tmp_path, capsys):
     recording = tmp_path / "a.tpx3"
     recording.write_bytes(np.array(GOOD, "<u8").tobytes() + b"abc")

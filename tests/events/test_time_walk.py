@@ -105,6 +105,32 @@ def test_the_command_writes_a_calibration_and_keeps_what_another_one_knows(recor
     assert "new.npz exists; take another name, or say --overwrite" in capsys.readouterr().err
 
 
+def test_a_chip_with_too_few_hits_can_be_left_out_and_the_error_says_how(recording, tmp_path, capsys):
+    both = tmp_path / "both.tpx3"
+    few = np.array([0xB << 60 | k << 30 for k in range(10)], "<u8")
+    both.write_bytes(recording.read_bytes() + chunk_header(1, few.nbytes).to_bytes(8, "little") + few.tobytes())
+    line = ["calibrate", "time-walk", str(both), "-o", str(tmp_path / "walk.npz")]
+    assert main(line) == 1
+    assert "chip 1 has 0 hits beside a larger one" in (told := capsys.readouterr().err)
+    assert "leave the chip out (--leave-out 1)" in told
+    assert main([*line, "--leave-out", "1"]) == 0
+    made = Calibration.load(tmp_path / "walk.npz")
+    assert made.walk_table_ns()[1].tolist() == [0.0] * 1024
+    assert made.time_walk_abc[0] == pytest.approx([540, -5, 0], rel=0.1)
+    assert made.comment.endswith(", without chip 1")
+
+
+def test_at_most_so_many_hits_are_looked_at_of_all_recordings_together(recording):
+    one, all_of_one = open_recording(recording), measure_time_walk([open_recording(recording)], Processing())
+    assert (
+        measure_time_walk([one, one], Processing(), enough=1000).comment.split()[2]
+        == (measure_time_walk([one], Processing(), enough=1000).comment.split()[2])
+    )
+    assert int(measure_time_walk([one, one], Processing()).comment.split()[2]) == 2 * int(all_of_one.comment.split()[2])
+    with pytest.raises(ValueError, match="--at-most is 1 or more"):
+        measure_time_walk([one], Processing(), enough=0)
+
+
 def delays(n: int, walk: float) -> Delays:
     rng = np.random.default_rng(1)
     tot, largest = rng.integers(1, 50, n), rng.integers(50, 200, n)
