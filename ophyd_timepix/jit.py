@@ -5,11 +5,19 @@ results must be the same on every machine. `NUMBA_DISABLE_JIT=1` makes every ker
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 import numba
+import numpy.typing as npt
+from llvmlite import ir
+from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., object])
+
+_FOR_WRITING: Final = 1
+_KEEP: Final = 3
+_DATA: Final = 1
+"""What `llvm.prefetch` is told: the line will be written, will be needed again, is no code."""
 
 
 def kernel(function: F) -> F:
@@ -34,3 +42,32 @@ def internal(function: F) -> F:
         nogil=True, cache=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False
     )(function)
     return compiled
+
+
+def _emit_prefetch(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """One instruction of the processor. No bounds are looked at: a line that is not there is not fetched."""
+    array_type, _ = signature.args
+    array = context.make_array(array_type)(context, builder, arguments[0])
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    function = builder.module.declare_intrinsic(
+        "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+    )
+    place = builder.bitcast(builder.gep(array.data, [arguments[1]]), byte)
+    builder.call(function, [place, number(_FOR_WRITING), number(_KEEP), number(_DATA)])
+    return context.get_dummy_value()
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+    return numba.types.void(array, index), _emit_prefetch
+
+
+def _nothing(array: npt.NDArray[Any], index: Any) -> None:
+    """Without compilation there is nothing to fetch."""
+
+
+prefetch: Final[Callable[[npt.NDArray[Any], Any], None]] = _nothing if numba.config.DISABLE_JIT else _prefetch
+"""For kernels: fetch the line of array[index], one-dimensional, into the nearest cache; it will be written soon.
+
+Changes no result. It pays where places are jumped to that cannot be guessed, and are known some steps ahead.
+"""

@@ -15,7 +15,8 @@ The hits come in time order. So a hit looks back only, at the last hit of each p
 * min_samples > 1: see `dbscan`.
 
 The map has a margin as wide as the largest radius, so that no look-up leaves it. Its side is a constant, and indices
-are unsigned, so that the compiler needs no arithmetic for them: half the speed of the loops lies in that.
+are unsigned, so that the compiler needs no arithmetic for them: half the speed of the loops lies in that. It is larger
+than the nearer caches, and hits jump about in it: so the lines of a hit to come are fetched ahead (decision 0152).
 """
 
 import math
@@ -26,7 +27,7 @@ import numpy.typing as npt
 
 from ..clock import NS_PER_COUNT, TICKS_PER_COUNT
 from ..config import Metric, Processing
-from ..jit import inlined, kernel
+from ..jit import inlined, kernel, prefetch
 from ..protocol.words import MATRIX_SIDE
 from .block import CHIP_SHIFT, REL_TICK_SHIFT, X_SHIFT, Y_SHIFT
 from .builder import window_ticks
@@ -65,6 +66,8 @@ SIZE_MASK: Final = (1 << 21) - 1
 RIM_SHIFT: Final = 52
 BEST_SHIFT: Final = 32
 LAST: Final = (1 << 31) - 1
+AHEAD: Final = 16
+"""Hits by which the map's lines are fetched ahead."""
 LARGE: Final = 1024
 """Clusters of so many hits are summed again, hit by hit: the fields above would run over."""
 
@@ -157,6 +160,15 @@ def cell_of(key: int) -> int:
 
 
 @inlined
+def fetch_rows(keys: Ints, i: int, last_hit: int, last: Ints) -> None:
+    """Fetch the map's lines for a hit that is soon to come: its own row and those beside."""
+    cell = cell_of(keys[at(min(i + AHEAD, last_hit))])
+    prefetch(last, at(cell - SIDE))
+    prefetch(last, at(cell))
+    prefetch(last, at(cell + SIDE))
+
+
+@inlined
 def add_to_sums(sums: Ints, slot: int, key: int, hit: int) -> None:
     """Add a hit to its cluster's sums, which begin at 0."""
     tot = key & TOT_MASK
@@ -208,10 +220,12 @@ def link_by_pluses(
     n_slots = 0
     shift = (now - (keys[0] >> REL_TICK_SHIFT)) << SLOT_BITS
     reach = window << SLOT_BITS
+    last_hit = shot_first_hit[n_shots] - 1
     for shot in range(n_shots):
         first = shot_first_hit[shot]
         oldest = time_of(keys[first]) + shift
         for i in range(first, shot_first_hit[shot + 1]):
+            fetch_rows(keys, i, last_hit, last)
             key = keys[at(i)]
             time = time_of(key) + shift
             cell = cell_of(key)
@@ -248,6 +262,12 @@ def link_by_pluses(
 
 
 @inlined
+def _in_reach(entry: int, oldest: int, time: int, reach: int) -> bool:
+    """Is the last hit of a pixel a neighbour of one at `time`?"""
+    return entry >= max(oldest, time - (reach << SLOT_BITS))
+
+
+@inlined
 def _link_components(
     keys: Ints,
     shot_first_hit: Ints,
@@ -261,27 +281,37 @@ def _link_components(
     parent: Int32s,
     sums: Ints,
 ) -> int:
-    """The loop of both kernels below: the more the compiler knows of the offsets, the faster it is."""
+    """The loop of both kernels below: the more the compiler knows of the offsets, the faster it is.
+
+    Whether slots differ is asked without a branch, for that it cannot guess who is near; and they seldom do.
+    """
     n_slots = 0
     shift = (now - (keys[0] >> REL_TICK_SHIFT)) << SLOT_BITS
-    found = np.empty(n_offsets, np.int64)
+    last_hit = shot_first_hit[n_shots] - 1
     for shot in range(n_shots):
         first = shot_first_hit[shot]
         oldest = time_of(keys[first]) + shift
         for i in range(first, shot_first_hit[shot + 1]):
+            fetch_rows(keys, i, last_hit, last)
             key = keys[at(i)]
             time = time_of(key) + shift
             cell = cell_of(key)
-            n_found = 0
+            best = 0
             for k in range(n_offsets):
                 entry = last[at(cell + offsets[at(k)])]
-                found[at(n_found)] = entry & SLOT_MASK
-                n_found += entry >= max(oldest, time - (reach[at(k)] << SLOT_BITS))
-            slot = n_slots if n_found == 0 else found[0]
-            n_slots += n_found == 0
-            for k in range(1, n_found):
-                if found[at(k)] != slot:
-                    slot = unite(parent, slot, found[at(k)])
+                best = max(best, entry if _in_reach(entry, oldest, time, reach[at(k)]) else 0)
+            differ = 0
+            for k in range(n_offsets):
+                entry = last[at(cell + offsets[at(k)])]
+                differ |= (entry if _in_reach(entry, oldest, time, reach[at(k)]) else best) ^ best
+            is_new = best == 0
+            slot = n_slots if is_new else best & SLOT_MASK
+            n_slots += is_new
+            if differ & SLOT_MASK != 0:
+                for k in range(n_offsets):
+                    entry = last[at(cell + offsets[at(k)])]
+                    if _in_reach(entry, oldest, time, reach[at(k)]):
+                        slot = unite(parent, slot, entry & SLOT_MASK)
             last[at(cell)] = time | slot
             slots[at(i)] = slot
             add_to_sums(sums, slot, key, i)

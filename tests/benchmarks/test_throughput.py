@@ -29,13 +29,14 @@ from ophyd_timepix.pipeline.messages import RecordedFile, RunRequest
 from ophyd_timepix.pipeline.recorded import recorded_parts
 from ophyd_timepix.pipeline.shared import Shared
 from ophyd_timepix.pipeline.stage import Stage, run_forked
+from ophyd_timepix.spool.sources import SLICE_BYTES
 from tests.benchmarks.cores import Cores
 from tests.synthesis import busy_stream
 
 pytestmark = pytest.mark.bench
 
 N_HITS = 20_000_000
-SLICE_WORDS = 1 << 16
+SLICE_WORDS = SLICE_BYTES // 8
 RUNS = 3
 SCENES = {"uniform 1 Mhit/s": 1e6, "uniform 20 Mhit/s": 20e6, "pulsed": None}
 
