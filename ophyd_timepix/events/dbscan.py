@@ -30,6 +30,7 @@ from .cluster import (
     add_to_sums,
     at,
     cell_of,
+    fetch_rows,
     find_root,
     time_of,
     unite,
@@ -70,10 +71,12 @@ def _link_dense(
     shift = (now - (keys[0] >> REL_TICK_SHIFT)) << SLOT_BITS
     found = np.empty(n_offsets, np.int64)
     since = np.empty(n_offsets, np.int64)
+    last_hit = shot_first_hit[n_shots] - 1
     for shot in range(n_shots):
         first = shot_first_hit[shot]
         oldest = time_of(keys[first]) + shift
         for i in range(first, shot_first_hit[shot + 1]):
+            fetch_rows(keys, i, last_hit, last)
             key = keys[at(i)]
             time = time_of(key) + shift
             cell = cell_of(key)
