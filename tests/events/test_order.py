@@ -25,10 +25,18 @@ def with_a_straggler_over_several_pieces(rng: np.random.Generator) -> np.ndarray
     return ticks
 
 
+def with_two_pieces_that_changed_places(rng: np.random.Generator) -> np.ndarray:
+    ticks = nearly_in_order(rng)
+    first, second = (slice(k * SORTED_TOGETHER, (k + 1) * SORTED_TOGETHER) for k in (2, 3))
+    ticks[first], ticks[second] = ticks[second].copy(), ticks[first].copy()
+    return ticks
+
+
 ORDERS = {
     "in order": lambda rng: np.arange(N),
     "nearly in order": nearly_in_order,
     "stragglers": with_a_straggler_over_several_pieces,
+    "two pieces that changed places": with_two_pieces_that_changed_places,
     "shuffled": lambda rng: rng.permutation(N),
     "reversed": lambda rng: np.arange(N)[::-1],
     "one time": lambda rng: np.full(N, 5),
