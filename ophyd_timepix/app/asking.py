@@ -133,7 +133,7 @@ def recorded_file(recording: Recording, n_chips: int) -> RecordedFile:
     """A file with the column phase and the timer zero of its own words."""
     own = own_run(recording)
     if own is None:
-        general = () if recording.general is None else (recording.general,)
+        general = () if recording.general is None else (recording.general,) * n_chips
         return RecordedFile(path=recording.path.resolve(), phase=_phase(recording, n_chips), general=general)
     phase = None if own.phase is None else own.phase + (NO_PHASE,) * (n_chips - own.n_chips)
     path = recording.path.resolve()
@@ -149,6 +149,21 @@ def own_run(recording: Recording) -> RunRequest | None:
     """The run that made this recording, if it is one of ours."""
     run = read_run(recording.path) if recording.chunked else None
     return None if run is None else RunRequest.model_validate(run)
+
+
+def with_chip_words(recording: Recording, general: int | None, pll: int | None) -> Recording:
+    """The same with what the user says of its chips' GENCONFIG and PLLCONFIG. None: nothing.
+
+    Raises ValueError for a recording whose index tells them.
+    """
+    given = {name: word for name, word in (("general", general), ("pll", pll)) if word is not None}
+    if given and own_run(recording) is not None:
+        options = " and ".join(f"--{name}-config 0x{word:03X}" for name, word in given.items())
+        raise ValueError(
+            f"{recording.path}: its index tells how its chips were set; {options} is for recordings without one: "
+            "process them by themselves"
+        )
+    return recording.model_copy(update=given)
 
 
 def chips_of(recordings: list[Recording]) -> int:
@@ -171,8 +186,8 @@ def _highest_chip(recording: Recording) -> int:
 def _phase(recording: Recording, n_chips: int) -> tuple[tuple[int, ...], ...] | None:
     """`.tpx3` of servers is corrected already. A `.dat` has the PLL word in its header; Pymepix sets 16 phases (0x11E).
 
-    Raises ValueError for a PLL word whose phases are not known.
+    What the user says goes before. Raises ValueError for a PLL word whose phases are not known.
     """
-    if recording.format is Format.TPX3:
+    if recording.format is Format.TPX3 and recording.pll is None:
         return None
     return (column_phase(PYMEPIX_PLL if recording.pll is None else recording.pll),) * n_chips

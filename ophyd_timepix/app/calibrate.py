@@ -20,8 +20,8 @@ from ..events.walk import Delays, delays_of, fit_time_walk, join_delays, time_wa
 from ..protocol.words import MAX_CHIPS
 from ..spool.index import timer_estimate
 from ..spool.sources import Recording, open_recording
-from .asking import chips_of, own_run, recorded_file, recorded_processing
-from .process import processing_of
+from .asking import chips_of, own_run, recorded_file, recorded_processing, with_chip_words
+from .process import add_chip_arguments, processing_of
 from .survey import slices
 
 ENOUGH: Final = 5_000_000
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--leave-out", type=int, nargs="+", default=[], choices=range(MAX_CHIPS), metavar="CHIP",
         help="chips whose times are not to be corrected",
     )  # fmt: skip
+    add_chip_arguments(walk)
     group = walk.add_argument_group("clusters", argument_default=argparse.SUPPRESS)
     for name in ("--radius-px", "--window-ns"):
         group.add_argument(name, type=float)
@@ -50,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, and write the file."""
-    recordings = [open_recording(path) for path in options.files]
+    recordings = [
+        with_chip_words(open_recording(path), options.general_config, options.pll_config) for path in options.files
+    ]
     before = None if options.into is None else Calibration.load(options.into)
     wanted = processing_of(options, recorded_processing(recordings))
     made = measure_time_walk(
@@ -117,7 +120,7 @@ def clustered(recording: Recording, processing: Processing, n_chips: int) -> Ite
     file = recorded_file(recording, n_chips)
     phase = None if file.phase is None else np.asarray(file.phase, np.int32)
     framing = Framing.TPX3 if recording.chunked else Framing.RAW
-    decoder = Decoder(framing, n_chips, phase, ns_to_ticks(processing.lateness_ns))
+    decoder = Decoder(framing, n_chips, phase, ns_to_ticks(processing.lateness_ns), general=file.general)
     builder, block = BlockBuilder(processing, n_chips), BlockArrays()
     finder = CentroidFinder(processing, Geometry.for_chips(n_chips).table())
     for piece in slices(recording):

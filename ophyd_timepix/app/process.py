@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +19,9 @@ from ..config import (
 )
 from ..config.calibration import NONE
 from ..config.masked_pixels import Pixel, checked, parse_pixels, read_pixels
+from ..protocol.chip_config import ConfigWord, GeneralConfig, PllConfig
 from ..spool.sources import Recording, open_recording
-from .asking import Placing, recorded_processing
+from .asking import Placing, recorded_processing, with_chip_words
 from .part_runner import places, skipped
 from .parts import PART_BYTES, PartStore
 from .product import Product, Wish, make_product, truncated
@@ -50,10 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--gap-px", type=int, help="between the chips of a quad (default 4, or as recorded)")
     parser.add_argument("--orientation", type=Orientation, choices=list(Orientation), default=Orientation.UP)
+    add_chip_arguments(parser)
     parser.add_argument("--no-hash", action="store_true", help="do not read the inputs once more for their sha256")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--quiet", action="store_true", help="print nothing but problems")
     add_processing_arguments(parser)
+
+
+def add_chip_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the chips of a recording were set, where nothing in it tells."""
+    for option, word in (("--general-config", GeneralConfig), ("--pll-config", PllConfig)):
+        parser.add_argument(
+            option, type=chip_word(word), metavar="WORD",
+            help=f"of the chips of recordings without an index, 0 to 0x{(1 << word.BITS) - 1:X}",
+        )  # fmt: skip
 
 
 def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +98,22 @@ def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--trigger-delay-ns", type=float, help="a shot opens so much after its trigger")
     group.add_argument("--trigger-prescale", type=int, metavar="N", help="every N-th trigger opens a shot")
     group.add_argument("--hits", action=argparse.BooleanOptionalAction, help="write the hit columns too")
+
+
+def chip_word(kind: type[ConfigWord]) -> Callable[[str], int]:
+    """Reads such a word of a chip: decimal, or with 0x."""
+    largest = (1 << kind.BITS) - 1
+
+    def read(text: str) -> int:
+        try:
+            word = int(text, 0)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no word of a chip; give it as 0x11E or 286") from None
+        if not 0 <= word <= largest:
+            raise argparse.ArgumentTypeError(f"{text} is no word of {kind.BITS} bits, 0 to 0x{largest:X}")
+        return word
+
+    return read
 
 
 def geometry_file(text: str) -> Geometry:
@@ -137,7 +164,9 @@ def _refuse_limits_of_split(given: Mapping[str, Any]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Process the files; exit code 1 when something could not be read or accounted for."""
     begin = time.monotonic()
-    recordings = [open_recording(path) for path in options.files]
+    recordings = [
+        with_chip_words(open_recording(path), options.general_config, options.pll_config) for path in options.files
+    ]
     wish = Wish(
         recordings=recordings,
         output=options.output.resolve(),

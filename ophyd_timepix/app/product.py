@@ -27,7 +27,7 @@ from .cluster_jobs import Computed, run_on_cluster
 from .meter import Meter
 from .part_runner import MoreChips, SkippedError, run_part
 from .parts import PART_BYTES, Job, Part, PartsError, PartStore, cut_into_parts, ends_of, files_of
-from .provenance import Hasher, about, code_version, input_files, sha256_of
+from .provenance import Hasher, about, chip_words, code_version, input_files, sha256_of
 
 MERGED: Final = "merged.tmp"
 
@@ -247,6 +247,7 @@ class _Making:
         done = [store.done()[part.number] for part in self.parts]
         ledger = add_ledgers([one.ledger for one in done])
         told = about(self.wish.command, self.version, self.parameters, self.inputs, digests)
+        told |= chip_words(self.recordings)
         if len(done) == 1:
             made = done[0].path
             add_text(made, PROVENANCE, json.dumps(told))
@@ -312,8 +313,8 @@ def write_missing_master(event_file: Path, request: RunRequest, ledger: Mapping[
     if master.exists():
         return master, ""
     configuration = {"request": request.description(), **request.configuration}
-    told = {"start": request.start, "configuration": configuration, "ledger": ledger}
-    problem = try_to_write_master(master, event_file, **told)
+    told: dict[str, Mapping[str, Any]] = {"start": request.start, "configuration": configuration, "ledger": ledger}
+    problem = try_to_write_master(master, event_file, told)
     return None if problem else master, problem
 
 

@@ -72,6 +72,16 @@ def about(
     }
 
 
+def chip_words(recordings: Sequence[Recording]) -> dict[str, Any]:
+    """What a header or the user told of how chips were set, for JSON: nothing where nothing was told."""
+    told = [
+        {"path": str(recording.path.absolute()), "general_config": recording.general, "pll_config": recording.pll}
+        for recording in recordings
+        if recording.general is not None or recording.pll is not None
+    ]
+    return {"chip_words": told} if told else {}
+
+
 class Hasher:
     """Hashes files one after the other in a thread of its own. Use as a context manager.
 

@@ -67,8 +67,8 @@ class Recording(BaseModel):
     n_bytes: int = Field(description="bytes of whole words")
     truncated_bytes: int = Field(description="bytes of a broken last word")
     segments: tuple[Segment, ...] | None = Field(None, description="the files, when there are several")
-    general: int | None = Field(None, description="GENCONFIG of the chip, SPIDR `.dat` only")
-    pll: int | None = Field(None, description="PLLCONFIG of the chip, SPIDR `.dat` only")
+    general: int | None = Field(None, description="GENCONFIG of its chips: in a SPIDR `.dat`, or said by the user")
+    pll: int | None = Field(None, description="PLLCONFIG of its chips: likewise")
     start_time_ns: int | None = Field(None, description="host time at open, Pymepix `.raw` only (ns since 1970)")
 
     @property

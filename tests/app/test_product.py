@@ -32,6 +32,7 @@ from ophyd_timepix.pipeline.client import Pipeline
 from ophyd_timepix.pipeline.errors import PipelineError
 from ophyd_timepix.pipeline.messages import Progress, Receiver, RecordedFile, RunRequest, Sent
 from ophyd_timepix.protocol import words as w
+from ophyd_timepix.protocol.chip_config import column_phase
 from ophyd_timepix.spool.index import RECORD, Kind
 from ophyd_timepix.spool.sources import open_recording
 from spidr_sim.synth import synthesize
@@ -456,6 +457,42 @@ def test_a_product_says_what_it_was_made_from(run, tmp_path, capsys):
         assert facts["centroids"] == len(read_table(out, "centroids", ["x"])["x"])
     assert cli.main(["info", str(out)]) == 0
     assert told["inputs"][0]["sha256"] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("phases", [0x01E, 0x05E, 0x11E], ids=["1 phase", "2 phases", "16 phases"])
+def test_the_phases_of_a_foreign_recording_are_those_that_one_says(phases, foreign, tmp_path):
+    assert process(foreign, "-o", tmp_path / "a.h5", "--hits", "--no-hash") == 0
+    assert process(foreign, "-o", tmp_path / "b.h5", "--hits", "--no-hash", "--pll-config", phases) == 0
+    as_it_is, phased = (read_table(tmp_path / f"{name}.h5", "hits", ["toa", "x", "y", "tot"]) for name in ("a", "b"))
+    expected = as_it_is["toa"] + np.array(column_phase(phases))[as_it_is["x"] // 2] * 25 / 16
+    order = np.lexsort((as_it_is["x"], as_it_is["y"], expected))
+    np.testing.assert_array_equal(phased["toa"], expected[order])
+    told = [read_about(tmp_path / f"{name}.h5", "provenance") for name in ("a", "b")]
+    assert "chip_words" not in told[0]
+    assert told[1]["chip_words"] == [{"path": str(foreign), "general_config": None, "pll_config": phases}]
+    assert told[0]["parameters_sha256"] != told[1]["parameters_sha256"]
+
+
+def test_words_of_a_foreign_recording_of_chips_that_count_are_no_hits(foreign, tmp_path):
+    assert process(foreign, "-o", tmp_path / "a.h5", "--general-config", "0x04C") == 0
+    ledger = read_ledger(tmp_path / "a.h5")
+    assert (ledger["hits"], ledger["unaccounted"]) == (0, 0)
+    assert ledger["counting_words"] == ledger["pixel_words"] > 10_000
+
+
+def test_how_chips_were_set_is_refused_where_it_is_known_or_makes_no_sense(run, foreign, tmp_path, capsys):
+    line = ("-o", tmp_path / "a.h5")
+    assert process(run, *line, "--pll-config", "0x11E") == 1
+    assert f"{run}: its index tells how its chips were set; --pll-config 0x11E is for" in capsys.readouterr().err
+    assert process(foreign, *line, "--pll-config", "0x09E") == 1
+    assert "the column phases of 4 clock phases (PLL word 0x9E) are not known" in capsys.readouterr().err
+    for wrong, told in (
+        ("0x4000", "0x4000 is no word of 14 bits, 0 to 0x3FFF"),
+        ("left", "'left' is no word of a chip"),
+    ):
+        with pytest.raises(SystemExit):
+            process(foreign, *line, "--pll-config", wrong)
+        assert told in capsys.readouterr().err
 
 
 def test_parameters_are_told_apart_by_their_sha256(foreign, tmp_path):
