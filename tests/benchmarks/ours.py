@@ -12,8 +12,10 @@ from ophyd_timepix.config.calibration import Calibration
 from ophyd_timepix.decode import Batch, Decoder
 from ophyd_timepix.events import BlockArrays, BlockBuilder, CentroidFinder
 from ophyd_timepix.events.corrections import Corrections
+from ophyd_timepix.spool.sources import SLICE_BYTES
 
-SLICE_WORDS = 1 << 16
+SLICE_WORDS = SLICE_BYTES // 8
+"""As the decode stage takes them from a file."""
 KEPT = ("x", "y", "tof", "tot", "size", "chip")
 
 Words = npt.NDArray[np.uint64]
