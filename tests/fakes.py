@@ -17,9 +17,8 @@ import numpy.typing as npt
 
 from ophyd_timepix.control import BoardInfo, ChipInfo, SentCounters, SpidrRefused, TimerReading, TriggerConfig
 from ophyd_timepix.control.info import TestPulse
-from ophyd_timepix.events.columns import CENTROIDS, SHOTS
 from ophyd_timepix.events.sums import COUNTED, VALID, PointArrays
-from ophyd_timepix.files.event_file import EventFile
+from ophyd_timepix.files.event_file import TABLES, EventFile, layout_with
 from ophyd_timepix.pipeline.errors import PipelineError, StageDied
 from ophyd_timepix.pipeline.messages import (
     Acquired,
@@ -354,6 +353,7 @@ class FakePipeline:
         self._shots = 0
         self._rows = 0
         self._file: EventFile | None = None
+        self._layout = TABLES
 
     def die(self, stage: str = "decode") -> None:
         """From now on every call says that a stage died."""
@@ -380,9 +380,14 @@ class FakePipeline:
         self.acquisitions = []
         self.live = PointArrays.empty(run.image_shape, run.spectrum)
         self._preview = run.preview
+        self._layout = layout_with(run.processing.optional_columns)
         if not run.preview:
             self._file = EventFile(
-                run.event_file, image_shape=(256, 256), tof_edges_ns=np.linspace(0, 1, 11), attributes={"by": "fake"}
+                run.event_file,
+                image_shape=(256, 256),
+                tof_edges_ns=np.linspace(0, 1, 11),
+                attributes={"by": "fake"},
+                layout=self._layout,
             )
         stem = run.event_file
         return RunPaths(event_file=stem, spool=stem.with_suffix(".tpx3"), master=stem.with_suffix(".nxs"))
@@ -467,12 +472,17 @@ class FakePipeline:
             return
         if self._file is None:
             raise PipelineError("no run is open; call open_run first")
-        columns = {column.name: np.zeros(n, column.dtype) for column in CENTROIDS}
+        columns = {column.name: np.zeros(n, column.dtype) for column in self._layout["centroids"]}
         columns["shot"][:] = acquisition
+        if "energy" in columns:  # by its row
+            columns["energy"][:] = np.arange(self._rows, self._rows + n)
+            columns["energy"][:1] = np.nan
         self._file.append("centroids", columns)
         new = self._shots - self._file.rows("shots")
-        shots = {column.name: np.zeros(new, column.dtype) for column in SHOTS}
+        shots = {column.name: np.zeros(new, column.dtype) for column in self._layout["shots"]}
         shots["valid"][:-1] = 1
+        if "inferred" in shots:
+            shots["inferred"][:1], shots["valid"][:1] = 1, 0
         self._file.append("shots", shots)
         self._file.flush()
         self._rows += n

@@ -32,6 +32,7 @@ def centroids(
     roi: Roi | None = None,
     tot: Window | None = None,
     size: Window | None = None,
+    energy: Window | None = None,
     gate: Gate | None = None,
     calibration: MassCalibration | None = None,
     valid_only: bool = True,
@@ -44,12 +45,14 @@ def centroids(
     """Centroids of a run, one per line; the index is the row in `/entry/centroids` of the event file.
 
     `run` is a run of a catalog, its uid (or the first letters), its scan id or -1 for the last one; the latter are
-    looked up in `catalog`. `columns`: shot, x, y, toa, tof, tot, tot_max, size, chip, flags (default: all).
+    looked up in `catalog`. `columns`: shot, x, y, toa, tof, tot, tot_max, size, chip, flags (default: all),
+    and energy if the calibration of the run has it.
 
     What to keep: `point` (seq_num of one or several points; "all": of any), `rows` (first, end), and
     windows (low, high), low <= value < high, None for an open side: `shots` in shot numbers, `tof` in ns, `mq` in u/e
-    (with `calibration`, or that of the run), `x` and `y` in pixels, `tot` in 25 ns counts, `size` in hits; `roi` (x0,
-    x1, y0, y1) in pixels; `gate`: a `Gate`. Centroids outside any shot have no ToF: any window of it leaves them out.
+    (with `calibration`, or that of the run), `x` and `y` in pixels, `tot` in 25 ns counts, `size` in hits, `energy` in
+    keV; `roi` (x0, x1, y0, y1) in pixels; `gate`: a `Gate`. Centroids outside any shot have no ToF: any window of it
+    leaves them out, as one of energy does with those of pixels that are not calibrated.
     `valid_only` keeps what belongs to valid shots, or in a run without triggers everything; False keeps all shots.
     Acquisitions that were cancelled (a pause, a stop) belong to no point and are left out, as in the run's own table,
     unless `cancelled` is True; of a run without any point, as a flight that was stopped, everything is kept.
@@ -62,8 +65,8 @@ def centroids(
         run,
         {
             "point": point, "rows": rows, "shots": shots, "tof": tof, "mq": mq, "x": x, "y": y, "roi": roi, "tot": tot,
-            "size": size, "calibration": calibration, "valid_only": valid_only, "cancelled": cancelled,
-            "detector": detector, "catalog": catalog, "direct": direct,
+            "size": size, "energy": energy, "calibration": calibration, "valid_only": valid_only,
+            "cancelled": cancelled, "detector": detector, "catalog": catalog, "direct": direct,
         },
         gate,
     )  # fmt: skip

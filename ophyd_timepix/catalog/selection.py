@@ -43,6 +43,7 @@ class Which(TypedDict, total=False):
     roi: Roi | None
     tot: Window | None
     size: Window | None
+    energy: Window | None
     calibration: MassCalibration | None
     valid_only: bool
     cancelled: bool
@@ -272,7 +273,7 @@ def _windows(which: Which, recorded: Recorded) -> tuple[dict[str, Window], dict[
     given: dict[str, Any] = {**which}
     windows = {
         name: asked.window(name, given[name])
-        for name in ("tof", "x", "y", "tot", "size")
+        for name in ("tof", "x", "y", "tot", "size", "energy")
         if given.get(name) is not None
     }
     shots, roi = which.get("shots"), which.get("roi")

@@ -87,6 +87,8 @@ def test_a_tof_window_leaves_out_centroids_without_a_shot(scan: str, db: Any) ->
 def test_wrong_questions_are_answered_with_what_there_is(scan: str, db: Any) -> None:
     with pytest.raises(ValueError, match="no column 'mass'; there are: shot, x, y"):
         centroids(db[scan], "mass")
+    with pytest.raises(ValueError, match="no column 'energy'; there are: shot, x, y"):
+        centroids(db[scan], energy=(1, 2))
     with pytest.raises(ValueError, match=r"no point 4 in stream 'primary'; it has \[1, 2, 3\]"):
         centroids(db[scan], "x", point=4)
     with pytest.raises(ValueError, match="window of tof is empty"):
