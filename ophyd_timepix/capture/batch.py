@@ -1,4 +1,4 @@
-"""Batched receive: one system call takes up to 256 datagrams (recvmmsg(2)).
+"""Batched receive: one system call takes up to 512 datagrams (recvmmsg(2)).
 
 Each goes into a slot of its own, or straight to where it shall stay: there the slots lie side by side, as long as the
 datagrams are expected to be, and what is longer runs over into the slots of its own.
@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-BATCH: Final = 256
+BATCH: Final = 512
 SLOT_BYTES: Final = 1 << 16
 """Any UDP payload fits (65,507 at most)."""
 
@@ -57,13 +57,13 @@ class BatchReceiver:
         self._iov = np.zeros((BATCH, 2), _IOVEC)
         self._iov["base"] = self._slots[:, np.newaxis]
         self._headers = np.zeros(BATCH, _MMSGHDR)
+        self._headers["name_bytes"] = _SOCKADDR.itemsize
         self._headers["name"] = self._senders.ctypes.data + _SOCKADDR.itemsize * np.arange(BATCH, dtype=np.uint64)
         self._headers["iov"] = self._iov.ctypes.data + 2 * _IOVEC.itemsize * np.arange(BATCH, dtype=np.uint64)
         self._headers["iov_count"] = 2
         self._controls = np.zeros(BATCH, _CONTROL)
         self._headers["control"] = self._controls.ctypes.data + _CONTROL.itemsize * np.arange(BATCH, dtype=np.uint64)
         # Views made once: a batch costs as few objects as possible.
-        self._name_bytes = self._headers["name_bytes"]
         self._control_bytes = self._headers["control_bytes"]
         self._dropped = self._controls["dropped"]
         self._lengths: npt.NDArray[np.uint32] = self._headers["received"]
@@ -72,6 +72,9 @@ class BatchReceiver:
         self._first_bytes, self._rest_bytes = self._iov["bytes"].T
         self._places = self._slots
         self._pitch = -1
+        self._received = BATCH
+        self._length, self._all_of_length = 0, b""
+        self._known_senders = b""
         self.room = BATCH
         """Datagrams that the next `receive` takes at most."""
         self.into_slots()
@@ -108,6 +111,20 @@ class BatchReceiver:
         """Payload bytes of each datagram of the last batch."""
         return self._lengths
 
+    def all_have(self, length: int, n: int) -> bool:
+        """Whether each of the last `n` datagrams has `length` bytes."""
+        if length != self._length:
+            self._length, self._all_of_length = length, np.full(BATCH, length, self._lengths.dtype).tobytes()
+        return self._lengths[:n].tobytes() == self._all_of_length[: self._lengths.itemsize * n]
+
+    def know_sender(self) -> None:
+        """The first datagram of the last batch came from where all may be expected to come from."""
+        self._known_senders = self._senders[:1].tobytes() * BATCH
+
+    def all_from_known(self, n: int) -> bool:
+        """Whether each of the last `n` datagrams came from there, address and port."""
+        return self._senders[:n].tobytes() == self._known_senders[: _SOCKADDR.itemsize * n]
+
     def sent_by(self, address: str, n: int) -> npt.NDArray[np.bool_]:
         """Which of the last `n` datagrams came from IPv4 `address`."""
         same: npt.NDArray[np.bool_] = self._addresses[:n] == int.from_bytes(socket.inet_aton(address), "little")
@@ -129,9 +146,9 @@ class BatchReceiver:
 
     def receive(self) -> int:
         """Take what is there, up to `room` datagrams. 0: nothing."""
-        self._name_bytes[:] = _SOCKADDR.itemsize
-        self._control_bytes[:] = _CONTROL.itemsize
+        self._control_bytes[: self._received] = _CONTROL.itemsize  # the kernel leaves what it used of them
         n = _libc.recvmmsg(self._fd, self._pointer, self.room, socket.MSG_DONTWAIT, None)
+        self._received = max(n, 0)
         if n >= 0:
             return int(n)
         code = ctypes.get_errno()

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ..protocol.words import CHUNK_MAX_BYTES, chunk_header
 from ..spool.index import STRETCH_BYTES, STRETCH_NS, UNKNOWN, Kind, Records, Row
-from ..spool.recording import BLOCK_BYTES
+from ..spool.recording import BLOCK_BYTES, LARGEST_WRITE
 from ..spool.ring import ALIGNMENT, Mark, Ring, Stopped
 from ..spool.segments import SEGMENT_BYTES
 from .batch import BATCH, BatchReceiver
@@ -49,6 +49,7 @@ MANY_ODD: Final = BATCH // 16
 """Of a batch whose datagrams are of so many other lengths each is copied."""
 HEADER_BYTES: Final = 8
 """One word before the words of each datagram."""
+_header = cache(chunk_header)
 _SET_ASIDE: Final = struct.Struct("<qIHH")
 
 
@@ -133,6 +134,8 @@ class Capture:
             )
         self.ring = ring
         self._index = index
+        self._index_memory = index.view(np.uint8).data
+        self._worth_a_write = min(LARGEST_WRITE, max(BLOCK_BYTES, ring.size // 8))
         self._on_failure = on_failure
         self._lock = threading.Lock()
         self._channels: list[Channel] = []
@@ -366,7 +369,7 @@ class Capture:
                 n = batch.receive()
                 if n:
                     self._take(channel, n, place)
-            if self.ring.received - self.ring.on_disk >= BLOCK_BYTES:
+            if self.ring.received - self.ring.on_disk >= self._worth_a_write and not self._new_bytes.is_set():
                 self._new_bytes.set()
             if n < batch.room:
                 channel.caught_up_ns = asked
@@ -418,10 +421,10 @@ class Capture:
         False: that would be much work, or not all of them are good; nothing is changed.
         """
         length = channel.likely_length
-        odd = channel.batch.others(length, n)
-        if len(odd) == 0:
+        if channel.batch.all_have(length, n):
             self._complete(channel.chip, place, n, length)
             return True
+        odd = channel.batch.others(length, n)
         lengths = channel.batch.lengths[odd].tolist()
         if len(odd) > MANY_ODD or max(lengths) > length or not all(map(is_good, lengths)):
             return False
@@ -439,7 +442,7 @@ class Capture:
 
     def _complete(self, chip: int, place: int, n: int, length: int) -> None:
         """Datagrams that lie in the ring become chunks: their headers are missing only."""
-        self._rows(place, n, length)[:, :HEADER_BYTES] = _header(chip, length)
+        self.ring.words_every(HEADER_BYTES + length, place, n)[:] = _header(chip, length)
         self._publish(n, n * (HEADER_BYTES + length), n * length)
 
     def _rows(self, place: int, n: int, length: int) -> npt.NDArray[np.uint8]:
@@ -526,16 +529,16 @@ class Capture:
         n_bytes = HEADER_BYTES + payload.size
         start = self.ring.reserve(n_bytes)
         words = start + HEADER_BYTES
-        self.ring.parts(start, words)[0][:] = _header(chip, payload.size)  # words never lie across the end
+        self.ring.words_every(HEADER_BYTES, start, 1)[:] = _header(chip, payload.size)  # never across the end
         first, second = self.ring.parts(words, start + n_bytes)
         first[:] = payload[: first.size]
         second[:] = payload[first.size :]
         self._publish(1, n_bytes, payload.size)
 
     def _publish(self, datagrams: int, n_bytes: int, payload_bytes: int) -> None:
-        marks = self.ring.marks
-        marks[Mark.DATAGRAMS] += datagrams
-        marks[Mark.PAYLOAD_BYTES] += payload_bytes
+        counts = self.ring.counts
+        counts[Mark.DATAGRAMS] += datagrams
+        counts[Mark.PAYLOAD_BYTES] += payload_bytes
         self.ring.publish(n_bytes)
 
     # --- index records ----------------------------------------------------------------------------------------------
@@ -585,34 +588,35 @@ class Capture:
         paused: int = UNKNOWN,
     ) -> None:
         """An index record at the address of the next byte. Its checksum is the writer's business."""
-        marks, size = self.ring.marks, self._index.size
-        k = int(marks[Mark.INDEX_RECORDS])
-        while k - int(marks[Mark.INDEX_ON_DISK]) >= size:
+        counts, size = self.ring.counts, self._index.size
+        k = counts[Mark.INDEX_RECORDS]
+        while k - counts[Mark.INDEX_ON_DISK] >= size:
             self._wait_for_the_writer()
-        self._index[k % size] = Row(
+        row = Row(
             self.ring.received,
             now,
-            int(marks[Mark.DATAGRAMS]),
+            counts[Mark.DATAGRAMS],
             self._located if kernel_dropped is None else kernel_dropped,
             self._acquisition,
             end_counts,
             sent,
             received_before,
-            int(marks[Mark.MALFORMED_DATAGRAMS]),
-            int(marks[Mark.UNRECORDED]),
+            counts[Mark.MALFORMED_DATAGRAMS],
+            counts[Mark.UNRECORDED],
             lost,
             chip,
             kind,
             sent_words=words,
             paused=paused,
         )
-        marks[Mark.INDEX_RECORDS] = k + 1
+        row.put(self._index_memory, k % size)
+        counts[Mark.INDEX_RECORDS] = k + 1
 
     # --- when there is no room --------------------------------------------------------------------------------------
 
     @property
     def _stopped(self) -> bool:
-        return bool(self.ring.marks[Mark.STOPPED_BY])
+        return bool(self.ring.counts[Mark.STOPPED_BY])
 
     def _room_for(self, n_bytes: int) -> bool:
         """Room in the ring, waited for if it must be. False: nothing more is recorded in this acquisition.
@@ -713,9 +717,3 @@ class Capture:
             while self._set_aside:
                 host_ns, chip, payload = self._set_aside.popleft()
                 file.write(_SET_ASIDE.pack(host_ns, len(payload), chip, 0) + payload)
-
-
-@cache
-def _header(chip: int, length: int) -> npt.NDArray[np.uint8]:
-    """The chunk header of a datagram, as bytes."""
-    return np.frombuffer(chunk_header(chip, length).to_bytes(8, "little"), np.uint8)

@@ -11,7 +11,7 @@ from ..protocol.words import CHUNK_MAX_BYTES
 from .batch import BatchReceiver
 from .sockets import FULL_RATE, Buffer, enlarge_buffer, kernel_drops, open_socket, waiting_bytes
 
-LONGEST_PAUSE_S: Final = 0.002
+LONGEST_PAUSE_S: Final = 0.004
 _WRAP: Final = 1 << 32
 """The kernel counts what it drops in 32 bits."""
 
@@ -64,13 +64,14 @@ class Channel:
 
     def own(self, n: int) -> npt.NDArray[np.bool_] | None:
         """Which of the last `n` datagrams are the board's; None: all, as far as one can tell."""
-        if not self._senders:
+        if not self._senders or self.batch.all_from_known(n):
             return None
         own = self.batch.sent_by(self._senders[0], n)
         for sender in self._senders[1:]:
             own |= self.batch.sent_by(sender, n)
         if own.all():
             self.knows_sender = True
+            self.batch.know_sender()
             return None
         self.knows_sender = self.knows_sender or bool(own.any())
         return None if self._believes and not self.knows_sender else own

@@ -1,9 +1,10 @@
 """The index of a recording: which bytes arrived when, what is missing between them, and where files and points end.
 
-A record opens every stretch of at most 1 MiB or 10 ms; others stand at losses, at readings of the board's counters, at
-the ends of acquisitions and where a new segment file begins. With the host time at which the board's timers were zero,
-a record tells every word's 48-bit epoch after any silence. Each carries the checksum of the bytes since the one before:
-what a power cut left of a recording is good up to the last record whose checksum agrees.
+A record opens a stretch as soon as the one before has 1 MiB or 10 ms, between batches of datagrams; others stand at
+losses, at readings of the board's counters, at the ends of acquisitions and where a new segment file begins. With the
+host time at which the board's timers were zero, a record tells every word's 48-bit epoch after any silence. Each
+carries the checksum of the bytes since the one before: what a power cut left of a recording is good up to the last
+record whose checksum agrees.
 
 File layout (`<recording>.idx`): a 4096-byte header (magic, version, JSON of the run, zero padded), then fixed-size
 records in the order of their addresses. A file that was cut anywhere is readable up to its last whole record.
@@ -13,6 +14,7 @@ A day's index may have gigabytes. So it is mapped into memory, and looked throug
 
 import json
 import os
+import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
@@ -114,6 +116,13 @@ class Row(NamedTuple):
     sent_words: int = UNKNOWN
     paused: int = UNKNOWN
 
+    def put(self, memory: memoryview, k: int) -> None:
+        """Write it into the memory of records, at place `k`: as assigning it there does, in a tenth of the time."""
+        _ROW.pack_into(memory, k * _ROW.size, *self)
+
+
+_CODES: Final = {"<i8": "q", "<u8": "Q", "<i4": "i", "<i2": "h", "|u1": "B"}
+_ROW: Final = struct.Struct("<" + "".join(_CODES[RECORD[name].str] for name in Row._fields))
 
 STRETCH_BYTES: Final = 1 << 20
 STRETCH_NS: Final = 10_000_000

@@ -27,7 +27,7 @@ from .space import Limits, SpaceWatch, nothing_owed
 log = logging.getLogger(__name__)
 
 BLOCK_BYTES: Final = 1 << 20
-LARGEST_WRITE: Final = 4 << 20
+LARGEST_WRITE: Final = 8 << 20
 AHEAD_S: Final = 0.1
 CACHE_STEP: Final = 32 << 20
 NO_LIMITS: Final = Limits(0, 0, 0.0)

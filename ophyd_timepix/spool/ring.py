@@ -108,23 +108,25 @@ class Ring:
             raise ValueError(f"the ring holds a power of two of bytes, at least {ALIGNMENT}, not {size}")
         self.memory = memory
         self.marks = marks
+        self.counts = marks.data
+        """The marks once more: one by one they are read and written in a fraction of the time."""
         self.size = size
         self._mask = size - 1
         self._memory_address = memory.ctypes.data
 
     @property
     def reserved(self) -> int:
-        return int(self.marks[Mark.RESERVED])
+        return self.counts[Mark.RESERVED]
 
     @property
     def received(self) -> int:
         """Bytes of the recording that are complete in the ring (or already behind it)."""
-        return int(self.marks[Mark.RECEIVED])
+        return self.counts[Mark.RECEIVED]
 
     @property
     def on_disk(self) -> int:
         """Bytes of the recording that the file holds."""
-        return int(self.marks[Mark.ON_DISK])
+        return self.counts[Mark.ON_DISK]
 
     @property
     def free(self) -> int:
@@ -151,7 +153,7 @@ class Ring:
     def reserve(self, n_bytes: int) -> int:
         """Announce that `n_bytes` after `received` are about to be overwritten; returns their address."""
         start = self.received
-        self.marks[Mark.RESERVED] = max(start + n_bytes, self.reserved)
+        self.counts[Mark.RESERVED] = max(start + n_bytes, self.reserved)
         return start
 
     def memory_address(self, start: int) -> int:
@@ -163,9 +165,13 @@ class Ring:
         if start != to:
             ctypes.memmove(self.memory_address(to), self.memory_address(start), n_bytes)
 
+    def words_every(self, pitch: int, start: int, n: int) -> npt.NDArray[np.uint64]:
+        """One word of every `pitch` bytes from address `start` on, `n` of them, which do not lie across the end."""
+        return np.ndarray((n,), np.uint64, self.memory, start & self._mask, (pitch,))
+
     def publish(self, n_bytes: int) -> None:
         """The reserved bytes are written: readers may have them."""
-        self.marks[Mark.RECEIVED] += n_bytes
+        self.counts[Mark.RECEIVED] += n_bytes
 
     def copy_out(self, start: int, out: Bytes) -> bool:
         """Copy `out.size` bytes from address `start`. False: the ring had moved on, ask the file."""
