@@ -62,9 +62,16 @@ def places(ledger: Mapping[str, Any]) -> list[str]:
 
 
 def run_part(
-    pipeline: Pipeline, job: Job, path: Path, seen: Callable[[Progress], None] = lambda _: None
+    pipeline: Pipeline,
+    job: Job,
+    path: Path,
+    seen: Callable[[Progress], None] = lambda _: None,
+    *,
+    master: bool = False,
 ) -> dict[str, Any]:
     """Process a part into the event file `path`; returns its ledger. seen: is told now and then how far it is.
+
+    master: write one beside it, too, if that can be.
 
     Raises MoreChips, and, if the job is strict, SkippedError; the pipeline is closed then.
     """
@@ -79,7 +86,7 @@ def run_part(
 
     with _watching(pipeline, look):
         try:
-            summary = pipeline.process(job.request_to(path), job.files, master=False)
+            summary = pipeline.process(job.request_to(path), job.files, master=master, needs_master=False)
         except PipelineError:
             if stopped:
                 raise stopped[0] from None

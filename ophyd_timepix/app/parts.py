@@ -22,7 +22,7 @@ from ..pipeline.messages import Message, RecordedFile, RunRequest
 from ..spool.index import Kind, Records, read_index, spans
 from ..spool.recording import claim
 from ..spool.sources import Recording
-from .asking import own_run, recorded_file
+from .asking import MASTER_SUFFIX, own_run, recorded_file
 
 PART_BYTES: Final = 256 << 20
 """Acquisitions are processed together until there are so many bytes."""
@@ -245,8 +245,9 @@ class PartStore:
         else:
             self.forget()
             self._write(PLAN, dict(identity))
-        for path in self.directory.glob("*.tmp"):  # of the process that was killed
-            path.unlink()
+        for suffix in (".tmp", MASTER_SUFFIX):  # of the process that was killed
+            for path in self.directory.glob(f"*{suffix}"):
+                path.unlink()
 
     def _plan(self) -> dict[str, Any]:
         plan: dict[str, Any] = json.loads((self.directory / PLAN).read_text())

@@ -5,6 +5,7 @@ parts in a directory beside it, with which `--resume` goes on.
 """
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..config import Processing
-from ..files.master import PROVENANCE, try_to_write_master
+from ..files.master import PROVENANCE, adopt_master, try_to_write_master
 from ..files.merge import add_text, merge_event_files
 from ..files.naming import give_its_name
 from ..files.reader import read_about, read_ledger
@@ -28,6 +29,8 @@ from .meter import Meter
 from .part_runner import MoreChips, SkippedError, run_part
 from .parts import PART_BYTES, Job, Part, PartsError, PartStore, cut_into_parts, ends_of, files_of
 from .provenance import Hasher, about, chip_words, code_version, input_files, sha256_of
+
+log = logging.getLogger(__name__)
 
 MERGED: Final = "merged.tmp"
 
@@ -111,6 +114,8 @@ class _Making:
         self.inputs = input_files(self.recordings)
         self.version = code_version()
         self.parameters = parameters_sha256(self.request, self.recordings)
+        self._master: Path | None = None
+        """Of the only part: that of the output, but for what it says about its making."""
 
     def run(self) -> Product:
         """Raises MoreChips when the attempt was with too few."""
@@ -150,7 +155,7 @@ class _Making:
             digests = {path: hasher.digest(path) if self.wish.hash_inputs else None for path in self.inputs}
             meter.say("finishing the event file")
             ledger = self._put_in_place(store, digests)
-        master, problem = write_missing_master(self.wish.output, self.request, ledger)
+        master, problem = write_missing_master(self.wish.output, self.request, ledger, self._master)
         seconds = time.monotonic() - begin
         return Product(
             self.wish.output, master, problem, self.request.n_chips, ledger, len(self.parts), len(done), seconds, hits
@@ -235,7 +240,9 @@ class _Making:
                 job = self._job(part, store)
                 path = job.new_path()
                 counter.begin(part.number)
-                yield Computed(part.number, path, run_part(pipeline, job, path, counter.see))
+                alone = len(self.parts) == 1
+                self._master = path.with_suffix(MASTER_SUFFIX) if alone else None
+                yield Computed(part.number, path, run_part(pipeline, job, path, counter.see, master=alone))
 
     def _on_cluster(self, store: PartStore, parts: Sequence[Part], hasher: Hasher) -> Iterator[Computed]:
         hasher.follow(None)
@@ -307,13 +314,24 @@ def parameters_sha256(request: RunRequest, recordings: Sequence[Recording]) -> s
     return sha256_of(told | {"files": [file.model_dump(mode="json", exclude={"path"}) for file in files]})
 
 
-def write_missing_master(event_file: Path, request: RunRequest, ledger: Mapping[str, Any]) -> tuple[Path | None, str]:
-    """The master beside a finished event file. Returns its path, or why there is none: that fails nothing."""
+def write_missing_master(
+    event_file: Path, request: RunRequest, ledger: Mapping[str, Any], made: Path | None = None
+) -> tuple[Path | None, str]:
+    """The master beside a finished event file. Returns its path, or why there is none: that fails nothing.
+
+    made: one of the same rows, if it exists; it is taken.
+    """
     master = event_file.with_suffix(MASTER_SUFFIX)
     if master.exists():
         return master, ""
     configuration = {"request": request.description(), **request.configuration}
     told: dict[str, Mapping[str, Any]] = {"start": request.start, "configuration": configuration, "ledger": ledger}
+    if made is not None and made.exists():
+        try:
+            adopt_master(made, master, event_file, told)
+            return master, ""
+        except (OSError, RuntimeError) as error:
+            log.warning("%s is written anew: %s", master, error)
     problem = try_to_write_master(master, event_file, told)
     return None if problem else master, problem
 

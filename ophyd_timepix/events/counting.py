@@ -41,6 +41,7 @@ class PointCounter:
         self._gates = tuple(gates)
         self._began_triggered = triggered
         self._tallies: list[Tally] = []
+        self._all_rows = np.zeros(0, np.int32)
         self.restart()
 
     def restart(self) -> None:
@@ -115,14 +116,16 @@ class PointCounter:
 
     def _count(self, columns: dict[str, Array]) -> None:
         shot = columns["shot"]
-        rows = np.arange(len(shot), dtype=np.int32)
-        if self._triggered:
-            rows = rows_of_valid_shots(rows, shot, self._valid, self._first_valid)
+        if self._triggered and not self._all_valid(int(shot[0]), int(shot[-1])):
+            valid = rows_of_valid_shots(self._rows(len(shot)), shot, self._valid, self._first_valid)
+            columns = {name: column[valid] for name, column in columns.items()}
+            shot = columns["shot"]
+        rows = self._rows(len(shot))
         arrays, read = self._arrays, columns.__getitem__
         arrays.totals[COUNTED] += len(rows)
         start_ns, width_ns, bins = arrays.spectrum
         add_rows(
-            rows, columns["x"], columns["y"], columns["tof"], columns["tot"], columns["size"], start_ns, width_ns,
+            columns["x"], columns["y"], columns["tof"], columns["tot"], columns["size"], start_ns, width_ns,
             arrays.image, arrays.tof[:bins], arrays.tot, arrays.size, arrays.sums,
         )  # fmt: skip
         for gate, tally, image in zip(self._gates, self._tallies, arrays.gate_images, strict=False):
@@ -130,29 +133,40 @@ class PointCounter:
             tally.add(inside, shot)
             add_rows_to_image(inside, columns["x"], columns["y"], image)
 
+    def _all_valid(self, first: int, last: int) -> bool:
+        """Whether the rows of these shots, and of those between them, count without exception."""
+        place = first - self._first_valid
+        return first >= 0 and place >= 0 and bool(self._valid[place : last + 1 - self._first_valid].all())
+
+    def _rows(self, n: int) -> Array:
+        """Numbers of all rows of a block."""
+        if n > len(self._all_rows):
+            self._all_rows = np.arange(n, dtype=np.int32)
+        return self._all_rows[:n]
+
 
 @kernel
 def add_rows(
-    rows: Array, x: Array, y: Array, tof: Array, tot: Array, size: Array, start_ns: float, width_ns: float,
+    x: Array, y: Array, tof: Array, tot: Array, size: Array, start_ns: float, width_ns: float,
     image: Array, tofs: Array, tots: Array, sizes: Array, sums: Array,
 ) -> None:  # fmt: skip
     """Count rows into picture and spectra; sums: of x and of y."""
     one = np.uint32(1)
     n_lines, n_columns = image.shape
     bins = float(tofs.shape[0])
+    last_tot, last_size = np.uint32(tots.shape[0] - 1), np.uint32(sizes.shape[0] - 1)
     x_sum, y_sum = sums[0], sums[1]
-    for i in range(rows.shape[0]):
-        row = np.uint64(rows[i])  # unsigned: the compiler need not think of negative indices
+    for row in range(x.shape[0]):
         x_sum += x[row]
         y_sum += y[row]
         column, line = int(np.floor(x[row] + 0.5)), int(np.floor(y[row] + 0.5))
         if 0 <= line < n_lines and 0 <= column < n_columns:
-            image[np.uint64(line), np.uint64(column)] += one
+            image[np.uint64(line), np.uint64(column)] += one  # unsigned: no thought of negative indices
         place = (tof[row] - start_ns) / width_ns
         if 0.0 <= place < bins:
             tofs[np.uint64(place)] += one
-        tots[np.uint64(min(np.int64(tot[row]), tots.shape[0] - 1))] += one
-        sizes[np.uint64(min(np.int64(size[row]), sizes.shape[0] - 1))] += one
+        tots[np.uint64(min(tot[row], last_tot))] += one
+        sizes[np.uint64(min(size[row], last_size))] += one
     sums[0], sums[1] = x_sum, y_sum
 
 

@@ -12,6 +12,7 @@ from .counting import PointCounter
 from .energy import EnergySum
 from .gates import Condition
 from .histograms import add_histogram, add_image
+from .pulses import NO_SHOT, events_of, pulses_of
 from .sums import PointArrays, Spectrum
 
 _GATES = (
@@ -67,6 +68,9 @@ def warm_up() -> None:
     _warm_calibrations(block)
     columns = block.centroid_columns()
     add_image(np.zeros((4, 4), np.uint64), columns["x"], columns["y"])
+    x, y, tof = columns["x"], columns["y"], columns["tof"]
+    events_of(x, y, tof, 4, 4, np.empty(len(x), np.uint32), np.empty(len(x), np.float32))
+    pulses_of(columns["shot"], NO_SHOT, NO_SHOT)
     add_histogram(np.zeros(4, np.uint64), columns["tof"], 0.0, 1.0)
     counter = PointCounter(PointArrays.empty((4, 4), Spectrum(0.0, 1.0, 4)), [Condition.of(gate) for gate in _GATES])
     counter.add(columns, 0, block.shot_columns()["valid"])

@@ -4,10 +4,10 @@ NXevent_data knows pulses, not shots. Each shot is a pulse; centroids outside an
 a run without triggers) form pulses of their own, whose times of flight are NaN: they are in the picture, in no
 spectrum, and in nobody's shot. So events and rows of `/entry/centroids` correspond one to one, in order.
 
-Everything goes through memory in pieces: a run of any length needs a few tens of MB.
+The rows may come while the run goes on, or out of its event file in pieces: a run of any length needs a few tens of MB.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,10 +15,28 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from ..events.columns import Column
+from ..events.pulses import NO_SHOT, events_of, pulses_of
+from .event_file import Table
+
 STEP_ROWS: Final = 1 << 20
-NO_SHOT: Final = -1
+CHUNK_ROWS: Final = 1 << 16
+PULSES_CHUNK_ROWS: Final = 1 << 15
+LOOKED_AT: Final = ("shot", "x", "y", "tof", "toa")
+"""Columns of `/entry/centroids`."""
+EVENTS: Final = (
+    Column("event_id", "<u4", "", "pixel of detector_number that is nearest to the centroid"),
+    Column("event_time_offset", "<f4", "microsecond", "time of flight"),
+)
+PULSES: Final = (
+    Column("event_time_zero", "<u8", "ns", "start of the pulse"),
+    Column("event_index", "<u8", "", "first event of the pulse"),
+    Column("shot", "<i8", "", "row of /entry/shots, -1: events outside any shot"),
+    Column("valid", "<u1", "", "1: the shot is complete"),
+)
 
 Array = npt.NDArray[Any]
+Columns = Mapping[str, Array]
 
 
 def write_events(group: h5py.Group, source: h5py.File, picture: tuple[int, int], zero_iso: str | None) -> None:
@@ -27,13 +45,15 @@ def write_events(group: h5py.Group, source: h5py.File, picture: tuple[int, int],
     picture: (rows, columns); event_id = row * columns + column, at the nearest pixel as in the picture.
     zero_iso: when the board's timer was 0 (UTC, ISO 8601): makes times of pulses dates.
     """
-    centroids = source["entry/centroids"]
-    n_rows = min(centroids[name].shape[0] for name in ("x", "y", "tof", "shot", "toa"))
-    _write_events(group, centroids, n_rows, picture)
-    _write_pulses(group, source, n_rows)
-    group["total_counts"] = n_rows
-    if zero_iso is not None:
-        group["event_time_zero"].attrs["offset"] = _with_nanoseconds(zero_iso)
+    centroids, copies = source["entry/centroids"], EventCopies(group, picture)
+    for rows in _steps(rows_of(source)):
+        copies.add({name: centroids[name][rows] for name in LOOKED_AT})
+    copies.finish(source, zero_iso)
+
+
+def rows_of(source: h5py.File) -> int:
+    """Events that an event file gives."""
+    return min(int(source["entry/centroids"][name].shape[0]) for name in LOOKED_AT)
 
 
 def _with_nanoseconds(iso: str) -> str:
@@ -47,90 +67,80 @@ def _steps(n_rows: int) -> Iterator[slice]:
         yield slice(start, min(start + STEP_ROWS, n_rows))
 
 
-def _write_events(group: h5py.Group, centroids: h5py.Group, n_rows: int, picture: tuple[int, int]) -> None:
-    """Types and units as every reader takes them: the exact columns are those of the centroids."""
-    ids = _column(group, "event_id", "<u4", n_rows, "pixel of detector_number that is nearest to the centroid")
-    offsets = _column(group, "event_time_offset", "<f4", n_rows, "time of flight", "microsecond")
-    for rows in _steps(n_rows):
-        ids[rows] = pixel_numbers(centroids["x"][rows], centroids["y"][rows], picture)
-        offsets[rows] = (centroids["tof"][rows] * 1e-3).astype(np.float32)  # HDF5 converts in twice the time
+class EventCopies:
+    """The columns of the NXevent_data `group`, growing with the rows of `/entry/centroids`."""
+
+    def __init__(self, group: h5py.Group, picture: tuple[int, int]) -> None:
+        self._group = group
+        self._lines, self._columns = picture
+        self._events = Table(group, EVENTS, CHUNK_ROWS)
+        self._pulses = Table(group, PULSES, PULSES_CHUNK_ROWS)
+        self._before = NO_SHOT - 1
+        """Shot of the row before; the first row of all begins a pulse."""
+        self._last_shot = NO_SHOT
+        self._ids, self._offsets = np.empty(0, np.uint32), np.empty(0, np.float32)
+
+    @property
+    def rows(self) -> int:
+        """Events so far."""
+        return self._events.rows
+
+    def add(self, centroids: Columns) -> None:
+        """The rows that follow, with the columns `LOOKED_AT`."""
+        shot, first_row = centroids["shot"], self.rows
+        if not len(shot):
+            return
+        ids, offsets = self._room(len(shot))
+        events_of(centroids["x"], centroids["y"], centroids["tof"], self._lines, self._columns, ids, offsets)
+        self._events.append({"event_id": ids, "event_time_offset": offsets})
+        numbers, rows, self._last_shot = pulses_of(shot, self._before, self._last_shot)
+        self._before = int(shot[-1])
+        if rows.size:
+            self._pulses.append(
+                {
+                    "event_time_zero": _whole_ns(centroids["toa"][rows]),  # `finish` knows better, if there is a shot
+                    "event_index": rows + first_row,
+                    "shot": numbers,
+                    "valid": np.zeros(rows.size, np.uint8),
+                }
+            )
+
+    def _room(self, n: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
+        """For the events of a block: the same memory each time, as that of a new array costs more than its values."""
+        if n > self._ids.size:
+            self._ids, self._offsets = np.empty(n, np.uint32), np.empty(n, np.float32)
+        return self._ids[:n], self._offsets[:n]
+
+    def finish(self, source: h5py.File, zero_iso: str | None) -> None:
+        """All rows are here: times and validity of the shots, and those behind the last row."""
+        shots = source["entry/shots"]
+        n_shots = min(int(shots[name].shape[0]) for name in ("time", "valid"))
+        numbers, times, valid = (self._pulses.column(name) for name in ("shot", "event_time_zero", "valid"))
+        for rows in _steps(self._pulses.rows):
+            number = numbers[rows]
+            known = (number != NO_SHOT) & (number < n_shots)
+            if known.any():
+                first, stop = int(number[known].min()), int(number[known].max()) + 1
+                time, is_valid = times[rows], valid[rows]
+                time[known] = _whole_ns(shots["time"][first:stop][number[known] - first])
+                is_valid[known] = shots["valid"][first:stop][number[known] - first]
+                times[rows], valid[rows] = time, is_valid
+        for start in range(self._last_shot + 1, n_shots, STEP_ROWS):
+            rest = slice(start, min(start + STEP_ROWS, n_shots))
+            self._pulses.append(
+                {
+                    "event_time_zero": _whole_ns(shots["time"][rest]),
+                    "event_index": np.full(rest.stop - rest.start, self.rows),
+                    "shot": np.arange(rest.start, rest.stop),
+                    "valid": shots["valid"][rest],
+                }
+            )
+        for table in (self._events, self._pulses):
+            table.flush()
+        self._group["total_counts"] = self.rows
+        if zero_iso is not None:
+            self._group["event_time_zero"].attrs["offset"] = _with_nanoseconds(zero_iso)
 
 
-def pixel_numbers(x: Array, y: Array, picture: tuple[int, int]) -> npt.NDArray[np.uint32]:
-    """Number of the pixel nearest to each point; what rounding puts outside belongs to the rim."""
-    rows, columns = picture
-    column = np.clip(np.floor(x + np.float32(0.5)), 0, columns - 1).astype(np.uint32)
-    row = np.clip(np.floor(y + np.float32(0.5)), 0, rows - 1).astype(np.uint32)
-    return row * np.uint32(columns) + column
-
-
-def _column(
-    group: h5py.Group, name: str, dtype: str, n_rows: int, meaning: str, units: str = "", *, grows: bool = False
-) -> h5py.Dataset:
-    dataset = group.create_dataset(
-        name, (n_rows,), dtype, maxshape=(None,) if grows else None, chunks=(1 << 16,) if grows else None
-    )
-    dataset.attrs["long_name"] = meaning
-    if units:
-        dataset.attrs["units"] = units
-    return dataset
-
-
-class _Pulses:
-    """Four growing columns, a row per pulse."""
-
-    def __init__(self, group: h5py.Group) -> None:
-        self._columns = {
-            "event_time_zero": _column(group, "event_time_zero", "<u8", 0, "start of the pulse", "ns", grows=True),
-            "event_index": _column(group, "event_index", "<u8", 0, "first event of the pulse", grows=True),
-            "shot": _column(group, "shot", "<i8", 0, "row of /entry/shots, -1: events outside any shot", grows=True),
-            "valid": _column(group, "valid", "<u1", 0, "1: the shot is complete", grows=True),
-        }
-
-    def append(self, **rows: Array) -> None:
-        for name, dataset in self._columns.items():
-            n_before = dataset.shape[0]
-            dataset.resize((n_before + rows[name].size,))
-            dataset[n_before:] = rows[name]
-
-
-def _write_pulses(group: h5py.Group, source: h5py.File, n_rows: int) -> None:
-    centroids, shots = source["entry/centroids"], source["entry/shots"]
-    n_shots = min(shots[name].shape[0] for name in ("time", "valid"))
-    pulses = _Pulses(group)
-    last_shot = before = NO_SHOT
-    for rows in _steps(n_rows):
-        shot = np.asarray(centroids["shot"][rows])
-        begins = np.flatnonzero(shot != np.concatenate(([before if rows.start else NO_SHOT - 1], shot[:-1])))
-        numbers, first_events = _spread(shot[begins], begins + rows.start, last_shot)
-        _append_pulses(pulses, numbers, first_events, shots, centroids["toa"])
-        before = int(shot[-1])
-        last_shot = max(last_shot, int(shot.max()))
-    for rest in range(last_shot + 1, n_shots, STEP_ROWS):
-        numbers = np.arange(rest, min(rest + STEP_ROWS, n_shots))
-        _append_pulses(pulses, numbers, np.full(numbers.size, n_rows), shots, centroids["toa"])
-
-
-def _spread(shots: Array, first_events: Array, last_shot: int) -> tuple[Array, Array]:
-    """Pulse by pulse: the shots that have events, as they come, and those between them that have none."""
-    known = np.maximum.accumulate(np.concatenate(([last_shot], shots)))[:-1]
-    counts = np.where(shots == NO_SHOT, 1, np.maximum(shots - known, 1))
-    ends = np.cumsum(counts)
-    back = np.repeat(ends, counts) - 1 - np.arange(ends[-1] if ends.size else 0)
-    return np.repeat(shots, counts) - back, np.repeat(first_events, counts)
-
-
-def _append_pulses(pulses: _Pulses, numbers: Array, first_events: Array, shots: h5py.Group, toa: h5py.Dataset) -> None:
-    """Times from the table of shots; a pulse that is not in it (no shot, or one that never closed) begins with its
-    first event.
-    """
-    n_shots = min(shots[name].shape[0] for name in ("time", "valid"))
-    known = (numbers != NO_SHOT) & (numbers < n_shots)
-    times, valid = np.empty(numbers.size), np.zeros(numbers.size, np.uint8)
-    if known.any():
-        first, stop = int(numbers[known].min()), int(numbers[known].max()) + 1
-        times[known] = shots["time"][first:stop][numbers[known] - first]
-        valid[known] = shots["valid"][first:stop][numbers[known] - first]
-    for k in np.flatnonzero(~known):
-        times[k] = toa[int(first_events[k])]
-    pulses.append(event_time_zero=np.maximum(np.rint(times), 0), event_index=first_events, shot=numbers, valid=valid)
+def _whole_ns(times: Array) -> Array:
+    return np.maximum(np.rint(times), 0)

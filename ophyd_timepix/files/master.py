@@ -18,6 +18,7 @@ import numpy as np
 
 from ..config import Geometry
 from ..protocol.words import MATRIX_SIDE
+from .early import TOLD, EarlyEvents
 from .event_file import TABLES
 from .events import write_events
 from .naming import give_its_name
@@ -38,17 +39,24 @@ UNFINISHED: Final = ".part"
 PROVENANCE: Final = "provenance"
 """Name in `/entry` of what an event file was made from: JSON."""
 
+PROCESS: Final = "process"
+NOTES: Final = ("start_document", "configuration", "ledger", "settings")
 
-def try_to_write_master(path: Path, event_file: Path, **told: Mapping[str, Any]) -> str:
+Told = Mapping[str, Mapping[str, Any]]
+
+
+def try_to_write_master(path: Path, event_file: Path, told: Told, early: EarlyEvents | None = None) -> str:
     """`write_master`, where everything is in the event file already, so that a master that cannot be written fails
-    nothing. Returns what went wrong; empty when nothing did.
+    nothing. Returns what went wrong; empty when nothing did. told: the rest of its arguments, by name; early: the
+    events, if they have been copied already.
     """
     try:
-        write_master(path, event_file, **told)
+        if early is None or not _finish(early, path, event_file, told):
+            write_master(path, event_file, **told)
     except (OSError, RuntimeError) as error:  # h5py tells a full disk as either, and at length
         log.exception("%s could not be written", path)
         return (
-            f"{event_file} is complete, the master {path.name} could not be written ({str(error)[:80]}); "
+            f"{event_file} is complete, the master {path.name} could not be written ({str(error)[:TOLD]}); "
             f"if the disk is full, make room; then: ophyd-timepix recover {event_file.parent}"
         )
     return ""
@@ -79,6 +87,36 @@ def write_master(
         unfinished.unlink(missing_ok=True)
 
 
+def adopt_master(made: Path, path: Path, event_file: Path, told: Told) -> None:
+    """Give a master that was written beside the same rows under another name its own, and tell anew what it tells.
+
+    Raises FileExistsError when there is one.
+    """
+    with h5py.File(made, "r+") as file, open_event_file(event_file) as source:
+        entry = file["entry"]
+        for name in (*NOTES, PROVENANCE, PROCESS, *TABLES):
+            if entry.get(name, getlink=True) is not None:
+                del entry[name]
+        _write_told(entry, source, os.path.relpath(event_file, path.parent), **told)
+    give_its_name(made, path)
+
+
+def _finish(early: EarlyEvents, path: Path, event_file: Path, told: Told) -> bool:
+    """The same where the events are copied already. False: they are not those of the event file, or cannot be used."""
+    try:
+        with open_event_file(event_file) as source:
+            if not early.has_all_of(source):
+                early.drop()
+                return False
+            _write(early.file, source, os.path.relpath(event_file, path.parent), **told, early=early)
+        early.give_name(path)
+    except (OSError, RuntimeError) as error:
+        log.warning("%s is written anew: %s", path, str(error)[:TOLD])
+        early.drop()
+        return False
+    return True
+
+
 def _write(
     file: h5py.File,
     source: h5py.File,
@@ -86,6 +124,7 @@ def _write(
     start: Mapping[str, Any],
     configuration: Mapping[str, Any],
     ledger: Mapping[str, Any],
+    early: EarlyEvents | None = None,
 ) -> None:
     request = configuration.get("request", {})
     zero_iso = request.get("timer_zero_iso")
@@ -94,14 +133,29 @@ def _write(
     entry = _group(file, "entry", "NXentry")
     entry.attrs["default"] = "tof_spectrum"
     _write_about(entry, start, zero_iso, source)
+    _write_told(entry, source, target, start, configuration, ledger)
+    _write_spectrum(entry, source)
+    detector = _write_detector(entry, source, configuration)
+    if early is None:
+        write_events(detector.create_group(EVENTS), source, detector["data"].shape, zero_iso)
+    else:
+        early.finish(detector, EVENTS, source, zero_iso)
+    detector[EVENTS].attrs["NX_class"] = "NXevent_data"
+    entry[EVENTS] = h5py.SoftLink(detector[EVENTS].name)
+
+
+def _write_told(
+    entry: h5py.Group,
+    source: h5py.File,
+    target: str,
+    start: Mapping[str, Any],
+    configuration: Mapping[str, Any],
+    ledger: Mapping[str, Any],
+) -> None:
+    """What has nothing to do with rows, and links to the tables of the event file `target`."""
     _write_notes(entry, start, configuration, ledger)
     if PROVENANCE in source["entry"]:
         _write_provenance(entry, source["entry"][PROVENANCE].asstr()[()])
-    _write_spectrum(entry, source)
-    detector = _write_detector(entry, source, configuration)
-    events = _group(detector, EVENTS, "NXevent_data")
-    write_events(events, source, detector["data"].shape, zero_iso)
-    entry[EVENTS] = h5py.SoftLink(events.name)
     for table in TABLES:
         entry[table] = h5py.ExternalLink(target, f"/entry/{table}")
 
@@ -149,10 +203,10 @@ def _last_ns(source: h5py.File) -> float:
 def _write_notes(
     entry: h5py.Group, start: Mapping[str, Any], configuration: Mapping[str, Any], ledger: Mapping[str, Any]
 ) -> None:
-    for name, content in (("start_document", start), ("configuration", configuration), ("ledger", ledger)):
+    for name, content in zip(NOTES, (start, configuration, ledger), strict=False):
         _write_note(entry, name, "application/json", json.dumps(content, default=str))
     if "settings" in configuration:  # in the form that `ophyd-timepix config` reads
-        _write_note(entry, "settings", "application/yaml", str(configuration["settings"]))
+        _write_note(entry, NOTES[-1], "application/yaml", str(configuration["settings"]))
     for name in ("verdict", "unaccounted", "hits", "centroids", "shots"):
         if ledger.get(name) is not None:
             entry["ledger"].attrs[name] = ledger[name]
@@ -161,7 +215,7 @@ def _write_notes(
 def _write_provenance(entry: h5py.Group, text: str) -> None:
     """What an event file that was made from recordings says of how, as NeXus has it and in full."""
     told = json.loads(text)
-    process = _group(entry, "process", "NXprocess")
+    process = _group(entry, PROCESS, "NXprocess")
     for name in ("program", "version", "command"):
         process[name] = str(told.get(name, ""))
     process["sequence_index"] = 1

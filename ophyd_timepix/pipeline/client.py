@@ -218,10 +218,12 @@ class Pipeline:
         configuration: dict[str, Any] | None = None,
         cancelled: Sequence[int] = (),
         master: bool = True,
+        needs_master: bool = True,
     ) -> RunSummary:
         """Recordings through the same stages. Each file, or each acquisition of our own files, is an acquisition.
 
         A bare path takes column phase, GENCONFIG and timer zero from `run`. cancelled, master: as in `close_run`.
+        needs_master: raise PipelineError when it cannot be written; False: the summary says so, as that of `close_run`.
         """
         recorded = [
             RecordedFile(path=f.resolve(), phase=run.phase, general=run.general, timer_zero_ns=run.timer_zero_ns)
@@ -235,6 +237,7 @@ class Pipeline:
             "configuration": configuration or {},
             "cancelled": list(cancelled),
             "master": master,
+            "needs_master": needs_master,
         }
         return RunSummary.model_validate(self._call("process", arguments, timeout_s=None))
 

@@ -313,7 +313,7 @@ class Supervisor:
             request = request.model_copy(update={"spool": spool if request.keep_raw else None})
             _check_paths(request)
         self._shared.gauges[:] = 0
-        yield from self._open_processing(request)
+        yield from self._open_processing(request, master=not request.preview)
         try:
             yield self._children["capture"].send("open", (request, request.description()))
         except Refused:
@@ -322,12 +322,14 @@ class Supervisor:
         self._run = OpenRun(request)
         return _paths(request)
 
-    def _open_processing(self, request: RunRequest) -> Generator[Wanted, Any, None]:
-        """The event file first: when it cannot be had, nobody else has begun."""
+    def _open_processing(self, request: RunRequest, *, master: bool) -> Generator[Wanted, Any, None]:
+        """The event file first: when it cannot be had, nobody else has begun. master: there may be one in the end."""
         if not request.centroid:
             return
         yield self._children["write"].send("open", request)
         try:
+            if master:
+                yield self._children["write"].send("master", _paths(request).master)
             for name in ("decode", *self._workers):
                 yield self._children[name].send("open", request)
         except Refused:
@@ -455,7 +457,7 @@ class Supervisor:
         _check_paths(request)
         self._shared.gauges[:] = 0
         run = OpenRun(request)
-        yield from self._open_processing(request)
+        yield from self._open_processing(request, master=arguments.get("master", True))
         try:
             for place, read in enumerate(parts, 1):
                 # The acquisitions of one recording keep their numbers, of several they are counted through.
@@ -471,7 +473,7 @@ class Supervisor:
             yield from self._abandon(request)
             raise
         summary = yield from self._close_files(run, run.ledger, arguments)
-        if summary.problem:
+        if summary.problem and arguments.get("needs_master", True):
             raise RuntimeError(summary.problem)
         return summary
 

@@ -20,6 +20,7 @@ from ..events.counting import LOOKED_AT, PointCounter
 from ..events.gates import Condition
 from ..events.histograms import add_histogram, add_image
 from ..events.sums import PointArrays
+from ..files.early import EarlyEvents
 from ..files.event_file import EventFile, layout_with, tof_edges
 from ..files.master import try_to_write_master
 from .ledger import BlockTotals
@@ -56,7 +57,8 @@ class Settlement(NamedTuple):
 
 
 class WriteStage(Stage):
-    """Requests: open, begin, settle (losses of one that is written), acquisition (a row about it), close.
+    """Requests: open, master (there is to be one: its events are copied on the way), begin, settle (losses of one that
+    is written), acquisition (a row about it), close.
 
     Reports `acquired` after a last block.
     """
@@ -75,6 +77,7 @@ class WriteStage(Stage):
         self._free = free
         self._file: EventFile | NoEventFile | None = None
         self._run: RunRequest | None = None
+        self._early: EarlyEvents | None = None
         self._waiting: dict[int, int] = {}
         self._next_sequence = 0
         self._totals = BlockTotals()
@@ -83,6 +86,7 @@ class WriteStage(Stage):
         self._dirty = False
         self.requests = {
             "open": self._open,
+            "master": self._begin_master,
             "begin": self._begin,
             "settle": self._settle,
             "acquisition": self._acquisition,
@@ -112,6 +116,9 @@ class WriteStage(Stage):
         return False
 
     def close(self) -> None:
+        if self._early is not None:
+            self._early.drop()
+            self._early = None
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -126,6 +133,11 @@ class WriteStage(Stage):
         self._waiting.clear()
         self._next_sequence = 0
         self._begin_acquisition()
+
+    def _begin_master(self, path: Path) -> None:
+        """The events of the master to come are copied as they come, if that can be."""
+        _, run = self._opened()
+        self._early = EarlyEvents.begin(path.parent, run.image_shape)
 
     def _event_file(self, run: RunRequest) -> EventFile:
         return EventFile(
@@ -150,11 +162,14 @@ class WriteStage(Stage):
         file.write_ledger(request.ledger)
         file.flag_cancelled(request.cancelled)
         rows = file.rows("centroids")
+        early = None
+        if request.master is not None:
+            early, self._early = self._early, None
         self.close()
         if request.master is None:
             return rows, ""
         told = {"start": request.start, "configuration": request.configuration, "ledger": request.ledger}
-        return rows, try_to_write_master(request.master, run.event_file, **told)
+        return rows, try_to_write_master(request.master, run.event_file, told, early)
 
     def _opened(self) -> tuple[EventFile | NoEventFile, RunRequest]:
         if self._file is None or self._run is None:
@@ -244,6 +259,8 @@ class WriteStage(Stage):
         first_row = file.rows("centroids")
         centroids = block.centroid_columns()
         file.append("centroids", centroids)
+        if self._early is not None and not self._early.add(centroids):
+            self._early = None
         file.append("shots", block.shot_columns())
         file.append("triggers", block.trigger_columns())
         if run.processing.hits:

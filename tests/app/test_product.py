@@ -246,10 +246,10 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, after: int, *words: object) -> 
     """The command, ended by Ctrl-C after some parts."""
     made = []
 
-    def run_some(*arguments: Any) -> dict[str, Any]:
+    def run_some(*arguments: Any, **options: Any) -> dict[str, Any]:
         if len(made) == after:
             raise KeyboardInterrupt
-        made.append(run_part(*arguments))
+        made.append(run_part(*arguments, **options))
         return made[-1]
 
     with monkeypatch.context() as patch:
