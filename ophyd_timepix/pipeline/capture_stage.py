@@ -60,6 +60,8 @@ class Known(NamedTuple):
     sent: int
     arrived: int
     words: int | None
+    paused: int = 0
+    """Datagrams that had waited on the board."""
 
 
 class RowsToCome:
@@ -205,7 +207,7 @@ class CaptureStage(Stage):
         expected = self._known.arrived + meanwhile
         came, now = self._begun.arrived, self._wait_for(expected)
         self._strays = Strays.between(meanwhile, expected, came, now)
-        self._known = Known(sent.datagrams, min(max(expected, came), now), _words(sent))
+        self._known = Known(sent.datagrams, min(max(expected, came), now), _words(sent), sent.paused)
         self._capture.compare_from(*self._known[:2], *_counts(sent))
         return self._known.arrived
 
@@ -242,7 +244,7 @@ class CaptureStage(Stage):
         self._at_end = now
         way = self._way(now)
         if way is not None:
-            self._known = Known(way.sent, way.arrived, way.words)
+            self._known = Known(way.sent, way.arrived, way.words, way.paused or 0)
         self.report("drained", Drained(stop, since, self._stray_words, ended_by, way, self._strays))
 
     def _way(self, totals: Totals) -> Way | None:
@@ -250,7 +252,8 @@ class CaptureStage(Stage):
             return None
         before = self._known
         words = _words(self._draining)
-        return Way(before.sent, before.arrived, self._draining.datagrams, totals.arrived, before.words, words)
+        paused = before.paused, self._draining.paused
+        return Way(before.sent, before.arrived, self._draining.datagrams, totals.arrived, before.words, words, *paused)
 
     def _ended_by(self) -> str | None:
         way = self._way(self._capture.totals())

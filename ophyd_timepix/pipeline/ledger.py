@@ -27,7 +27,7 @@ from ..spool.index import DAMAGED, Counted, Span
 from ..spool.sources import Recording
 from .capture_stage import Drained
 from .locating import Strays, Way, unexplained
-from .losses import LossSpan
+from .losses import PAUSE, LossSpan
 from .messages import Acquired, Sent
 from .skipped import PLACES_MAX, Place
 from .verdict import verdict
@@ -215,7 +215,7 @@ class Ledger:
             "packet_ids": counts[Count.PACKET_IDS],
             "missing_packets": counts[Count.MISSING_PACKETS],
             "damaged_bytes": sum(span.amount for span in totals.losses if span.cause == DAMAGED),
-            "loss_intervals": len(totals.losses),
+            "loss_intervals": sum(span.cause != PAUSE for span in totals.losses),
             "ends_of_readout": total(counts, ENDS_OF_READOUT),
             "chips": {str(chip): self._chip(chip, totals) for chip in range(MAX_CHIPS) if self._knows(chip, counts)},
             "timer_words": counts[Count.TIMER_WORDS],

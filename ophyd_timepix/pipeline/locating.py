@@ -56,6 +56,10 @@ class Way(NamedTuple):
     """Words of pixels among what was sent, ..."""
     words: int | None = None
     """at the end; None: the board was not asked."""
+    paused_before: int | None = None
+    """Datagrams that had waited on the board because its read-out was paused, ..."""
+    paused: int | None = None
+    """at the end."""
 
     @property
     def sent_words(self) -> int | None:

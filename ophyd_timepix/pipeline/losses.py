@@ -1,4 +1,4 @@
-"""What was lost, and which time it may have touched: followed slice by slice in the decode process.
+"""What was lost, and which time it may have touched: followed slice by slice in the decode process. With it pauses.
 
 A loss that stands in the stream (the kernel dropped datagrams, one was no whole words) lies between two words of its
 chip. A lost word may be older than the newest that came before it, by the lateness bound; and as what comes after may
@@ -10,6 +10,7 @@ Knows no process and no file.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..decode.counts import Mark
 from ..decode.decoder import SKEW_TICKS
 from ..events.validity import Gap
 from ..protocol.words import MAX_CHIPS
-from ..spool.index import DAMAGED, Loss, Poll
+from ..spool.index import DAMAGED, UNKNOWN, Loss, Poll
 from ..spool.sources import Slice
 from .locating import Place, Reading, Way, places, unexplained
 
@@ -34,6 +35,8 @@ CHUNKS_WAITED: Final = 64
 FINE_TICKS: Final = 2 * TICKS_PER_COUNT
 """Column phase and fToA move a hit by less than this from its coarse time."""
 NEAR_TICKS: Final = TICKS_PER_SECOND // 1000
+PAUSE: Final = "pause"
+"""Cause of a row that is no loss: datagrams waited on the board because its read-out was paused."""
 UNFRAMED: Final = "unframed"
 """Cause of a loss: words outside of chunks, of each chip at most so many."""
 ALTERED: Final = "altered"
@@ -61,7 +64,7 @@ class LossSpan(NamedTuple):
     cause: str
     """'kernel', 'malformed', 'unrecorded' (datagrams), 'way' (datagrams at most), 'tdc' (edges), 'late', 'altered',
     'jump' (words), 'cut', 'unframed' (words at most), 'packet' (packets), 'damaged' (bytes), 'epoch' (silences of
-    unknown length)."""
+    unknown length), 'pause' (datagrams that waited: no loss)."""
     chip: int
     """-1: any."""
     amount: int
@@ -110,6 +113,8 @@ class _Mark:
     """Datagrams, those that came twice included."""
     words: Reading | None = None
     """The same in words of pixels, where the board told of them."""
+    paused: int = UNKNOWN
+    """Datagrams that had waited on the board."""
     high_ticks: int = ALWAYS
 
 
@@ -164,7 +169,7 @@ class Losses:
         before, after = poll.arrived_before - sums.repeats, poll.arrived_after - sums.repeats
         reading = Reading(poll.sent, before, after, low, address)
         words = Reading(poll.sent_words, words_before, sums.words, low, address) if poll.sent_words >= 0 else None
-        return _Mark(reading, low_ticks, poll.arrived_after, words)
+        return _Mark(reading, low_ticks, poll.arrived_after, words, poll.paused)
 
     def _begin_of(self, poll: Poll, address: int, words: int) -> tuple[int, int]:
         """The last address that is known to lie before what arrived after the question, and the words before it."""
@@ -290,7 +295,17 @@ class Losses:
             if way.missing != 0 or way.sent_words != sums.words:  # else readings that say otherwise were of late ones
                 self._place(way, stop)
             self._place_words(way, stop, sums)
+            self._place_pauses(way)
         return sorted(self._spans, key=lambda span: (span.low_ticks, span.high_ticks, span.cause, span.chip))
+
+    def _place_pauses(self, way: Way) -> None:
+        """Between which readings datagrams waited on the board. Nothing is lost by that: no shot is the worse."""
+        before = None if way.paused_before is None else (way.paused_before, -ALWAYS, -ALWAYS)
+        after = None if way.paused is None else (way.paused, ALWAYS, ALWAYS)
+        told = [(mark.paused, mark.low_ticks, mark.high_ticks) for mark in self._marks if mark.paused >= 0]
+        for (n, low, _), (m, _, high) in pairwise([one for one in (before, *told, after) if one is not None]):
+            if m > n:
+                self._add(LossSpan(PAUSE, -1, m - n, low, high))
 
     def _place(self, way: Way, stop: int) -> None:
         begin = Reading(way.sent_before, way.arrived_before, way.arrived_before, self._start, self._start)

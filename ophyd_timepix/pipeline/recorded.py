@@ -77,14 +77,15 @@ def recorded_ways(records: Records, found: list[Span]) -> list[Way | None]:
     known last before. None where it says nothing.
     """
     ways: list[Way | None] = []
-    before = Base(0, baseline(records), 0)
+    before = Base(0, baseline(records), 0, 0)
     for span in found:
         before = span.base or before
         after = _at_end(span) if span.closed else _until_it_broke_off(records, span, before)
         if after is None:
             ways.append(None)
             continue
-        ways.append(Way(before.sent, before.arrived, after.sent, after.arrived, before.sent_words, after.sent_words))
+        words, paused = (before.sent_words, after.sent_words), (before.paused, after.paused)
+        ways.append(Way(before.sent, before.arrived, after.sent, after.arrived, *words, *paused))
         before = after
     return ways
 
@@ -106,7 +107,9 @@ def recorded_strays(records: Records, found: list[Span]) -> list[Strays]:
 
 def _at_end(span: Span) -> Base | None:
     """The counters up to the end of an acquisition."""
-    return None if span.sent is None or span.arrived is None else Base(span.sent, span.arrived, span.sent_words)
+    if span.sent is None or span.arrived is None:
+        return None
+    return Base(span.sent, span.arrived, span.sent_words, span.paused)
 
 
 def _until_it_broke_off(records: Records, span: Span, before: Base) -> Base | None:

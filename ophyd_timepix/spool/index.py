@@ -303,6 +303,8 @@ class Base(NamedTuple):
     sent: int
     arrived: int
     sent_words: int | None
+    paused: int | None = None
+    """Datagrams that had waited on the board because its read-out was paused."""
 
 
 class Span(NamedTuple):
@@ -325,6 +327,8 @@ class Span(NamedTuple):
     """Beside `sent`: words of pixels."""
     base: "Base | None" = None
     """What `sent` and `arrived` were when the acquisition began; None: nobody asked."""
+    paused: int | None = None
+    """Beside `sent`: datagrams that had waited."""
 
 
 def spans(records: Records, n_bytes: int) -> list[Span]:
@@ -350,6 +354,7 @@ def spans(records: Records, n_bytes: int) -> list[Span]:
         sent = int(closing["sent"]) if closing is not None and closed else UNKNOWN
         came = None if closing is None or sent < 0 else int(arrived(closing))
         words = _known(closing["sent_words"]) if closing is not None and closed else None
+        paused = _known(closing["paused"]) if closing is not None and closed else None
         start = int(records["offset"][first])
         last = starts[k + 1] if closed else first_behind(records, stop) - 1
         now = _counted(records[last : last + 1])
@@ -357,7 +362,7 @@ def spans(records: Records, n_bytes: int) -> list[Span]:
         before = now
         number = int(numbers[first])
         base = bases.get(number)
-        found.append(Span(number, start, stop, known, closed, _known(sent), came, counted, words, base))
+        found.append(Span(number, start, stop, known, closed, _known(sent), came, counted, words, base, paused))
     return found
 
 
@@ -381,7 +386,8 @@ def _changes(records: Records) -> list[int]:
 
 
 def _base(record: Any) -> Base:
-    return Base(int(record["sent"]), int(record["received_before"]), _known(record["sent_words"]))
+    words, paused = _known(record["sent_words"]), _known(record["paused"])
+    return Base(int(record["sent"]), int(record["received_before"]), words, paused)
 
 
 def _known(count: Any) -> int | None:

@@ -195,3 +195,25 @@ def test_datagrams_that_were_late_are_no_loss_when_all_words_have_come_in_the_en
         way = Way(0, 0, 60, 60, 500, 1300)
         spans = told.losses.spans(way, 600, Sums(words=words, largest=20))
         assert sum(span.cause == "way" for span in spans) == n_places
+
+
+def paused(n: int, address: int) -> Slice:
+    return piece(address, poll=Poll(address, address, address, paused=n))
+
+
+def test_a_pause_of_the_board_lies_between_the_readings_that_enclose_it_and_is_told_to_no_shot():
+    told = Told()
+    for k, n in enumerate((5, 5, 9, 12, 12), 1):
+        told.losses.before(paused(n, 10 * k), times(1000 * k), 1000 * k - 100)
+        told.losses.after(times(1000 * k + 50))
+    way = Way(0, 0, 60, 60, paused_before=5, paused=12)
+    assert told.losses.spans(way, 60) == [LossSpan("pause", -1, 7, 1900, 4050 + BOUND)]
+    assert told.spans == []
+
+
+def test_a_pause_before_the_first_reading_or_behind_the_last_reaches_to_the_end_of_its_acquisition():
+    assert Told().losses.spans(Way(0, 0, 9, 9, paused_before=2, paused=6), 9) == [
+        LossSpan("pause", -1, 4, -ALWAYS, ALWAYS)
+    ]
+    for unknown in (Way(0, 0, 9, 9), Way(0, 0, 9, 9, paused_before=2), Way(0, 0, 9, 9, paused_before=2, paused=2)):
+        assert Told().losses.spans(unknown, 9) == []

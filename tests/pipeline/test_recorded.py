@@ -10,7 +10,8 @@ from ophyd_timepix.spool.index import RECORD, Kind, Row, spans
 def ways(*rows: Row, n_bytes: int = 1000) -> list[Way | None]:
     records = np.array(list(rows), RECORD)
     told = recorded_ways(records, spans(records, n_bytes))
-    return [None if way is None else way._replace(words_before=None, words=None) for way in told]
+    unasked = dict.fromkeys(("words_before", "words", "paused_before", "paused"))
+    return [None if way is None else way._replace(**unasked) for way in told]
 
 
 def poll(offset: int, acquisition: int, sent: int, before: int, after: int) -> Row:
@@ -52,3 +53,11 @@ def test_a_reading_beyond_the_words_that_are_left_does_not_count():
     rows = (BASELINE, begin(0, 1, 7), poll(200, 1, 20, 27, 27), poll(300, 1, 50, 52, 54))
     assert ways(*rows, n_bytes=250) == [None]
     assert ways(*rows, n_bytes=300) == [Way(0, 7, 50, 52)]
+
+
+def test_what_waited_on_the_board_is_that_of_beginning_and_end_of_each_acquisition():
+    base = Row(400, 0, 55, 0, 2, sent=52, received_before=55, kind=Kind.BASELINE, paused=4)
+    ends = [end(400, 50, 55)._replace(paused=3), end(900, 90, 97)._replace(paused=9)]
+    records = np.array([BASELINE, begin(0, 1, 7), ends[0], base, ends[1]], RECORD)
+    told = recorded_ways(records, spans(records, 1000))
+    assert [(way.paused_before, way.paused) for way in told if way] == [(0, 3), (4, 9)]

@@ -18,7 +18,7 @@ from ophyd_timepix.config import Geometry
 from ophyd_timepix.files.reader import read_table
 from ophyd_timepix.pipeline.client import Pipeline
 from ophyd_timepix.pipeline.errors import PipelineError, StageDied
-from ophyd_timepix.pipeline.messages import Receiver, RunRequest, Sent
+from ophyd_timepix.pipeline.messages import Receiver, RecordedFile, RunRequest, Sent
 from ophyd_timepix.protocol import words as w
 from ophyd_timepix.spool.sources import open_recording
 
@@ -98,6 +98,28 @@ def test_an_acquisition_without_counters_ends_by_silence(pipeline, tmp_path):
     acquired = pipeline.end()
     assert (acquired.ended_by, acquired.hits) == ("silence", 10)
     pipeline.close_run()
+
+
+def test_a_pause_of_the_board_has_its_row_and_costs_no_shot_live_and_from_the_recording(pipeline, tmp_path):
+    (port,) = pipeline.bind([Receiver(chip=0, host=HOST)])
+    paths = pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5"))
+    edge = w.TOP_BYTE.put(w.TdcByte.TDC1_RISING) | w.TDC_STAMP.put(1)
+    edges = [edge | w.TDC_COUNTER.put(k) | w.TDC_TIME.put(8 * (40_000 * k + 200)) for k in range(1, 9)]
+    words = np.insert(hit_words(1000, 1), np.arange(1, 9) * 100 + 1, np.array(edges, np.uint64))
+    sent = acquire(pipeline, port, 1, words)
+    acquired = pipeline.end(Sent(datagrams=sent, paused=1))
+    summary = pipeline.close_run()
+    assert (acquired.ledger["board_pauses"], acquired.ledger["loss_intervals"]) == (1, 0)
+    assert acquired.valid_shots == 7
+    assert summary.ledger["verdict"].startswith("complete")
+    losses = read_table(paths.event_file, "losses")
+    assert (losses["cause"].tolist(), losses["amount"].tolist(), losses["shots"].tolist()) == ([b"pause"], [1], [8])
+    again = RunRequest(event_file=tmp_path / "again.h5")
+    pipeline.process(again, [RecordedFile(path=paths.spool)])
+    assert {name: column.tolist() for name, column in read_table(again.event_file, "losses").items()} == {
+        name: column.tolist() for name, column in losses.items()
+    }
+    assert read_table(again.event_file, "shots")["valid"].tolist() == [1] * 7 + [0]
 
 
 def test_datagrams_that_never_came_are_named(pipeline, tmp_path):
