@@ -308,19 +308,43 @@ def salvage(path: Path, ring: Ring, records: Records) -> int:
 
 
 def _seal(ring: Ring, records: Records) -> None:
-    """The last bytes that the dead process received get a checksum, too."""
+    """What the dead process did not come to: the checksum of the last bytes it received, and losses without a record.
+
+    Datagrams that the kernel dropped behind the last one that came, and those that nobody could record any more, are
+    missing at the end.
+    """
     n = int(ring.marks[Mark.INDEX_RECORDS])
-    last = records[(n - 1) % records.size]
-    if n and last["offset"] < ring.received and n - ring.marks[Mark.INDEX_ON_DISK] < records.size:
-        records[n % records.size] = Row(
-            ring.received,
-            time.monotonic_ns(),
-            int(ring.marks[Mark.DATAGRAMS]),
-            int(last["kernel_dropped"]),
-            int(last["acquisition"]),
-            malformed=int(ring.marks[Mark.MALFORMED_DATAGRAMS]),
-        )
-        ring.marks[Mark.INDEX_RECORDS] += 1
+    held = records[np.arange(max(0, n - records.size), n) % records.size]
+    if not len(held):
+        return
+    last = held[-1]
+    row = Row(
+        ring.received,
+        time.monotonic_ns(),
+        int(ring.marks[Mark.DATAGRAMS]),
+        max(int(ring.marks[Mark.KERNEL_DROPPED]), int(last["kernel_dropped"])),
+        int(last["acquisition"]),
+        malformed=int(ring.marks[Mark.MALFORMED_DATAGRAMS]),
+        unrecorded=int(ring.marks[Mark.UNRECORDED]),
+    )
+    told = [row._replace(kind=kind, lost=lost) for kind, lost in _without_a_record(row, held).items() if lost > 0]
+    for one in told or [row] * int(last["offset"] < ring.received):
+        k = int(ring.marks[Mark.INDEX_RECORDS])
+        if k - ring.marks[Mark.INDEX_ON_DISK] < records.size:
+            records[k % records.size] = one
+            ring.marks[Mark.INDEX_RECORDS] = k + 1
+
+
+def _without_a_record(row: Row, held: Records) -> dict[Kind, int]:
+    """Datagrams of the acquisition in `row` that are counted as missing, and that none of the records tells of."""
+    if not row.acquisition:
+        return {}
+    located = held["kernel_dropped"][held["kind"] != Kind.POLL][-1:]  # a reading counts what has no place yet
+    before = held["unrecorded"][held["acquisition"] == row.acquisition][:1]
+    return {
+        Kind.LOSS_KERNEL: row.kernel_dropped - int(located.sum()) if located.size else 0,
+        Kind.LOSS_UNRECORDED: row.unrecorded - int(before.sum()),
+    }
 
 
 def _open_new(path: Path) -> tuple[bool, int]:

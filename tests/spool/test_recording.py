@@ -147,6 +147,59 @@ def test_the_ring_of_a_killed_writer_completes_its_recording(tmp_path):
     assert index["acquisition"].tolist() == [1, 1, 1, 1]
 
 
+def salvaged(tmp_path: Path, *rows: Row, marks: dict[Mark, int]) -> np.ndarray:
+    """The index of a recording of 2000 bytes whose capture was killed, after its ring was salvaged."""
+    ring = make_ring()
+    writer = RecordingWriter(tmp_path / "a.tpx3", {"n_chips": 1})
+    fill(ring, 2000, 1)
+    index = np.zeros(16, RECORD)
+    index[: len(rows)] = list(rows)
+    ring.marks[Mark.INDEX_RECORDS] = len(rows)
+    for mark, count in marks.items():
+        ring.marks[mark] = count
+    writer.close()
+    salvage(tmp_path / "a.tpx3", ring, index)
+    found = read_index(tmp_path / "a.tpx3")
+    assert found is not None
+    return found.records
+
+
+def test_datagrams_that_an_earlier_point_could_not_record_are_not_those_of_one_whose_capture_was_killed(tmp_path):
+    index = salvaged(
+        tmp_path,
+        Row(0, 0, acquisition=1),
+        Row(1000, 1, 10, acquisition=1, unrecorded=7, lost=7, kind=Kind.LOSS_UNRECORDED),
+        Row(1000, 2, 10, unrecorded=7, sent=17, kind=Kind.END),
+        Row(1000, 3, 10, acquisition=2, unrecorded=7),
+        marks={Mark.DATAGRAMS: 20, Mark.UNRECORDED: 7},
+    )
+    assert [span.counted for span in spans(index, 2000)] == [(10, 0, 0, 7), (10, 0, 0, 0)]
+
+
+def test_what_a_killed_capture_counted_as_missing_is_missing_at_the_end_of_its_recording(tmp_path):
+    index = salvaged(
+        tmp_path,
+        Row(0, 0, acquisition=1, kernel_dropped=2, unrecorded=3),
+        Row(1000, 1, 10, 4, acquisition=1, unrecorded=3, lost=2, kind=Kind.LOSS_KERNEL),
+        Row(1000, 2, 10, 6, acquisition=1, unrecorded=3, sent=17, kind=Kind.POLL),  # two that have no place yet
+        marks={Mark.DATAGRAMS: 20, Mark.UNRECORDED: 8, Mark.KERNEL_DROPPED: 7},
+    )
+    (span,) = spans(index, 2000)
+    assert span.counted == (20, 5, 0, 5)
+    assert cut_slice(index, 2000, 2000, 1).losses == (Loss(-1, "kernel", 3), Loss(-1, "unrecorded", 5))
+
+
+def test_a_capture_that_was_killed_between_two_points_leaves_no_loss_to_any(tmp_path):
+    index = salvaged(
+        tmp_path,
+        Row(0, 0, acquisition=1),
+        Row(2000, 1, 10, sent=10, kind=Kind.END),
+        marks={Mark.DATAGRAMS: 10, Mark.UNRECORDED: 3, Mark.KERNEL_DROPPED: 2},
+    )
+    assert len(index) == 2
+    assert spans(index, 2000)[0].counted == (10, 0, 0, 0)
+
+
 def test_an_index_cut_anywhere_is_readable_to_its_last_whole_record(tmp_path):
     ring = make_ring()
     writer = RecordingWriter(tmp_path / "a.tpx3", {})
