@@ -10,6 +10,7 @@ import psutil
 import pytest
 from hypothesis import settings
 
+from tests.empty_catalog import EmptyCatalog
 from tests.schemas import descriptors_validated_once
 
 # How long an example takes says how busy the machine is, and nothing about the claim.
@@ -153,6 +154,16 @@ def descriptors_are_validated_once_each() -> Iterator[None]:
     """Of hundreds of runs with the same keys; it is most of what their plans would compute."""
     with descriptors_validated_once():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmptyCatalog]:
+    """Catalogs of this process begin as copies of one."""
+    base = tmp_path_factory.getbasetemp()
+    empty = EmptyCatalog(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+    with pytest.MonkeyPatch.context() as patch:
+        empty.replace_tiled(patch)
+        yield empty
 
 
 @pytest.fixture(scope="session")

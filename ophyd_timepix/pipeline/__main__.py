@@ -7,6 +7,8 @@ import socket
 import sys
 from pathlib import Path
 
+from numba.core import entrypoints
+
 from ..decode.decoder import warm_up as warm_decoder
 from ..decode.repeats import warm_up as warm_repeats
 from ..events.warm import warm_up as warm_events
@@ -29,6 +31,7 @@ def main() -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s"
     )
+    _without_extensions_of_numba()
     warm_decoder()
     warm_repeats()
     warm_events()
@@ -41,6 +44,11 @@ def main() -> int:
         live_fd=options.live_fd,
     )
     return supervisor.serve()
+
+
+def _without_extensions_of_numba() -> None:
+    """What other packages add to it, no kernel here uses; to import it costs each start half a second (awkward)."""
+    entrypoints._already_initialized = True  # numba has no option for it; one without this name just imports them
 
 
 if __name__ == "__main__":

@@ -3,5 +3,7 @@
 import sys
 
 from spidr_sim.cli import main
+from spidr_sim.jit import without_extensions
 
+without_extensions()
 sys.exit(main())

@@ -14,6 +14,7 @@ from ophyd_timepix.app import cli
 from ophyd_timepix.app.part_runner import skipped
 from ophyd_timepix.catalog import CatalogError
 from tests.catalog.conftest import profiles_in
+from tests.empty_catalog import made_by_tiled
 
 
 @pytest.fixture
@@ -127,7 +128,10 @@ def test_ctrl_c_has_the_exit_code_of_a_shell(command: types.ModuleType) -> None:
     assert cli.main(["demo"]) == cli.INTERRUPTED
 
 
-def test_catalog_init_writes_a_profile_that_show_describes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_catalog_init_writes_a_profile_that_show_describes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_by_tiled(monkeypatch)
     with profiles_in(tmp_path / "profiles"):
         assert cli.main(["catalog", "show"]) == 1
         assert "There is no catalog 'timepix'" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import pytest
 import zarr
 
 from ophyd_timepix.catalog import CatalogProfile, init_catalog, open_catalog
+from tests.requests_in_process import dependencies_read_once
 
 COLUMNS = {
     "shot": "<i8",
@@ -38,7 +39,7 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     # One directory a process, however often a worker makes this fixture: the catalog below goes by it.
     directory = Path(os.environ.get(PROFILES_OF_THE_TESTS) or tmp_path_factory.mktemp("profiles"))
     os.environ[PROFILES_OF_THE_TESTS] = str(directory)
-    with profiles_in(directory):
+    with profiles_in(directory), dependencies_read_once():
         yield directory
 
 

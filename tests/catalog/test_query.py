@@ -426,7 +426,7 @@ def test_of_a_running_run_shots_are_counted_whose_rows_are_known(
     send: CatalogWriter, catalog: CatalogProfile, db: Any
 ) -> None:
     documents: list[tuple[str, Any]] = []
-    scan = record(lambda name, doc: documents.append((name, doc)), catalog.readable[0] / "running.h5")
+    scan = record(lambda name, doc: documents.append((name, doc)), catalog.readable[0] / "running_rows.h5")
     for name, doc in documents[:-1]:
         send(name, doc)
     send.wait(timeout_s=60)

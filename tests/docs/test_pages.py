@@ -18,8 +18,9 @@ from ophyd_timepix.wiring import PersistentMetadata
 from spidr_sim.cli import main as spidr_sim
 from tests.catalog.conftest import profiles
 from tests.pages import Guide, call
+from tests.warm_pipeline import running_pipeline, warm_pipeline
 
-__all__ = ["profiles"]
+__all__ = ["profiles", "running_pipeline", "warm_pipeline"]
 
 ROOT = Path(__file__).parents[2]
 STARTUP = sorted((ROOT / "profiles" / "timepix" / "startup").glob("*.py"))
@@ -140,6 +141,7 @@ def test_more_workers_as_tune_the_host_says(session: dict[str, Any], tmp_path: P
     assert names["tpx"].name == "tpx"
 
 
+@pytest.mark.usefixtures("warm_pipeline")
 def test_reprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     assert spidr_sim(["--write", "recording.tpx3", "--seconds", "0.2", "--rate", "1e5"]) == 0
@@ -154,6 +156,7 @@ def test_reprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert names["strict"]["tof"].min() >= 4000
 
 
+@pytest.mark.usefixtures("warm_pipeline")
 def test_correcting_time_walk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,6 +197,7 @@ def test_the_readme(session: dict[str, Any]) -> None:
     assert plans == ["count", "scan", "tpx_fly"]
 
 
+@pytest.mark.usefixtures("warm_pipeline")
 def test_connecting_a_camera_and_the_two_commands_without_bluesky(
     session: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,11 @@ import pytest
 from ophyd_timepix.app.cli import main
 from ophyd_timepix.files.reader import read_table
 from ophyd_timepix.protocol import words as w
+from tests.warm_pipeline import running_pipeline, warm_pipeline
+
+__all__ = ["running_pipeline", "warm_pipeline"]
+
+pytestmark = pytest.mark.usefixtures("warm_pipeline")
 
 
 def as_a_process(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -22,7 +27,8 @@ def as_a_process(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The same in this process, which has imported everything already. The stages are processes in any case."""
+    """The same in this process, which has imported everything already. The stages are processes in any case, but run
+    from one command to the next."""
     line, out, err = list(map(str, arguments)), io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
