@@ -10,7 +10,8 @@ import pandas as pd
 
 from ..config import Gate
 from ..config.gates import check_gates
-from ..events.gates import Condition, GateCounts, Tally, conditions
+from ..events.gates import Condition, Tally, conditions
+from ..events.tallies import GateCounts
 from .asked import is_whole
 from .errors import CatalogError, NoCentroidsError
 from .profile import DEFAULT_NAME

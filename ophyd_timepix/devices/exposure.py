@@ -14,19 +14,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ophyd.status import Status
 
 from ..events.sums import PointArrays
+from ..events.tallies import GateCounts
 from ..pipeline.errors import PipelineError
 from ..pipeline.messages import Acquired, Counting, Progress
 from .pace import Pace, ShotPace, TimePace
 from .recording import Recording
 from .status import ProgressStatus
-
-if TYPE_CHECKING:
-    from ..events.gates import GateCounts
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +60,7 @@ class Until:
     counts: int = 0
     relative_error: float = 0.0
 
-    def done(self, now: "GateCounts") -> float:
+    def done(self, now: GateCounts) -> float:
         """Share of the goal that is reached; 1: all. Errors fall with the root of the counts.
 
         The spread between a few shots is small by luck sooner or later, if one looks often enough. So an error is
@@ -76,7 +73,7 @@ class Until:
             shares.append((self.relative_error / _relative_error(now)) ** 2)
         return min(max(shares), 1.0)
 
-    def missed(self, now: "GateCounts") -> str:
+    def missed(self, now: GateCounts) -> str:
         """What is missing, for a person; empty: nothing."""
         if self.done(now) >= 1:
             return ""
@@ -86,7 +83,7 @@ class Until:
         return ", ".join(wanted)
 
 
-def _relative_error(now: "GateCounts") -> float:
+def _relative_error(now: GateCounts) -> float:
     """Of counts in at least 2 shots: from their spread, and never below that of Poisson's counts."""
     return max(now.error, math.sqrt(now.counts) / now.shots) / now.counts_per_shot
 

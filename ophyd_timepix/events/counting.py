@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..jit import kernel
-from .gates import Condition, GateCounts, Tally, rows_of_valid_shots
+from .gates import Condition, Tally, rows_of_valid_shots
 from .sums import COUNTED, N_GATES, SHOTS, VALID, PointArrays
+from .tallies import GateCounts
 
 Array = npt.NDArray[Any]
 Columns = Mapping[str, Array]

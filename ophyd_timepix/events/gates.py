@@ -7,7 +7,7 @@ lets through. Windows are half-open: low <= value < high; NaN lies in none.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..config import Gate, MassCalibration
 from ..config.gates import Polygon, Ring, Window
 from ..jit import kernel
-from .sums import TALLY_FIELDS
+from .tallies import IN_SHOTS, OPEN_COUNT, OPEN_SHOT, ROWS, SQUARES, TALLY_FIELDS, GateCounts, counted
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int32]
@@ -23,12 +23,11 @@ Rows = npt.NDArray[np.int32]
 Read = Callable[[str], Array]
 """Gives a column of the block."""
 
-_OPEN_SHOT: Final = 0
-_OPEN_COUNT: Final = 1
-_ROWS: Final = 2
-_IN_SHOTS: Final = 3
-_SQUARES: Final = 4
-_STATE: Final = TALLY_FIELDS
+_OPEN_SHOT: Final = OPEN_SHOT
+_OPEN_COUNT: Final = OPEN_COUNT
+_ROWS: Final = ROWS
+_IN_SHOTS: Final = IN_SHOTS
+_SQUARES: Final = SQUARES
 
 
 @kernel
@@ -182,24 +181,12 @@ def rows_of_valid_shots(rows: Rows, shot: Array, valid: Array, first: int) -> Ro
     return _select(select_valid, rows, shot, valid, first)
 
 
-class GateCounts(NamedTuple):
-    """What lies in a gate. Per shot and errors are NaN where there are too few shots to tell."""
-
-    counts: int
-    shots: int
-    counts_per_shot: float
-    error: float
-    """Standard error of `counts_per_shot`: from the spread between the shots, sqrt(variance / shots)."""
-    counts_error: float
-    """Standard error of `counts`: of all shots together; without shots sqrt(counts)."""
-
-
 class Tally:
     """Counts rows, shot by shot. Rows of a shot must come together, in as many pieces as one likes."""
 
     def __init__(self, state: npt.NDArray[np.int64] | None = None) -> None:
         """state: goes on with these numbers, in place."""
-        self._state = np.empty(_STATE, np.int64) if state is None else state
+        self._state = np.empty(TALLY_FIELDS, np.int64) if state is None else state
         if state is None:
             self.cleared()
 
@@ -215,24 +202,7 @@ class Tally:
 
     def result(self, shots: int) -> GateCounts:
         """What was counted in `shots` shots, the empty ones included."""
-        last = int(self._state[_OPEN_COUNT])
-        rows = int(self._state[_ROWS])
-        in_shots = int(self._state[_IN_SHOTS]) + last
-        squares = int(self._state[_SQUARES]) + last * last
-        return gate_counts(rows, in_shots, squares, shots)
-
-
-def gate_counts(rows: int, in_shots: int, squares: int, shots: int) -> GateCounts:
-    """rows: all; in_shots: those within a shot; squares: sum over the shots of their rows squared."""
-    if shots < 1:
-        return GateCounts(rows, shots, math.nan, math.nan, math.sqrt(rows))
-    mean = in_shots / shots
-    if shots < 2:
-        return GateCounts(rows, shots, mean, math.nan, math.sqrt(rows))
-    # integers: the difference of two large numbers must not lose the small one
-    variance = (squares * shots - in_shots * in_shots) / (shots * (shots - 1))
-    error = math.sqrt(variance / shots)
-    return GateCounts(rows, shots, mean, error, error * shots)
+        return counted(self._state, shots)
 
 
 def conditions(gates: Iterable[Gate], calibration: MassCalibration | None = None) -> dict[str, Condition]:

@@ -4,20 +4,17 @@
 """
 
 import math
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from .gates import GateCounts
+from .tallies import TALLY_FIELDS, GateCounts, counted
 
 N_GATES: Final = 8
 SIZES: Final = 256
 TOTS: Final = 4096
 """Clusters as large as this, or larger, count in the last bin."""
-TALLY_FIELDS: Final = 5
-"""Numbers that `gates.Tally` keeps of a gate."""
 
 Array = npt.NDArray[Any]
 
@@ -100,11 +97,9 @@ class PointArrays:
         """Centroids of valid shots; where there are no triggers, all."""
         return int(self.totals[COUNTED])
 
-    def gate(self, place: int) -> "GateCounts":
+    def gate(self, place: int) -> GateCounts:
         """What gate number `place` has until now."""
-        from .gates import Tally  # with kernels: only who has gates loads them
-
-        return Tally(self.gates[place]).result(self.valid_shots)
+        return counted(self.gates[place], self.valid_shots)
 
 
 def _layout(shape: tuple[int, int], bins: int) -> list[tuple[tuple[int, ...], str]]:

@@ -126,7 +126,7 @@ class Board(Hardware):
         self.counters_start = 0
         self.streams.clear_faults()
 
-    # --- commands: the board's own; others are in `commands` -----------------------------------------------------------
+    # --- the table ----------------------------------------------------------------------------------------------------
     def _table(self) -> Table:
         c = Command
         table: Table = {

@@ -11,7 +11,7 @@ from bluesky.suspenders import SuspendCeil, SuspendFloor
 from ophyd_timepix.devices import exposure
 from ophyd_timepix.devices.exposure import Until
 from ophyd_timepix.devices.statistics import Rates
-from ophyd_timepix.events.gates import gate_counts
+from ophyd_timepix.events.tallies import gate_counts
 from ophyd_timepix.pipeline.messages import Progress
 
 
