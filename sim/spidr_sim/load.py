@@ -46,6 +46,8 @@ _TIMELESS: Final = np.uint64(
     (1 << 64) - 1 - (w.TOA.mask << w.TOA.shift) - (w.FTOA.mask << w.FTOA.shift) - w.SPIDR_TIME.mask
 )
 _PIXEL_NIBBLE: Final = w.PIXEL_DATA_DRIVEN
+_MANY_DATAGRAMS: Final = 8
+"""Of a chip that sends so many in a slice each is full; else a word would wait for long."""
 _TDC_NIBBLE: Final = w.TdcByte.TDC1_RISING >> 4
 
 Bins = npt.NDArray[np.int32]
@@ -109,6 +111,7 @@ class LoadSource:
         self.next_counts = 0
         self.final_counts = 0
         self.trigger_faults = TriggerFaults()
+        self.datagram_words = 0
         self._keep_truth = keep_truth
         self._templates = templates(settings)
         self._n_slices = len(self._templates[0].borders) - 1
@@ -118,6 +121,8 @@ class LoadSource:
         self._alive = [True] * self.n_chips
         self._changes = Changes()
         self._injected: list[list[int]] = [[] for _ in range(self.n_chips)]
+        self._rests = [np.empty(0, np.uint64)] * self.n_chips
+        """Of each chip, words that wait for the next slice to fill a datagram."""
         self._out = np.empty(8192, np.uint64)
         self._epoch = 0
         self._index = 0
@@ -156,6 +161,7 @@ class LoadSource:
         self._changes.act()
         for words in self._injected:
             words.clear()
+        self._rests = [np.empty(0, np.uint64)] * self.n_chips
         self._go_to(at_counts // SLICE_COUNTS)
 
     def advance(self) -> Departures:
@@ -192,9 +198,10 @@ class LoadSource:
         borders, pixel_words = [0], []
         for chip in range(self.n_chips):
             extra_at, extra_words = self._extras(chip, edges)
-            n = self._write(chip, close_counts, extra_at, extra_words, borders[-1])
-            borders.append(borders[-1] + n)
-            pixel_words.append(n - extra_at.size)
+            n = self._write(chip, close_counts, extra_at, extra_words, borders[-1] + self._rests[chip].size)
+            stop, waiting = self._keep_rest(chip, borders[-1], n, close_counts)
+            borders.append(stop)
+            pixel_words.append(n - extra_at.size - waiting)
         truth = self._truth(sum(pixel_words), edges, close_counts) if self._keep_truth else None
         self._go_to(self._index + 1)
         return Departures(self._out, tuple(borders), tuple(pixel_words), len(edges), truth)
@@ -213,6 +220,19 @@ class LoadSource:
             low <= template.earliest_bins and high >= _MOST_BINS,
             extra_at * words.size // SLICE_COUNTS, extra_words, self._out[start:],
         )  # fmt: skip
+
+    def _keep_rest(self, chip: int, start: int, n: int, close_counts: int) -> tuple[int, int]:
+        """What waited leaves before the `n` new words; what fills no datagram waits, where many leave.
+
+        Returns where the words end that leave, and how many more pixel words wait than before.
+        """
+        before = self._rests[chip]
+        self._out[start : start + before.size] = before
+        stop = start + before.size + n
+        many = close_counts == _FOREVER and stop - start >= _MANY_DATAGRAMS * self.datagram_words
+        n_rest = (stop - start) % self.datagram_words if many and self.datagram_words else 0
+        after = self._rests[chip] = self._out[stop - n_rest : stop].copy()
+        return stop - n_rest, pixels_among(after) - pixels_among(before)
 
     def _reserve(self, size: int) -> None:
         if size > self._out.size:
@@ -242,6 +262,11 @@ class LoadSource:
         stop = min((self._index + 1) * SLICE_TICKS, close_counts * TICKS_PER_COUNT)
         first_shot, shot_ticks = self._triggers.shots_in(start, stop)
         return SliceTruth.of_counts(n_hits, edges, first_shot, shot_ticks)
+
+
+def pixels_among(words: WordArray) -> int:
+    """How many of them are of pixels."""
+    return int(np.count_nonzero(words >> np.uint64(w.HEADER.shift) == _PIXEL_NIBBLE))
 
 
 def source_of(settings: SceneSettings, *, keep_truth: bool = False) -> Source:

@@ -48,6 +48,7 @@ class RecordingSource:
         self.n_chips = n_chips
         self.has_delay = False
         self.trigger_faults = TriggerFaults()
+        self.datagram_words = 0
         self.next_counts = 0
         self.final_counts = 0
         self._chips = recording.chips

@@ -110,6 +110,8 @@ class Source(Protocol):
     """Up to here everything is decided: a later closing of the gate changes nothing before."""
     trigger_faults: TriggerFaults
     """What goes wrong before the TDC. What has been recorded stays as it is."""
+    datagram_words: int
+    """Words that a full datagram of the board holds; 0: not told."""
 
     def set_chip(self, chip: int, settings: ChipSettings, at_counts: int = 0) -> None:
         """Other settings of `chip`, told at `at_counts`. Raises ValueError for a PLL word with unknown phases."""
@@ -208,6 +210,7 @@ class SceneSource:
         self.next_counts = 0
         self.final_counts = 0
         self.trigger_faults = TriggerFaults()
+        self.datagram_words = 0
         self._scene = scene
         self._keep_truth = keep_truth
         self._front = FrontEnd(self.n_chips, self.settings.seed, scene.least_tot)

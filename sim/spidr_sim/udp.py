@@ -23,7 +23,7 @@ from ophyd_timepix.protocol import column_phase
 from ophyd_timepix.protocol.words import HEADER
 from spidr_sim.clock import VirtualClock
 from spidr_sim.data_faults import DataFaults
-from spidr_sim.datagrams import DEFAULT_DATAGRAM_BYTES, DatagramSender
+from spidr_sim.datagrams import DEFAULT_DATAGRAM_BYTES, DatagramSender, words_per_datagram
 from spidr_sim.encode import end_of_readout_word, timer_words
 from spidr_sim.faults import DataFault
 from spidr_sim.settings import ALL_PASS, BiasRamp, ChipSettings, Readout
@@ -90,6 +90,7 @@ class UdpStreams:
         self._senders = [DatagramSender(host, datagram_bytes) for _ in self._chip_ids]
         self._faults = DataFaults(self._senders, host, seed, clock.seconds)
         source.trigger_faults = self._faults.triggers
+        source.datagram_words = words_per_datagram(datagram_bytes)
         self._truth = truth
         self._on_failure = on_failure
         self._totals = _Totals(len(self._chip_ids))

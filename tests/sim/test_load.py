@@ -1,5 +1,6 @@
 """The scene `load`: exactly as many words as asked for, at the times that they state, and counted as they leave."""
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -174,3 +175,27 @@ def test_registers_and_truth_count_what_arrives(tmp_path: Path, datagram_bytes: 
     assert totals["words"] == words.size
     assert sent.tdc_triggers == len(slow.edges(words)) == triggers["tick"].size == totals["triggers"]
     assert n_pixels + sent.tdc_triggers + 1 == words.size
+
+
+def test_a_chip_that_sends_many_datagrams_fills_each_and_no_word_waits_longer_than_a_slice() -> None:
+    words_per_datagram, advances, close = 175, 20, 20 * MS + 5
+    plain = collected(pieces(opened(4e6, n_chips=2), advances, close), 2)
+    filling = opened(4e6, n_chips=2)
+    filling.datagram_words = words_per_datagram
+    sizes: list[int] = []
+    counted = np.zeros(2, int)
+
+    def leaving() -> Iterator[Departures]:
+        for departures in pieces(filling, advances, close):
+            sizes.extend(departures.of_chip(chip).size for chip in range(2))
+            counted[:] += departures.pixel_words
+            yield departures
+
+    try:
+        found = collected(leaving(), 2)
+    finally:
+        filling.datagram_words = 0
+    assert all(size % words_per_datagram == 0 for size in sizes[: 2 * advances])
+    for mine, expected in zip(found, plain, strict=True):
+        np.testing.assert_array_equal(mine, expected)
+    assert counted.tolist() == [pixels(words).size for words in plain]
