@@ -681,6 +681,7 @@ class Row:
     chip: int
     saturated: bool
     edge: bool
+    gap: bool
     split: bool
     members: list[int]
 
@@ -723,11 +724,35 @@ def centroids(
                 hits[best][1],
                 hits[best][4] >= w.TOT_SATURATED,
                 any(hits[i][2] in (0, 255) or hits[i][3] in (0, 255) for i in members),
+                any(faces_another_chip(hits[i][1], hits[i][3], hits[i][2], table) for i in members),
                 label in parts,
                 members,
             )
         )
     return sorted(rows, key=lambda row: (row.toa, row.members[0]))
+
+
+def faces_another_chip(chip: int, x: int, y: int, table: list[list[int]]) -> bool:
+    """Whether one comes to another chip, however far, when one walks out of the picture over the rim at this pixel."""
+    steps = [(-1, 0, x == 0), (1, 0, x == 255), (0, -1, y == 0), (0, 1, y == 255)]
+    for dx, dy in [(dx, dy) for dx, dy, is_at_rim in steps if is_at_rim]:
+        for step in range(1, 1100):
+            place = in_picture(table[chip], x + dx * step, y + dy * step)
+            if any(lies_on(place, other) for number, other in enumerate(table) if number != chip):
+                return True
+    return False
+
+
+def in_picture(placement: list[int], x: int, y: int) -> tuple[int, int]:
+    """Where a pixel of a chip lies."""
+    a, b, c, d, e, f = placement
+    return a * x + b * y + c, d * x + e * y + f
+
+
+def lies_on(place: tuple[int, int], placement: list[int]) -> bool:
+    """Whether a place of the picture belongs to a chip."""
+    (x0, y0), (x1, y1) = in_picture(placement, 0, 0), in_picture(placement, 255, 255)
+    return min(x0, x1) <= place[0] <= max(x0, x1) and min(y0, y1) <= place[1] <= max(y0, y1)
 
 
 def forced_cuts(hits: list[Hit], opened: list[int], window: int, chain_max: int) -> tuple[int, ...]:

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..protocol.words import MATRIX_SIDE
+
 Placement = tuple[int, int, int, int, int, int]
 """(a, b, c, d, e, f): x = a * column + b * row + c, y = d * column + e * row + f."""
 
@@ -37,6 +39,33 @@ def _quad(gap_px: int) -> tuple[Placement, ...]:
         (-1, 0, 255, 0, -1, 255 + far),
         (1, 0, 0, 0, 1, 0),
     )
+
+
+def inner_sides(table: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Which sides of each chip face another one in the picture, however wide the gap. Bits: 1 column 0, 2 column 255,
+    4 row 0, 8 row 255. table: `Geometry.table()`.
+    """
+    sides = np.zeros(len(table), np.int64)
+    corners = [_corners(row) for row in table]
+    for chip, (a, b, _, d, e, _) in enumerate(table.tolist()):
+        low, high = corners[chip]
+        for bit, out in enumerate(((-a, -d), (a, d), (-b, -e), (b, e))):
+            axis = int(out[0] == 0)  # 0: to the left or right
+            for other, (from_, to) in enumerate(corners):
+                beyond = from_[axis] > high[axis] if out[axis] > 0 else to[axis] < low[axis]
+                beside = from_[1 - axis] <= high[1 - axis] and to[1 - axis] >= low[1 - axis]
+                if other != chip and beyond and beside:
+                    sides[chip] |= 1 << bit
+    return sides
+
+
+def _corners(row: npt.NDArray[np.int64]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(x, y) of a chip's lowest and highest pixel in the picture."""
+    last = MATRIX_SIDE - 1
+    a, b, c, d, e, f = row.tolist()
+    xs = [a * column + b * line + c for column in (0, last) for line in (0, last)]
+    ys = [d * column + e * line + f for column in (0, last) for line in (0, last)]
+    return (min(xs), min(ys)), (max(xs), max(ys))
 
 
 class Geometry(BaseModel):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Calibration, CentroidTime, Processing
+from ..config.geometry import inner_sides
 from ..jit import kernel
 from ..protocol.words import MAX_CHIPS, TOT_SATURATED
 from . import cluster as c
@@ -42,6 +43,7 @@ _SATURATED: Final = int(Flag.SATURATED)
 _EDGE: Final = int(Flag.EDGE)
 _SPLIT: Final = int(Flag.SPLIT)
 _FORCED_CUT: Final = int(Flag.FORCED_CUT)
+_GAP: Final = int(Flag.GAP)
 _INSERTION_STEPS: Final = 4
 """Mean steps per row that insertion sort may take."""
 _NO_ROW: Final = -1
@@ -232,6 +234,29 @@ def flag_forced_cut(
 
 
 @kernel
+def flag_gaps(
+    keys: Ints,
+    n: int,
+    slots: Int32s,
+    parent: Int32s,
+    row_of_slot: Int32s,
+    inner: Ints,
+    flags: npt.NDArray[np.uint8],
+) -> None:
+    """Flag clusters with a hit on a side of its chip that faces another one. inner: see `inner_sides`."""
+    for i in range(n):
+        column = (keys[i] >> X_SHIFT) & c.COORDINATE_MASK
+        line = (keys[i] >> Y_SHIFT) & c.COORDINATE_MASK
+        if (column + 1) & c.COORDINATE_MASK > 1 and (line + 1) & c.COORDINATE_MASK > 1:
+            continue  # neither 0 nor 255, as nearly all
+        sides = (column == 0) | (column == c.COORDINATE_MASK) << 1 | (line == 0) << 2 | (line == c.COORDINATE_MASK) << 3
+        if slots[i] >= 0 and sides & inner[(keys[i] >> CHIP_SHIFT) & c.CHIP_MASK]:
+            row = row_of_slot[c.find_root(parent, slots[i])]
+            if row >= 0:
+                flags[row] |= np.uint8(_GAP)
+
+
+@kernel
 def write_hits(
     keys: Ints,
     base_tick: int,
@@ -269,10 +294,18 @@ def write_hits(
 class Scratch:
     """Memory that centroiding uses again for every block. Pages count only when they are touched."""
 
-    def __init__(self, neighbourhood: c.Neighbourhood, n_chips: int = MAX_CHIPS, max_hits: int = c.MAX_HITS) -> None:
+    def __init__(
+        self,
+        neighbourhood: c.Neighbourhood,
+        n_chips: int = MAX_CHIPS,
+        max_hits: int = c.MAX_HITS,
+        inner: Ints | None = None,
+    ) -> None:
+        """inner: sides of chips that face others; None: no chip faces another."""
         if max_hits > c.MAX_HITS:
             raise ValueError(f"a block may have up to {c.MAX_HITS} hits, not {max_hits}")
         self.neighbourhood = neighbourhood
+        self.inner = inner
         self.map = np.zeros(n_chips * c.PLANE, np.int64)
         self.now = 1
         """Running time or mark: larger than what the map holds."""
@@ -324,7 +357,10 @@ class CentroidFinder:
         self.processing = processing
         self._energy = EnergySum(calibration) if calibration is not None and calibration.has_energy else None
         self._table = np.ascontiguousarray(table, np.int64)
-        self._scratch = Scratch(c.neighbourhood(processing), n_chips=len(self._table))
+        inner = inner_sides(self._table)
+        self._scratch = Scratch(
+            c.neighbourhood(processing), n_chips=len(self._table), inner=inner if inner.any() else None
+        )
 
     def process(self, block: BlockArrays) -> None:
         """Fill the outputs of a block; hit columns and labels if the processing asks for hits."""
@@ -354,6 +390,9 @@ def centroid_block(
     if header.n_parts:
         flags = block.centroids["flags"]
         parts.flag_parts(n_found, header.n_parts, scratch.number, scratch.row_of_slot, _SPLIT, flags)
+    if scratch.inner is not None:
+        flags = block.centroids["flags"]
+        flag_gaps(block.keys, n, scratch.slots, scratch.parent, scratch.row_of_slot, scratch.inner, flags)
     touches_forced_cut = bool(header.forced_cut or header.after_forced_cut)
     if hits or touches_forced_cut or energy is not None:
         find_slots(n, scratch.slots, scratch.parent, scratch.row_of_slot, block.labels)

@@ -25,6 +25,8 @@ class Flag(IntFlag):
     """A hit's ToT stands at its end, 1022 counts: the sum is too small."""
     EDGE = 2
     """A hit lies on the rim of its chip: part of the cluster may be missing, and rim pixels may be wider."""
+    GAP = 16
+    """Beside EDGE: that rim faces another chip, so that a part of the cluster may be a row of its own over there."""
     SPLIT = 4
     """Cut out of a cluster of several particles."""
     FORCED_CUT = 8
@@ -41,7 +43,13 @@ CENTROIDS: Final = (
     Column("tot_max", "<u2", "25 ns", "largest ToT of a hit"),
     Column("size", "<u4", "", "hits"),
     Column("chip", "<u1", "", "chip number"),
-    Column("flags", "<u1", "", "1 saturated, 2 at the rim of a chip, 4 split from a larger cluster, 8 at a forced cut"),
+    Column(
+        "flags",
+        "<u1",
+        "",
+        "1 saturated, 2 at the rim of a chip, 4 split from a larger cluster, 8 at a forced cut, 16 at a rim that faces "
+        "another chip",
+    ),
 )
 
 HITS: Final = (

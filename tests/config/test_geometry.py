@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ophyd_timepix.config import Geometry, Orientation
+from ophyd_timepix.config.geometry import inner_sides
 
 
 def places(geometry: Geometry, chip: int) -> np.ndarray:
@@ -45,3 +46,16 @@ def test_four_quarters_are_a_whole_turn_though_the_picture_is_not_square():
 def test_a_gap_that_is_none_is_refused():
     with pytest.raises(ValueError, match="0 to 1000 pixels, not -1"):
         Geometry.for_chips(4, -1)
+
+
+@pytest.mark.parametrize("orientation", list(Orientation))
+def test_the_inner_sides_of_a_quad_face_another_chip_however_it_is_turned(orientation):
+    """1 column 0, 2 column 255, 8 row 255: row 0 is outside on all four."""
+    assert inner_sides(Geometry.for_chips(4, 7).turned(orientation).table()).tolist() == [9, 10, 9, 10]
+    assert inner_sides(Geometry.for_chips(2).turned(orientation).table()).tolist() == [8, 8]
+
+
+def test_a_chip_alone_or_aside_faces_none():
+    assert inner_sides(Geometry().table()).tolist() == [0]
+    corner_to_corner = np.array([(1, 0, 0, 0, 1, 0), (1, 0, 300, 0, 1, 300)])
+    assert inner_sides(corner_to_corner).tolist() == [0, 0]

@@ -37,6 +37,21 @@ def block_of(hits, processing, edges=(), n_chips=1) -> BlockArrays:
     return block
 
 
+def test_a_cluster_at_a_rim_that_faces_another_chip_is_told_from_one_at_the_outer_rim():
+    lone = [(0, 128), (255, 128), (128, 0), (128, 255), (128, 128)]
+    hits = [(10_000 * (4 * k + chip) + 960, chip, y, x, 9) for k, (x, y) in enumerate(lone) for chip in range(4)]
+    large = [(500_000 + x, 0, y, x, 1000) for x in range(100) for y in range(1, 100)]  # at column 0
+    small = [(600_000, 0, 1, 1, 9), (600_000, 0, 1, 0, 9), (600_000, 0, 0, 0, 9)]  # both rims of a corner
+    processing = Processing()
+    builder, rows = BlockBuilder(processing, 4), Rows(processing, 4)
+    builder.add(HandMade([*hits, *large, *small]))
+    flush(builder, rows)
+    found = rows.table("centroids")
+    both, outer = Flag.EDGE | Flag.GAP, Flag.EDGE
+    expected = [both, outer, both, outer] + [outer, both, outer, both] + [outer] * 4 + [both] * 4 + [0] * 4
+    assert found["flags"].tolist() == [*expected, both, both]
+
+
 def reference(hits, shot, processing):
     """scikit-learn's labels and core hits. Chips and shots lie far apart."""
     table = np.array(hits, float)

@@ -119,7 +119,7 @@ def assert_rows_equal_twin(
     for name in ("x", "y", "tof"):
         values = np.array([getattr(row, name) for row in expected], centroids[name].dtype)
         np.testing.assert_allclose(centroids[name], values, rtol=1e-6)
-    for flag, name in ((Flag.SATURATED, "saturated"), (Flag.EDGE, "edge"), (Flag.SPLIT, "split")):
+    for flag, name in ((Flag.SATURATED, "saturated"), (Flag.EDGE, "edge"), (Flag.GAP, "gap"), (Flag.SPLIT, "split")):
         assert [bool(flags & flag) for flags in centroids["flags"]] == [getattr(row, name) for row in expected]
     assert ("energy" in centroids) == (calibration is not None and calibration.has_energy)
     if "energy" in centroids:
