@@ -17,7 +17,8 @@ import numpy as np
 
 from ..spool.index import RECORD
 from ..spool.ring import N_MARKS, Ring
-from .capture import Capture, Recorder
+from .capture import Capture
+from .recorder import Recorder
 from .sender import HOST
 from .sockets import JUMBO_BYTES, Buffer, enlarge_buffer, open_socket
 

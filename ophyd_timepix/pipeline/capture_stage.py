@@ -8,7 +8,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ..capture.capture import Capture, Recorder, Totals
+from ..capture.capture import Capture
+from ..capture.recorder import Recorder, Totals
 from ..spool.index import UNKNOWN
 from ..spool.recording import RecordingWriter
 from ..spool.space import Limits, nothing_owed

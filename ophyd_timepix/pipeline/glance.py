@@ -14,7 +14,8 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from ..capture.capture import Capture, Totals
+from ..capture.capture import Capture
+from ..capture.recorder import Totals
 from ..capture.sockets import Buffer
 from ..clock import TICKS_PER_SECOND
 from ..decode import Batch, Count, Decoder

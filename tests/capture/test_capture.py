@@ -6,7 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from ophyd_timepix.capture.capture import STRANGERS_MAX, Capture
+from ophyd_timepix.capture.capture import Capture
+from ophyd_timepix.capture.intake import STRANGERS_MAX
 from ophyd_timepix.capture.sockets import PAYLOAD_SHARE, Buffer, enlarge_buffer, kernel_drops, open_socket
 from ophyd_timepix.spool.index import RECORD, read_index, spans
 from ophyd_timepix.spool.recording import RecordingWriter
