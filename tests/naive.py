@@ -490,6 +490,9 @@ def assign_shots(
     opened, inferred = [tick + delay for tick, _ in line], [put_in for _, put_in in line]
     if delay < 0 and triggers:
         spans.append((-inf, triggers[0] - 1))
+    at_ends = missing_at_ends(triggers, [hit[0] for hit in hits], end_tick, processing.trigger_period_ns)
+    if at_ends[1]:
+        spans.append((triggers[-1] + floor(processing.trigger_period_ns * 96 / 25) + delay, inf))
     if delay > 0:
         spans.append((max(horizon, -inf if end_tick is None else end_tick), inf))
     kept: list[Hit] = []
@@ -507,8 +510,9 @@ def assign_shots(
     for i, (start, end) in enumerate(zip(opened, [*opened, inf][1:], strict=True)):
         if any(start <= last and min(end, start + high) > first for first, last in spans):
             valid[i] = 0
-    wrong = (*rhythm(triggers, processing.trigger_period_ns), len(added))
-    return Shots(kept, shot, opened, valid, unique, len(hits) - len(kept), inferred, wrong)
+    missing, double = rhythm(triggers, processing.trigger_period_ns)
+    missing += sum(at_ends)
+    return Shots(kept, shot, opened, valid, unique, len(hits) - len(kept), inferred, (missing, double, len(added)))
 
 
 def missing_triggers(triggers: list[int], processing: Processing) -> list[int]:
@@ -550,6 +554,21 @@ def out_of_rhythm(triggers: list[int], processing: Processing) -> list[tuple[int
             pause = (last - first) / (missing + 1)
             spans.append((first + int(pause), last - int(pause)))
     return spans
+
+
+def missing_at_ends(
+    triggers: list[int], hits: list[int], end_tick: int | None, period_ns: float | None
+) -> tuple[int, int]:
+    """How many are missing before the first and behind the last, while hits or the shutter say that it was open."""
+    if not period_ns:
+        return 0, 0
+    period = period_ns * 96 / 25
+    begin, end = (min(hits), max(hits)) if hits else (None, None)
+    end = end if end_tick is None else end_tick
+    if not triggers:
+        return (1, 0) if begin is None else (max(0, floor((end - begin) / period - 0.5)), 0)
+    before = 0 if begin is None else max(0, floor((triggers[0] - begin) / period - 0.5))
+    return before, 0 if end is None else max(0, floor((end - triggers[-1]) / period - 0.5))
 
 
 def rhythm(opened: list[int], period_ns: float | None) -> tuple[int, int]:

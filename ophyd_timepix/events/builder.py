@@ -134,7 +134,9 @@ class BlockBuilder:
         self._cut: tuple[int, bool] | None = None
         self._open_shot: int | None = None
         self._open_is_inferred = False
+        self._seen: tuple[int, int] | None = None
         self._flushing = False
+        self._ends_are_judged = False
         self._sequence.restart()
         self._shot_triggers.restart()
         self._openings.truncate(0)
@@ -241,6 +243,7 @@ class BlockBuilder:
         self._horizon = _FOREVER
         while not self.ready():
             if not self._ripen():
+                self._judge_ends(end_tick)
                 self._close_last_shot(end_tick)
                 self._cut = self._relaxed_cut() or (self._start, False)
         self._fill(into)
@@ -409,6 +412,9 @@ class BlockBuilder:
         self._left = self._n_pool
         stop = self._stop + n_final
         order.sort_keys(self._ready[self._stop : stop])
+        if n_final:
+            first, last = (base + (int(self._ready[k]) >> REL_TICK_SHIFT) for k in (self._stop, stop - 1))
+            self._seen = (first if self._seen is None else self._seen[0], last)
         if self._tof_filter is not None:
             triggers = self._triggers.columns()[0]
             kept = int(
@@ -506,6 +512,15 @@ class BlockBuilder:
         """With a delay a shot may end after the shutter has closed, or after the last words where nobody knows when."""
         if self._shot_triggers.delay_ticks > 0:
             self._invalid.add(self._horizon if end_tick is None else max(end_tick, self._horizon), _FOREVER)
+
+    def _judge_ends(self, end_tick: int | None) -> None:
+        """What is missing before the first trigger and behind the last. Where there are hits, the shutter was open."""
+        if self._ends_are_judged:
+            return
+        self._ends_are_judged = True
+        opened, last_hit = (None, None) if self._seen is None else self._seen
+        for low, high in self._shot_triggers.end(opened, last_hit if end_tick is None else end_tick):
+            self._invalid.add(low, high)
 
     def _close_last_shot(self, end_tick: int | None) -> None:
         if self._open_shot is None:

@@ -42,7 +42,7 @@ class Rhythm:
         self._period = period_ticks
         self._infers = infers
         self.missing = 0
-        """Triggers that should have come between others, so far."""
+        """Triggers so far that should have come: between others, before the first and behind the last."""
         self.double = 0
         """Triggers so far that came within half a period of the one before."""
         self.inferred = 0
@@ -70,6 +70,27 @@ class Rhythm:
                 spans.append((first + int(pause), last - int(pause)))
         self.inferred += len(added)
         return Judged(spans, np.array(added, np.int64))
+
+    def judge_ends(self, opened: int | None, first: int | None, last: int | None, closed: int | None) -> bool:
+        """What is missing before the first trigger of an acquisition and behind its last. True: some are, behind it.
+
+        opened, closed: ticks between which the shutter was open, where they are known. Of an acquisition without any
+        trigger one is missing at least, unless it is known to be shorter than they may be apart.
+        """
+        if self._period is None:
+            return False
+        if first is None:
+            self.missing += 1 if opened is None or closed is None else self._within(opened, closed)
+            return False
+        behind = self._within(last, closed)
+        self.missing += self._within(opened, first) + behind
+        return behind > 0
+
+    def _within(self, begin: int | None, end: int | None) -> int:
+        """Triggers that should have come between two ticks, one of which may be a trigger."""
+        if self._period is None or begin is None or end is None:
+            return 0
+        return max(0, math.floor((end - begin) / self._period - 0.5))
 
 
 class Openings(NamedTuple):
@@ -102,6 +123,7 @@ class ShotTriggers:
 
     def restart(self) -> None:
         """The beginning of an acquisition."""
+        self._first: int | None = None
         self._last: int | None = None
         self._counted = 0
         self.decided = -FOREVER
@@ -128,11 +150,22 @@ class ShotTriggers:
         ticks, inferred = _merged(triggers, added)
         numbers = self._counted + np.arange(len(ticks))
         self._counted += len(ticks)
+        self._first = int(triggers[0]) if self._first is None else self._first
         self._last = int(triggers[-1])
         self._decide(until)
         opens = numbers % self._prescale == 0
         delay = self.delay_ticks
         return Openings(ticks[opens] + delay, inferred[opens], [(low + delay, high + delay) for low, high in spans])
+
+    def end(self, opened: int | None, closed: int | None) -> list[tuple[int, int]]:
+        """There are no more triggers. opened, closed: ticks between which the shutter was open, where they are known.
+
+        Returns times, on the line of the shots, that no valid shot touches. What is missing there is never put in.
+        """
+        last = self._last
+        if not self.rhythm.judge_ends(opened, self._first, last, closed) or last is None or self._period is None:
+            return []
+        return [(last + int(self._period) + self.delay_ticks, FOREVER)]
 
     def _decide(self, until: int) -> None:
         known = until

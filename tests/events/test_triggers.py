@@ -165,6 +165,48 @@ def test_more_than_a_few_in_a_row_are_a_pause():
     assert more.rhythm == (INFERRED_MAX + 1, 0, 0)
 
 
+@pytest.mark.parametrize("infers", [False, True])
+@pytest.mark.parametrize(
+    ("hits", "triggers", "closed", "missing"),
+    [
+        ([], range(100), 1000, 900),  # the laser stops
+        ([], range(100), 100.4, 0),
+        ([], range(100), 100.6, 1),
+        ([0], range(7, 20), 20, 6),  # it starts late
+        ([0.6], range(2, 20), 20, 0),
+        ([0, 50], range(5, 20), None, 4 + 30),  # nobody knows when the shutter closed
+        ([0, 50], [], 80.6, 80),  # nothing triggers
+        ([0, 50], [], None, 49),
+        ([], [], 80, 1),
+        ([1, 2], [], 2, 0),
+    ],
+)
+def test_triggers_are_missing_before_the_first_and_behind_the_last_too(infers, hits, triggers, closed, missing):
+    how = MissingTriggers.INFER if infers else MissingTriggers.REPORT
+    processing = Processing(trigger_period_ns=PERIOD, missing_triggers=how)
+    end_tick = None if closed is None else round(closed * TICKS)
+    rows = rows_of(processing, [round(t * TICKS) for t in hits], [n * TICKS for n in triggers], end_tick=end_tick)
+    assert rows.rhythm == (missing, 0, 0)
+    assert len(rows.table("shots").get("time", ())) == len(triggers), "there nothing is put in"
+
+
+@pytest.mark.parametrize(("tof_max", "valid"), [(0.9, 1), (1.5, 0)])
+def test_a_shot_that_lasts_over_the_place_of_a_missing_trigger_at_the_end_is_not_valid(tof_max, valid):
+    processing = Processing(trigger_period_ns=PERIOD, tof_max_ns=tof_max * PERIOD)
+    rows = rows_of(processing, [], [n * TICKS for n in range(5)], end_tick=9 * TICKS)
+    assert rows.table("shots")["valid"].tolist()[-2:] == [1, valid]
+
+
+def test_the_ends_of_each_acquisition_are_judged_by_themselves():
+    processing = Processing(trigger_period_ns=PERIOD)
+    rows, builder = Rows(processing, 1), BlockBuilder(processing, 1)
+    for start, n in ((0, 3), (100, 0), (200, 3)):
+        edges = [((start + k) * TICKS, 1, 0, k, 0) for k in range(n)]
+        builder.add(HandMade([((start + 1) * TICKS, 0, 0, 0, 9)], edges))
+        flush(builder, rows, (start + 10) * TICKS)
+    assert builder.rhythm.missing == 7 + 8 + 7
+
+
 def test_a_put_in_trigger_counts_for_the_pre_scale():
     rows = regular(1, infers=True, trigger_prescale=2)
     assert rows.table("shots")["time"].tolist() == [naive.ns(n * TICKS) for n in (0, 2, 4, 6)]

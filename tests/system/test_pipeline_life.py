@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from ophyd_timepix.config import Geometry
+from ophyd_timepix.config import Geometry, Processing
 from ophyd_timepix.files.reader import read_table
 from ophyd_timepix.pipeline.client import Pipeline
 from ophyd_timepix.pipeline.errors import PipelineError, StageDied
@@ -120,6 +120,29 @@ def test_a_pause_of_the_board_has_its_row_and_costs_no_shot_live_and_from_the_re
         name: column.tolist() for name, column in losses.items()
     }
     assert read_table(again.event_file, "shots")["valid"].tolist() == [1] * 7 + [0]
+
+
+@pytest.mark.parametrize(("n", "missing", "begins"), [(4, 6, "valid shots only: 6 t"), (0, 9, "incomplete: 9 t")])
+def test_triggers_that_stop_or_never_come_are_missing_live_and_from_the_recording(
+    pipeline, tmp_path, n, missing, begins
+):
+    """Hits for 10 ms, triggers at 1 kHz for `n` of them."""
+    (port,) = pipeline.bind([Receiver(chip=0, host=HOST)])
+    processing = Processing(trigger_period_ns=1e6, tof_max_ns=9e5)
+    paths = pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5", processing=processing))
+    edge = w.TOP_BYTE.put(w.TdcByte.TDC1_RISING) | w.TDC_STAMP.put(1)
+    edges = [edge | w.TDC_COUNTER.put(k) | w.TDC_TIME.put(8 * (40_000 * k + 200)) for k in range(n)]
+    words = np.insert(hit_words(1000, 1), np.arange(n) * 100 + 1, np.array(edges, np.uint64))
+    sent = acquire(pipeline, port, 1, words)
+    acquired = pipeline.end(Sent(datagrams=sent), end_counts=400_000)
+    pipeline.close_run()
+    assert acquired.ledger["missing_triggers"] == missing
+    assert acquired.ledger["verdict"].startswith(begins)
+    again = RunRequest(event_file=tmp_path / "again.h5", processing=processing)
+    summary = pipeline.process(again, [RecordedFile(path=paths.spool)])
+    assert summary.ledger["missing_triggers"] == missing
+    assert summary.ledger["verdict"].startswith(begins)
+    assert read_table(again.event_file, "shots")["valid"].tolist() == [1] * n
 
 
 def test_datagrams_that_never_came_are_named(pipeline, tmp_path):
