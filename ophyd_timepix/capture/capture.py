@@ -76,7 +76,9 @@ class Capture:
         self._intake = Intake(ring, self._writer, self._journal, self._aside)
         self._polls: deque[_Poll] = deque()
         self.last_datagram_ns = 0
-        """Host time (CLOCK_MONOTONIC) of the newest datagram; 0 before the first."""
+        """Host time (CLOCK_MONOTONIC) of the newest datagram that may be the board's; 0 before the first."""
+        self._compared = (0, 0)
+        """Datagrams that the board had sent, and that had arrived of them, when both were known last."""
         self._unrecorded_before = 0
 
     # --- sockets ----------------------------------------------------------------------------------------------------
@@ -126,6 +128,7 @@ class Capture:
                 channel.waiting.clear()
             self._journal.restart(segment_bytes)
             self._unrecorded_before = 0
+            self._compared = (0, 0)
             self._polls.clear()
             self._writer.recording = recording
         self._writer.start(recording)
@@ -174,7 +177,7 @@ class Capture:
         datagram has told of yet is missing at this address.
         """
         with self._lock:
-            self._intake.believe_all(self._channels)
+            self._intake.believe_all(self._channels, something_is_missing=self._is_missing(sent))
             now = time.monotonic_ns()
             for channel in self._channels:
                 missing = channel.forget()
@@ -195,12 +198,20 @@ class Capture:
                 paused=paused,
             )
             self._journal.end_stretch()
-            return stop, self.totals()
+            totals = self.totals()
+            if sent is not None:
+                self._compared = sent, totals.arrived
+            return stop, totals
+
+    def _is_missing(self, sent: int | None) -> bool:
+        """Whether less has arrived than the board says it sent, or may have: it does not say."""
+        return sent is None or sent - self._compared[0] > self.totals().arrived - self._compared[1]
 
     def baseline(self) -> Totals:
         """The board's count begins here, at 0: what arrived before is not compared with it."""
         with self._lock:
             totals = self.totals()
+            self._compared = 0, totals.arrived
             self._journal.record(
                 Kind.POLL, time.monotonic_ns(), sent=0, received_before=totals.arrived, words=0, paused=0
             )
@@ -210,6 +221,7 @@ class Capture:
         """The acquisition that has just begun is compared with these: sent since `open`, and arrived of that."""
         with self._lock:
             now = time.monotonic_ns()
+            self._compared = sent, arrived
             self._journal.record(Kind.BASELINE, now, sent=sent, received_before=arrived, words=words, paused=paused)
 
     def poll(self, sent: int, received_before: int, words: int = UNKNOWN, paused: int = UNKNOWN) -> None:
@@ -286,8 +298,9 @@ class Capture:
                 place = self._intake.aim(channel)
                 n = batch.receive()
                 if n:
-                    self.last_datagram_ns = now = time.monotonic_ns()
-                    self._intake.take(channel, n, place, now)
+                    now = time.monotonic_ns()
+                    if self._intake.take(channel, n, place, now):
+                        self.last_datagram_ns = now
             self._writer.wake()
             if n < batch.room:
                 channel.caught_up_ns = asked

@@ -71,10 +71,17 @@ class Intake:
         channel.batch.into_slots()
         return None
 
-    def take(self, channel: Channel, n: int, place: int | None, now: int) -> None:
-        """Record a batch that came by host time `now`. place: where in the ring the datagrams lie, if they do."""
-        batch, length = channel.batch, channel.likely_length
+    def take(self, channel: Channel, n: int, place: int | None, now: int) -> bool:
+        """Record a batch that came by host time `now`. place: where in the ring the datagrams lie, if they do.
+
+        Returns whether any of them may be the board's.
+        """
         own = channel.own(n)
+        self._record(channel, n, place, own, now)
+        return own is None or not channel.knows_sender or bool(own.any())
+
+    def _record(self, channel: Channel, n: int, place: int | None, own: npt.NDArray[np.bool_] | None, now: int) -> None:
+        batch, length = channel.batch, channel.likely_length
         dropped = channel.newly_dropped(n)
         if self._writer.recording is None:
             self._ring.marks[Mark.IDLE_DATAGRAMS] += n
@@ -229,16 +236,21 @@ class Intake:
             self._believe(channel, now)
 
     def _set_aside_what_waits(self, channel: Channel, now: int) -> None:
-        """The board was heard: the others were strangers."""
+        """The board was heard, or has sent nothing: the others were strangers."""
         for payload in channel.waiting:
             self._aside.keep(payload, Mark.WRONG_SENDER, now, channel.chip)
         channel.waiting.clear()
 
-    def believe_all(self, channels: Sequence[Channel]) -> None:
-        """The end, and the board was never heard from where it should be: those who were are the board."""
+    def believe_all(self, channels: Sequence[Channel], *, something_is_missing: bool = True) -> None:
+        """The end, and the board was never heard from where it should be: those who were are the board.
+
+        But not when the board says that all it has sent is here.
+        """
         for channel in channels:
-            if channel.waiting:
+            if channel.waiting and something_is_missing:
                 self._believe(channel, time.monotonic_ns())
+            elif channel.waiting:
+                self._set_aside_what_waits(channel, time.monotonic_ns())
 
     def _believe(self, channel: Channel, now: int) -> None:
         """What waited is recorded after all."""

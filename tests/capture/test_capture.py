@@ -138,6 +138,35 @@ def test_a_stranger_who_speaks_before_the_board_is_a_stranger(capture, tmp_path)
     assert b"stranger" in (tmp_path / "a.tpx3.aside").read_bytes()
 
 
+@pytest.mark.parametrize(("sent", "believed"), [(7, False), (8, True), (None, True)])
+def test_strangers_are_not_believed_at_the_end_when_the_board_says_that_all_is_here(capture, tmp_path, sent, believed):
+    (endpoint,) = capture.bind([(0, HOST, 0, (HOST,))])
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
+    capture.begin(1)
+    capture.compare_from(7, 0)
+    send(endpoint.port, b"stranger", sender="127.0.0.99")
+    wait_for(lambda: len(capture._channels[0].waiting) == 1)
+    _, totals = capture.end(sent=sent)
+    assert (totals.datagrams, totals.wrong_sender) == (int(believed), int(not believed))
+    capture.close()
+    assert [p for _, p in parse((tmp_path / "a.tpx3").read_bytes())] == ([b"stranger"] if believed else [])
+
+
+def test_a_stranger_does_not_keep_an_acquisition_from_its_end(capture, tmp_path):
+    """It ends by silence when a datagram of the board is missing: that of the board."""
+    (endpoint,) = capture.bind([(0, HOST, 0, (HOST,))])
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
+    send(endpoint.port, b"12345678")
+    wait_for(lambda: capture.totals().datagrams == 1)
+    newest = capture.last_datagram_ns
+    assert newest > 0
+    send(endpoint.port, b"stranger", sender="127.0.0.99")
+    wait_for(lambda: capture.totals().wrong_sender == 1)
+    assert capture.last_datagram_ns == newest
+    send(endpoint.port, b"12345678")
+    wait_for(lambda: capture.totals().datagrams == 2 and capture.last_datagram_ns > newest)
+
+
 def test_what_came_before_the_recording_is_not_in_it(capture, tmp_path):
     (endpoint,) = capture.bind([(0, HOST, 0, ())])
     send(endpoint.port, b"too soon")
