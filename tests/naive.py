@@ -76,6 +76,16 @@ class NaiveDecoder:
         self.told: int | None = None
         self.place = 0
         self.latest: float = FOREVER
+        self.floor: int | None = None
+
+    def begin(self, time: int) -> None:
+        """An acquisition begins: what is older than this, and not just late, is of the time before."""
+        self.floor = time - self.lateness
+        self.known, self.anchored = 48, True
+        self.newest = self.told = time
+        self.reference = time - (1 << 29) + BACKWARD
+        for chip in self.chips:
+            chip.newest, chip.left, chip.silence, chip.far = time, None, 0, 0
 
     # chunks
 
@@ -287,6 +297,10 @@ class NaiveDecoder:
     def _timed(self, word: int, value: int, bits: int) -> None:
         chip = self.chips[self.chip]
         time = self._extend(value, bits)
+        if self.floor is not None and time < self.floor:
+            self.counts[Count.EARLY_HITS if self._is_hit(word) else Count.EARLY_EDGES] += 1
+            self._mark(Mark.EARLY, self.chip, 1)
+            return
         if time > self.latest:
             agrees = abs(time - chip.far_time) <= 1 << 25
             chip.far, chip.far_time = chip.far + 1 if agrees else 1, time

@@ -32,9 +32,19 @@ class Mark(IntEnum):
     the lateness bound. It stands at a header, so that it does not depend on calls."""
     ASTRAY = 10
     """Words outside of chunks may be of this chip. It stands before the mark of the words. amount: 0."""
+    EARLY = 11
+    """Words of the time before the acquisition. amount: words."""
 
 
-SKIPPED: Final = (Mark.UNFRAMED, Mark.CUT_CHUNK, Mark.FOREIGN_CHIP, Mark.UNKNOWN, Mark.REJECTED_EDGE, Mark.JUMPED)
+SKIPPED: Final = (
+    Mark.UNFRAMED,
+    Mark.CUT_CHUNK,
+    Mark.FOREIGN_CHIP,
+    Mark.UNKNOWN,
+    Mark.REJECTED_EDGE,
+    Mark.JUMPED,
+    Mark.EARLY,
+)
 """Marks of words that were passed over."""
 
 
@@ -100,11 +110,21 @@ class Count(IntEnum):
     wrong by multiples of that."""
     EPOCH_UNCERTAIN = 34
     """Silences so long that nothing tells which turn of the counter ended them."""
+    EARLY_HITS = 35
+    """A class too: older than the acquisition, by more than the lateness bound. The shutter was closed then: they are
+    of the acquisition before."""
+    EARLY_EDGES = 36
+    """A class too."""
 
 
-CLASSES: Final = (*(Count(i) for i in range(Count.CHUNK_HEADERS, Count.UNFRAMED_WORDS + 1)), Count.COUNTING_WORDS)
-PIXEL_CLASSES: Final = (Count.HITS, Count.LATE_HITS, Count.JUMPED_HITS, Count.COUNTING_WORDS)
-TDC_CLASSES: Final = (Count.EDGES, Count.LATE_EDGES, Count.JUMPED_EDGES, Count.REJECTED_EDGES)
+CLASSES: Final = (
+    *(Count(i) for i in range(Count.CHUNK_HEADERS, Count.UNFRAMED_WORDS + 1)),
+    Count.COUNTING_WORDS,
+    Count.EARLY_HITS,
+    Count.EARLY_EDGES,
+)
+PIXEL_CLASSES: Final = (Count.HITS, Count.LATE_HITS, Count.JUMPED_HITS, Count.COUNTING_WORDS, Count.EARLY_HITS)
+TDC_CLASSES: Final = (Count.EDGES, Count.LATE_EDGES, Count.JUMPED_EDGES, Count.REJECTED_EDGES, Count.EARLY_EDGES)
 ENDS_OF_READOUT: Final = tuple(Count(i) for i in range(Count.END_OF_READOUT_0, Count.END_OF_READOUT_3 + 1))
 TIME_JUMPS: Final = (Count.JUMPED_HITS, Count.JUMPED_EDGES)
 

@@ -24,6 +24,8 @@ SKEW_TICKS: Final = TICKS_PER_SECOND // 4
 MIN_JUMP_TICKS: Final = TICKS_PER_SECOND // 2000
 """A word is held for confirmation when it is ahead by more than the lateness bound, and by at least this (0.5 ms)."""
 
+SHORT_COUNTS: Final = 1_000_000
+"""Words that came within so long (25 ms) are judged by when they came, where the board's timer is known as exactly."""
 FOLLOWED_COUNTS: Final = 1 << 28
 """6.7 s: an anchor that is suddenly off by more is not what a clock does, and is taken as it is."""
 
@@ -105,7 +107,7 @@ class Decoder:
         self._margin = FTOA.mask * TICKS_PER_FTOA - int(self._phase.min())
         self._state = np.zeros(k.N_STATE, np.int64)
         self._state[k.S_MODE] = -1
-        self._state[k.S_NEWEST] = self._state[k.S_TOLD] = k.NEVER
+        self._state[k.S_NEWEST] = self._state[k.S_TOLD] = self._state[k.S_FLOOR] = k.NEVER
         self._state[k.S_LATENESS] = -(-lateness_ticks // TICKS_PER_COUNT)
         self._state[k.S_JUMP] = max(int(self._state[k.S_LATENESS]), MIN_JUMP_TICKS // TICKS_PER_COUNT)
         self._state[k.S_SKEW] = SKEW_TICKS // TICKS_PER_COUNT
@@ -122,6 +124,8 @@ class Decoder:
         """The same at least, as far as clocks drift."""
         self._ahead = 0
         """Counts by which anchors were ahead of the words when these came last."""
+        self._is_exact = False
+        """The board's timer was read when the acquisition began."""
         self._make_outputs(batch_words)
 
     @property
@@ -155,6 +159,46 @@ class Decoder:
         worst = int(self._state[k.S_WORST])
         self._state[k.S_WORST] = 0
         return worst
+
+    def begin(self, counts: int | None, anchor_counts: int | None = None) -> None:
+        """An acquisition begins on this time line.
+
+        counts: the board's timer (25 ns counts) at a moment when the shutter was still closed. Words that are older by
+        more than the lateness bound are of the time before: they are counted, and move nothing. None: nobody knows.
+        anchor_counts: the estimate for that moment, as `decode` gets it for others: by how much such are ahead is known
+        then.
+        """
+        state, chips = self._state, self._chips
+        state[k.S_FLOOR] = k.NEVER
+        self._is_exact = False
+        if counts is None or state[k.S_KNOWN] not in (0, k.TIMER_BITS):
+            return
+        state[k.S_KNOWN] = k.TIMER_BITS
+        time = self._on_line(counts, anchor_counts)
+        state[k.S_FLOOR] = time - state[k.S_LATENESS]
+        state[k.S_NEWEST] = state[k.S_TOLD] = time
+        # Half a turn of a hit's time lies before, half of it after.
+        state[k.S_REFERENCE] = time - k.ANCHOR_MARGIN
+        state[k.S_ANCHORED] = 1
+        chips[:, k.C_NEWEST] = time
+        chips[:, k.C_LEFT] = k.NEVER
+        chips[:, [k.C_SILENCE, k.C_FAR]] = 0
+        if anchor_counts is not None:
+            self._ahead = self._least_ahead = anchor_counts - int(state[k.S_OFFSET]) - time
+            self._followed = anchor_counts
+            self._is_exact = True
+
+    def _on_line(self, counts: int, anchor_counts: int | None) -> int:
+        """The time on the line of a reading of the timer, which runs over after 81 days."""
+        offset = int(self._state[k.S_OFFSET])
+        if anchor_counts is not None:
+            near = anchor_counts - offset
+        elif self._state[k.S_NEWEST] != k.NEVER:
+            near = int(self._state[k.S_NEWEST])
+        else:
+            near = counts - offset
+        period = 1 << k.TIMER_BITS
+        return counts - offset + round((near - counts + offset) / period) * period
 
     def decode(self, words: Words, anchor_counts: int | None = None, lasting_counts: int | None = None) -> Batch:
         """Decode the next words of the stream.
@@ -204,7 +248,8 @@ class Decoder:
         """No word of a slice is later. The anchor may have drifted since words came last."""
         drift = max(0, anchor_counts - self._followed) >> k.DRIFT_SHIFT
         present = anchor_counts - self._least_ahead - int(self._state[k.S_OFFSET])
-        return present + lasting_counts + drift + k.LATEST_MARGIN
+        exact = self._is_exact and lasting_counts <= SHORT_COUNTS
+        return present + lasting_counts + drift + (k.EXACT_MARGIN if exact else k.LATEST_MARGIN)
 
     def _follow(self, anchor_counts: int) -> None:
         """Note by how much the anchor was ahead of the first word that it was given for."""

@@ -15,6 +15,8 @@ Rules of time (all of them functions of the stream, never of how it is cut into 
   later are brought onto the same line by an offset.
 * Lateness. A word older than its chip's newest time by more than `lateness`, or, with several chips, older than the
   newest of all by more than `skew`, is late: counted, not returned.
+* Early. Where it is known when an acquisition began, a word that is older by more than `lateness` is of the time
+  before: counted, not returned, and nothing else is judged by it.
 * Latest. Where it is known when words came, none is believed that is later by more than some seconds, unless 256 in a
   row of its chip agree.
 * Jumps. A word ahead of everything accepted by more than `jump` is held until the chip's next timed word confirms it
@@ -87,7 +89,9 @@ S_COUNTING: Final = 22
 """Words of pixels that count in the output."""
 S_N_OPEN: Final = 23
 """Chips that have not gone on after a mark."""
-N_STATE: Final = 24
+S_FLOOR: Final = 24
+"""Before the acquisition: what is older is of the time before. `NEVER` where nobody knows when it began."""
+N_STATE: Final = 25
 
 # --- indices into a row of `chips` ------------------------------------------------------------------------------------
 C_NEWEST: Final = 0
@@ -197,7 +201,7 @@ _FALLING: Final = (int(w.TdcByte.TDC1_FALLING), int(w.TdcByte.TDC2_FALLING))
 
 _HIT_BITS: Final = 30
 _TDC_BITS: Final = 32
-_TIMER_BITS: Final = 48
+TIMER_BITS: Final = 48
 _HIT_PERIOD_MASK: Final = (1 << _HIT_BITS) - 1
 
 BACKWARD: Final = 1 << 27
@@ -210,6 +214,8 @@ CEILING_MARGIN: Final = 1 << (_HIT_BITS - 1)
 """A timer word may be this far beyond an anchor (13.4 s)."""
 LATEST_MARGIN: Final = 10_000_000
 """Counts (0.25 s) that a word may be later than when it came, as far as the host's clock can tell."""
+EXACT_MARGIN: Final = 400_000
+"""The same (10 ms) right after the board's timer was read, where it is known when words came as exactly."""
 DRIFT_SHIFT: Final = 3
 """The margin grows by 1 / 8 of a silence: no clock drifts as much."""
 FOREVER: Final = 1 << 54
@@ -275,6 +281,8 @@ _N_CHIP_HITS: Final = int(Count.HITS_0)
 _N_COUNTING: Final = int(Count.COUNTING_WORDS)
 _N_SEQUENTIAL: Final = int(Count.SEQUENTIAL_WORDS)
 _N_EPOCHS: Final = int(Count.EPOCH_UNCERTAIN)
+_N_EARLY_HITS: Final = int(Count.EARLY_HITS)
+_N_EARLY_EDGES: Final = int(Count.EARLY_EDGES)
 _N_PACKET_IDS: Final = int(Count.PACKET_IDS)
 _N_MISSING_PACKETS: Final = int(Count.MISSING_PACKETS)
 
@@ -288,6 +296,7 @@ _M_MISSING_PACKETS: Final = int(Mark.MISSING_PACKETS)
 _M_EPOCH: Final = int(Mark.EPOCH)
 _M_RESUMED: Final = int(Mark.RESUMED)
 _M_ASTRAY: Final = int(Mark.ASTRAY)
+_M_EARLY: Final = int(Mark.EARLY)
 
 
 class Store(NamedTuple):
@@ -595,7 +604,7 @@ def _is_too_far(time: int, chip: int, store: Store) -> bool:
 
 @internal
 def _timed(word: int, chip: int, store: Store) -> None:
-    """Judge one hit or TDC word: late, held, or accepted; and what it says of the words that are held."""
+    """Judge one hit or TDC word: early, late, held, or accepted; and what it says of the words that are held."""
     state, chips, counts = store.state, store.chips, store.counts
     is_hit = _is_pixel(word)
     if is_hit:
@@ -603,6 +612,10 @@ def _timed(word: int, chip: int, store: Store) -> None:
     else:
         value, bits = (word >> _TDC_COARSE_SHIFT) & _TDC_COARSE_MASK, _TDC_BITS
     time = _extend(value, bits, state)
+    if time < state[S_FLOOR]:
+        counts[_N_EARLY_HITS if is_hit else _N_EARLY_EDGES] += 1
+        _mark_words(_M_EARLY, chip, 1, store)
+        return
     if _is_too_far(time, chip, store):
         counts[_jumped_class(word)] += 1
         _mark(_M_JUMPED, chip, 1, chips[chip, C_NEWEST], time, store)
@@ -662,7 +675,7 @@ def _timer_high(word: int, chip: int, store: Store) -> None:
     undecided = state[S_NEWEST] == NEVER and state[S_ANCHORED] == 0
     if undecided and state[S_N_HELD]:
         return
-    time = value if undecided else _extend(value, _TIMER_BITS, state)
+    time = value if undecided else _extend(value, TIMER_BITS, state)
     ceiling = state[S_CEILING]
     if not undecided and ceiling < FOREVER:
         # Words of a slow camera that are read in one go may be minutes younger than their anchor.
@@ -672,16 +685,16 @@ def _timer_high(word: int, chip: int, store: Store) -> None:
         return
     counts[_N_TIMER_PAIRS] += 1
     since = max(state[S_NEWEST], state[S_TOLD])
-    if not undecided and _is_uncertain(time, since, _TIMER_BITS, state):
+    if not undecided and _is_uncertain(time, since, TIMER_BITS, state):
         _note_epoch(since, time, chip, store)
     state[S_REFERENCE] = time if undecided else max(state[S_REFERENCE], time)
     state[S_TOLD] = max(state[S_TOLD], time)
     state[S_ANCHORED] = 1
     if undecided:
         state[S_OFFSET] = 0
-        state[S_KNOWN] = _TIMER_BITS
+        state[S_KNOWN] = TIMER_BITS
     else:
-        _learn_offset(value, _TIMER_BITS, time, state)
+        _learn_offset(value, TIMER_BITS, time, state)
 
 
 @internal

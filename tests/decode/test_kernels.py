@@ -43,14 +43,15 @@ def marks_of(batch, first_word):
         times = (None if before == kernels.NEVER else before), (None if after == kernels.NEVER else after)
         # A word that another chip confirms comes out at the end of a call at the latest: its place depends on the cuts.
         place = None if kind == Mark.EPOCH else first_word + word
-        each = kind in (Mark.UNFRAMED, Mark.FOREIGN_CHIP, Mark.UNKNOWN, Mark.REJECTED_EDGE)
+        each = kind in (Mark.UNFRAMED, Mark.FOREIGN_CHIP, Mark.UNKNOWN, Mark.REJECTED_EDGE, Mark.EARLY)
         mark = Mark(kind), chip, amount, *times
         found += [(Mark(kind), chip, 1, *times, place + i) for i in range(amount)] if each else [(*mark, place)]
     return found
 
 
-def decode(words, places, *, n_chips=1, framing=Framing.TPX3, anchors=None, phase=None, general=()):
+def decode(words, places, *, n_chips=1, framing=Framing.TPX3, anchors=None, phase=None, general=(), begin=None):
     decoder = Decoder(framing, n_chips, phase, LATENESS * 96, batch_words=16, general=general)
+    decoder.begin(begin)
     hits, edges, late, marks, counting = [], [], [], [], []
     for start, stop in pairwise(places):
         batch = decoder.decode(as_words(words[start:stop]), None if anchors is None else anchors.get(start))
@@ -89,6 +90,26 @@ def test_decoder_equals_its_slow_twin_however_the_words_are_cut(data, bad, frame
     assert sorted(decoder.marks, key=str) == sorted(twin.marks, key=str)
     assert decoder.take_lateness() == twin.worst
     assert decoder.take_lateness() == 0
+
+
+@EXAMPLES
+@given(st.data(), st.booleans())
+def test_words_of_before_the_acquisition_are_left_out_as_by_the_slow_twin(data, bad):
+    stream = data.draw(streams(bad=bad))
+    near = data.draw(st.sampled_from([stream.start, *stream.times]))
+    begin = max(0, near + data.draw(st.sampled_from((-SECOND, -LATENESS, -1, 0, 1, LATENESS, LATENESS + 1, SECOND))))
+    places = data.draw(cuts(len(stream.words)))
+    hits, edges, decoder = decode(stream.words, places, n_chips=stream.n_chips, begin=begin)
+    twin = naive.NaiveDecoder(True, stream.n_chips, lateness=LATENESS)
+    twin.begin(begin)
+    twin.decode(stream.words)
+    twin.flush()
+    assert sorted(hits) == sorted(twin.hits)
+    assert sorted(edges) == sorted(twin.edges)
+    assert {count: int(decoder.counts[count]) for count in Count} == twin.counts
+    assert sorted(decoder.marks, key=str) == sorted(twin.marks, key=str)
+    floor = 96 * (begin - LATENESS) - 15 * 6
+    assert all(tick >= floor for tick, *_ in [*hits, *edges])
 
 
 @EXAMPLES

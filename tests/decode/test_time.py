@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ophyd_timepix.decode import Count, Decoder, Framing
+from ophyd_timepix.decode import Count, Decoder, Framing, kernels
+from ophyd_timepix.decode.counts import Mark
 from tests.strategies import LATENESS, MS, SECOND, as_words, edge_word, hit_word, timer_words
 
 WRAPS = {"26.8 s": 1 << 30, "107 s": 1 << 32, "48 bit": 1 << 48}
@@ -103,6 +104,59 @@ def test_an_anchor_whose_clock_goes_wrong_by_minutes_moves_no_epoch(rate):
         words = [hit_word(second * SECOND + t, 0, 1, 1, 1) for t in (5, 6)]
         batch = decoder.decode(as_words(words), round(rate * second * SECOND))
         assert counts_of(batch) == [second * SECOND + 5, second * SECOND + 6]
+
+
+BEGIN = 100 * SECOND
+HOST = BEGIN + 3 * SECOND + 7
+"""What the host takes for the timer's reading when the acquisition begins: clocks drift."""
+
+
+def begun() -> Decoder:
+    decoder = raw()
+    decoder.begin(BEGIN, HOST)
+    return decoder
+
+
+@pytest.mark.parametrize("age", [LATENESS + 1, MS, SECOND, 13 * SECOND])
+def test_words_of_before_the_acquisition_are_counted_and_make_nothing_late(age):
+    decoder = begun()
+    old = [hit_word(BEGIN - age - i, 0, 1, 1, 1) for i in range(50)] + [edge_word(BEGIN - age, 0, 1, RISING, 7)]
+    times = [BEGIN + i for i in range(2000)]
+    batch = decoder.decode(as_words(old + [hit_word(time, 0, 1, 1, 1) for time in times]), HOST, SECOND // 100)
+    assert counts_of(batch) == times
+    assert len(batch.edge_ticks) == 0
+    found = decoder.counts[[Count.EARLY_HITS, Count.EARLY_EDGES, Count.LATE_HITS, Count.JUMPED_HITS]]
+    assert found.tolist() == [50, 1, 0, 0]
+    assert batch.marks[:, kernels.M_KIND].tolist() == [Mark.EARLY]
+
+
+@pytest.mark.parametrize("ahead_s", [0.03, 0.3, 3])
+def test_words_ahead_of_the_present_when_an_acquisition_begins_make_nothing_late(ahead_s):
+    """They came within 10 ms, and the timer had been read just before."""
+    decoder = begun()
+    old = [hit_word(BEGIN + round(ahead_s * SECOND) + i, 0, 1, 1, 1) for i in range(50)]
+    times = [BEGIN + i for i in range(2000)]
+    words = as_words(old + [hit_word(time, 0, 1, 1, 1) for time in times])
+    assert counts_of(decoder.decode(words, HOST, SECOND // 100)) == times
+    assert decoder.counts[Count.JUMPED_HITS] == 50
+
+
+def test_an_acquisition_may_begin_where_words_had_led_astray():
+    """The time of the acquisition before was too late by a second: this one begins with what the timer says."""
+    decoder = begun()
+    decoder.decode(as_words([hit_word(BEGIN + SECOND + i, 0, 1, 1, 1) for i in range(5)]))
+    decoder.flush()
+    decoder.begin(BEGIN + SECOND // 2)
+    times = [BEGIN + SECOND // 2 + i for i in range(5)]
+    assert counts_of(decoder.decode(as_words([hit_word(time, 0, 1, 1, 1) for time in times]))) == times
+
+
+def test_the_timer_may_have_run_over_when_an_acquisition_begins():
+    decoder, wrap = raw(), 1 << 48
+    decoder.decode(as_words([hit_word(wrap - 5, 0, 1, 1, 1), hit_word(wrap - 4, 0, 1, 1, 1)]), wrap - 10)
+    decoder.begin(7, wrap + SECOND)
+    words = [hit_word(time, 0, 1, 1, 1) for time in (wrap - MS, wrap + 8, wrap + 9)]
+    assert counts_of(decoder.decode(as_words(words))) == [wrap + 8, wrap + 9]
 
 
 def test_a_timer_pair_tells_the_epoch_after_a_silence_of_any_length():
