@@ -32,6 +32,11 @@ def quietly(work):
         work()
 
 
+def for_ever(wait):
+    while True:
+        wait()
+
+
 @pytest.fixture
 def writer():
     made = Writer(Ring(np.zeros(1 << 21, np.uint8), np.zeros(N_MARKS, np.int64)), np.zeros(4, RECORD), quietly)
@@ -43,8 +48,7 @@ def writer():
 def test_whoever_waits_for_room_hears_why_there_will_be_none(writer, error):
     writer.start(Failing(error))
     with pytest.raises(RuntimeError, match=f"its writer has ended: it failed: .*{error.args[-1]}"):
-        while True:
-            writer.wait()
+        for_ever(writer.wait)
 
 
 def test_when_the_disk_has_failed_nothing_more_is_recorded_and_nobody_waits(writer):
