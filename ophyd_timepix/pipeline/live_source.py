@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..spool.index import HEADER_BYTES, RECORD, Records, Window, index_path
+from ..spool.index import HEADER_BYTES, RECORD, Beginning, Records, Window, index_path
 from ..spool.ring import Mark, Ring
 from ..spool.segments import SegmentReader
 from ..spool.sources import Slice
@@ -47,6 +47,7 @@ class LiveSource:
         self._known_to = start
         """All records of slices that end here at the latest are in the window."""
         self._acquisition = acquisition
+        self._beginning = Beginning()
         self._told_end = False
         self.position = start
         self.stop: int | None = None
@@ -82,13 +83,15 @@ class LiveSource:
             return self._end() if self.stop is not None and start >= self.stop else None
         if self._known_to <= start and not self._look_up(start, available):
             return None
-        cut = self._window.cut(start, min(start + out.size, self._known_to), self._acquisition)
+        single = self._beginning.until_ns
+        cut = self._window.cut(start, min(start + out.size, self._known_to), self._acquisition, single)
         reach = start + max((loss.reach for loss in cut.losses), default=0)
         if cut.stop < reach:  # such a slice is read as a whole, by everybody
             self._known_to = start
             if (available < reach and self.stop is None) or not self._look_up(start, available):
                 return None
-            cut = self._window.cut(start, min(start + out.size, self._known_to), self._acquisition)
+            cut = self._window.cut(start, min(start + out.size, self._known_to), self._acquisition, single)
+        self._beginning.note(cut)
         view = out[: cut.stop - start]
         if not self._ring.copy_out(start, view):
             if self._may_skip:
@@ -96,7 +99,7 @@ class LiveSource:
                 return None
             self._read(view, start)
         self.position = cut.stop
-        return Slice(view.view("<u8"), cut.host_ns, start, cut.losses, cut.poll)
+        return Slice(view.view("<u8"), cut.host_ns, start, cut.losses, cut.poll, cut.lasting_ns)
 
     def _end(self) -> Slice | None:
         """What stands behind the last word, once."""

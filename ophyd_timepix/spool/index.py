@@ -52,6 +52,10 @@ class Kind(IntEnum):
     """`lost` datagrams came after the recording had to stop (disk or ring full) and before the acquisition's end."""
     BASELINE = 7
     """What the board had sent when an acquisition began, and what had arrived of it (`received_before`)."""
+    BEGIN = 8
+    """The board's timer stood at `end_counts` at `host_ns`, before the shutter of the acquisition opened."""
+    OPEN = 9
+    """The board's timer stood at `end_counts` when the shutter was open."""
 
 
 LOSS_CAUSES: Final = {
@@ -69,7 +73,8 @@ RECORD: Final = np.dtype(
         ("datagrams", "<i8"),  # good datagrams of the run before it
         ("kernel_dropped", "<i8"),  # datagrams that the kernel dropped before it, all sockets
         ("acquisition", "<i8"),  # 0: outside any
-        ("end_counts", "<i8"),  # END: the board's timer when the shutter closed (25 ns); else -1
+        # END: the board's timer before the shutter closed (25 ns); BEGIN, OPEN: before and after it opened; else -1
+        ("end_counts", "<i8"),
         # POLL, BASELINE, END: datagrams the board says it sent since the run was opened; -1 unknown
         ("sent", "<i8"),
         # POLL, BASELINE: datagrams that had arrived (see `arrived`) when the board was asked;
@@ -129,7 +134,8 @@ STRETCH_NS: Final = 10_000_000
 END_OF_TIME: Final = 1 << 62
 """No address is as high."""
 SILENCE_NS: Final = 200_000_000
-"""What came so long after the first words of a slice is in the next one: a slice has one time of the host."""
+"""What came so long after the first words of a slice is in the next one: a slice has one time of the host. Slices of
+the first so long of an acquisition hold a stretch each: of them it is known better when they came."""
 
 PAGE: Final = 1 << 16
 """Records that are looked through at once."""
@@ -307,6 +313,15 @@ class Base(NamedTuple):
     """Datagrams that had waited on the board because its read-out was paused."""
 
 
+class Moment(NamedTuple):
+    """A reading of the board's timer."""
+
+    counts: int
+    """25 ns counts."""
+    host_ns: int
+    """CLOCK_MONOTONIC, not later than the timer was read."""
+
+
 class Span(NamedTuple):
     """The bytes of one acquisition in a recording."""
 
@@ -314,7 +329,7 @@ class Span(NamedTuple):
     start: int
     stop: int
     end_counts: int | None
-    """The board's timer when its shutter closed (25 ns counts), where it is known."""
+    """The board's timer before its shutter closed (25 ns counts), where it is known."""
     closed: bool = True
     """False: the recording breaks off within it."""
     sent: int | None = None
@@ -329,6 +344,10 @@ class Span(NamedTuple):
     """What `sent` and `arrived` were when the acquisition began; None: nobody asked."""
     paused: int | None = None
     """Beside `sent`: datagrams that had waited."""
+    begin: Moment | None = None
+    """When its shutter was still closed, where it is known."""
+    open_counts: int | None = None
+    """The board's timer after its shutter had opened, where it is known."""
 
 
 def spans(records: Records, n_bytes: int) -> list[Span]:
@@ -339,6 +358,8 @@ def spans(records: Records, n_bytes: int) -> list[Span]:
     numbers = records["acquisition"]
     starts = _changes(records)
     bases = {int(numbers[k]): _base(records[k]) for k in places_of(records, Kind.BASELINE)}
+    begun = {int(numbers[k]): _moment(records[k]) for k in places_of(records, Kind.BEGIN)}
+    opened = {int(numbers[k]): int(records["end_counts"][k]) for k in places_of(records, Kind.OPEN)}
     found: list[Span] = []
     before = _counted(records[:1])
     for k, first in enumerate(starts):
@@ -361,8 +382,10 @@ def spans(records: Records, n_bytes: int) -> list[Span]:
         counted = Counted(*(a - b for a, b in zip(now, before, strict=True)))
         before = now
         number = int(numbers[first])
-        base = bases.get(number)
-        found.append(Span(number, start, stop, known, closed, _known(sent), came, counted, words, base, paused))
+        base, moments = bases.get(number), (begun.get(number), opened.get(number))
+        found.append(
+            Span(number, start, stop, known, closed, _known(sent), came, counted, words, base, paused, *moments)
+        )
     return found
 
 
@@ -390,6 +413,10 @@ def _base(record: Any) -> Base:
     return Base(int(record["sent"]), int(record["received_before"]), words, paused)
 
 
+def _moment(record: Any) -> Moment:
+    return Moment(int(record["end_counts"]), int(record["host_ns"]))
+
+
 def _known(count: Any) -> int | None:
     return int(count) if count >= 0 else None
 
@@ -407,14 +434,19 @@ class Cut(NamedTuple):
     """When its first bytes came; None: no record covers them."""
     losses: tuple[Loss, ...] = ()
     poll: Poll | None = None
+    lasting_ns: int = SILENCE_NS
+    """Within so long after that all of them came."""
 
 
-def cut_slice(records: Records, start: int, stop: int, acquisition: int | None = None) -> Cut:
+def cut_slice(
+    records: Records, start: int, stop: int, acquisition: int | None = None, single_until_ns: int = 0
+) -> Cut:
     """How far a reader at `start` may go towards `stop` in one slice, and what stands at `start`.
 
     The slice ends before the first record that is younger than its first by `SILENCE_NS`, so that one time serves for
     all its words, and before any that is more than a mere stretch.
     acquisition: losses and readings of others that stand at the same address are left out; None: all are told.
+    single_until_ns: what came before holds one stretch only.
     """
     offsets = records["offset"]
     here = int(np.searchsorted(offsets, start, side="left"))
@@ -428,9 +460,23 @@ def cut_slice(records: Records, start: int, stop: int, acquisition: int | None =
     if first == 0:
         return Cut(stop, None, losses, poll)
     times = records["host_ns"][first - 1 : max(first, last)]
-    quiet = np.flatnonzero(times[1:] - times[0] >= SILENCE_NS)
+    single = bool(times[0] < single_until_ns)
+    quiet = np.flatnonzero(times[1:] - times[0] >= (1 if single else SILENCE_NS))
     end = int(offsets[first + quiet[0]]) if quiet.size else stop
-    return Cut(end, int(times[0]), losses, poll)
+    return Cut(end, int(times[0]), losses, poll, STRETCH_NS if single else SILENCE_NS)
+
+
+class Beginning:
+    """How long slices of an acquisition hold one stretch only: one for each reader."""
+
+    def __init__(self) -> None:
+        self.until_ns = END_OF_TIME
+
+    def note(self, cut: Cut) -> Cut:
+        """A slice of words was cut; the first tells when they began to come."""
+        if self.until_ns == END_OF_TIME and cut.host_ns is not None:
+            self.until_ns = cut.host_ns + SILENCE_NS
+        return cut
 
 
 class Window:
@@ -450,14 +496,14 @@ class Window:
             return max(0, first - 1)
         return first
 
-    def cut(self, start: int, stop: int, acquisition: int | None = None) -> Cut:
+    def cut(self, start: int, stop: int, acquisition: int | None = None, single_until_ns: int = 0) -> Cut:
         """See `cut_slice`."""
         behind = int(np.searchsorted(self.offsets, start, side="right"))
         last = max(behind, int(np.searchsorted(self.offsets, stop, side="left")))
         barrier = int(np.searchsorted(self._barriers, behind))
         if barrier < self._barriers.size:
             last = min(last, int(self._barriers[barrier]) + 1)
-        return cut_slice(self.records[self.covering(start) : last], start, stop, acquisition)
+        return cut_slice(self.records[self.covering(start) : last], start, stop, acquisition, single_until_ns)
 
 
 def _standing_at(records: Records, acquisition: int | None) -> tuple[tuple[Loss, ...], Poll | None]:
@@ -494,15 +540,15 @@ class PagedWindow:
         self._known_to = -1
         """All records before this address are in the window."""
 
-    def cut(self, start: int, stop: int, acquisition: int | None = None) -> Cut:
+    def cut(self, start: int, stop: int, acquisition: int | None = None, single_until_ns: int = 0) -> Cut:
         """See `cut_slice`. Where pages end, so may slices; a loss with a reach is not torn."""
         if not self._covers(start):
             self._turn_to(start, start + 1)
-        cut = self._window.cut(start, max(start, min(stop, self._known_to)), acquisition)
+        cut = self._window.cut(start, max(start, min(stop, self._known_to)), acquisition, single_until_ns)
         reach = start + max((loss.reach for loss in cut.losses), default=0)
         if cut.stop < min(reach, stop):
             self._turn_to(start, reach)
-            cut = self._window.cut(start, max(start, min(stop, self._known_to)), acquisition)
+            cut = self._window.cut(start, max(start, min(stop, self._known_to)), acquisition, single_until_ns)
         return cut
 
     def _covers(self, start: int) -> bool:

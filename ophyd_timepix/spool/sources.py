@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..protocol import words
 from ..protocol.chip_config import GeneralConfig, PllConfig
 from .comparison import Comparison
-from .index import DAMAGED, RECORD, Index, Loss, PagedWindow, Poll, read_index
+from .index import DAMAGED, RECORD, SILENCE_NS, Beginning, Index, Loss, PagedWindow, Poll, read_index
 from .segments import Segment, SegmentReader, find_segments
 
 Words = npt.NDArray[np.uint64]
@@ -42,6 +42,8 @@ class Slice(NamedTuple):
     """What is missing just before `address`."""
     poll: Poll | None = None
     """A reading of the board's counter that stands at `address`."""
+    lasting_ns: int = SILENCE_NS
+    """Within so long after `host_ns` all of them came."""
 
 
 class RecordingError(ValueError):
@@ -161,6 +163,7 @@ class RecordingReader:
         if self.index is not None and self.index.has_checksums:
             self._comparison = Comparison(self.index, recording.n_bytes, self._file)
         self._damaged_to = -1
+        self._beginning = Beginning()
         self._told_end = False
         self.position = start
 
@@ -186,7 +189,7 @@ class RecordingReader:
         start = self.position
         self._told_end = start >= self._stop
         stop = min(start + out.size, self._stop)
-        cut = self._window.cut(start, stop, self._acquisition)
+        cut = self._beginning.note(self._window.cut(start, stop, self._acquisition, self._beginning.until_ns))
         view = out[: cut.stop - start]
         self._file.read(view, start)
         view, damage = self._compare(view, start)
@@ -194,7 +197,7 @@ class RecordingReader:
         if self._told_end and not (losses or cut.poll):
             return None
         self.position += view.size
-        return Slice(view.view("<u8"), cut.host_ns, start, losses, cut.poll)
+        return Slice(view.view("<u8"), cut.host_ns, start, losses, cut.poll, cut.lasting_ns)
 
     def _compare(self, view: npt.NDArray[np.uint8], start: int) -> tuple[npt.NDArray[np.uint8], tuple[Loss, ...]]:
         """What of a slice is all as it was received, or all of it damaged; and what to tell of that.

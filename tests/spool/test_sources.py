@@ -6,7 +6,7 @@ import pytest
 
 from ophyd_timepix.app.asking import recorded_file
 from ophyd_timepix.protocol.words import chunk_header
-from ophyd_timepix.spool.index import RECORD, Kind, Loss, Poll, Row, header, index_path
+from ophyd_timepix.spool.index import RECORD, SILENCE_NS, STRETCH_NS, Kind, Loss, Poll, Row, header, index_path
 from ophyd_timepix.spool.sources import Format, RecordingError, RecordingReader, open_recording
 
 TIME_NS = 0x1700_0000_0000_0000
@@ -99,7 +99,7 @@ def test_a_loss_before_the_words_and_one_behind_the_last_are_both_told(tmp_path)
     )
     with RecordingReader(recording, 0, 64, acquisition=1) as reader:
         out = np.empty(1024, np.uint8)
-        pieces = [(p.words.size, *p[1:]) for p in iter(lambda: reader.next_slice(out), None)]
+        pieces = [(p.words.size, *p[1:-1]) for p in iter(lambda: reader.next_slice(out), None)]
         assert reader.at_end
     assert pieces == [
         (4, 5, 0, (Loss(0, "kernel", 3),), None),
@@ -108,7 +108,17 @@ def test_a_loss_before_the_words_and_one_behind_the_last_are_both_told(tmp_path)
     ]
 
 
-STRETCHES = [Row(8 * k, k, acquisition=1) for k in (0, 2, 4, 8, 12)] + [Row(128, 9, kind=Kind.END)]
+def test_slices_of_the_first_200_ms_hold_a_stretch_each_so_that_it_is_known_better_when_they_came(tmp_path):
+    ms = [5, 15, 30, 190, 206, 230, 300]
+    rows = [Row(8 * k, 1_000_000 * at, acquisition=1) for k, at in enumerate(ms)]
+    recording = indexed(tmp_path, *rows, Row(64, 10**9, kind=Kind.END))
+    with RecordingReader(recording, 0, 64, acquisition=1) as reader:
+        out = np.empty(1024, np.uint8)
+        pieces = [(p.address, p.lasting_ns) for p in iter(lambda: reader.next_slice(out), None)]
+    assert pieces == [(0, STRETCH_NS), (8, STRETCH_NS), (16, STRETCH_NS), (24, STRETCH_NS), (32, SILENCE_NS)]
+
+
+STRETCHES = [Row(8 * k, 5, acquisition=1) for k in (0, 2, 4, 8, 12)] + [Row(128, 9, kind=Kind.END)]
 
 
 def damaged(tmp_path, *words: int):
