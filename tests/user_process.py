@@ -45,6 +45,10 @@ class UserWorld:
             **variables,
         }
 
+    def catalog(self, name: str) -> Path:
+        """Where the database of a catalog lies unless a session says otherwise."""
+        return self.home / "share" / "ophyd_timepix" / "catalogs" / name / "catalog.db"
+
     def run(self, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
         """`python ARGUMENTS`, to its end."""
         line = [sys.executable, *map(str, arguments)]
