@@ -540,16 +540,27 @@ def missing_triggers(triggers: list[int], processing: Processing) -> list[int]:
 
 
 def gaps(edges: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
-    """(edge before, edge after, input, missing) where the counter of an input passes over edges."""
+    """(edge before, edge after, input, missing) where the counter of an input passes over edges.
+
+    Where it then is nearer to where it was before that, the counters in between were garbled: what was told is taken
+    back.
+    """
     found = []
     for tdc in (1, 2):
         own = [edge for edge in edges if edge[1] == tdc]
         steps = [(edge[3] - before[3]) % 4096 for before, edge in pairwise(own)]
+        clean, told = own[0][3] if own else 0, 0
         for i, (before, edge) in enumerate(pairwise(own)):
             settled = any(steps[k : k + 3] == [1, 1, 1] for k in range(i - 1))
-            missing = steps[i] - 1 if settled or steps[i] % 2 else steps[i] // 2 - 1
-            if missing > 0:
-                found.append((before[0], edge[0], tdc, missing))
+            step, since = steps[i], (edge[3] - clean) % 4096
+            garbled = told > 0 and since < step
+            if garbled:
+                step = since
+            missing = max(0, step - 1 if settled or step % 2 else step // 2 - 1)
+            if garbled or missing > 0:
+                found.append((before[0], edge[0], tdc, missing - told if garbled else missing))
+            told = 0 if garbled or (step and not missing) else told + missing
+            clean = edge[3] if not told else clean
     return found
 
 

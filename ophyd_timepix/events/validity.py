@@ -27,7 +27,11 @@ _TICK: Final = 1
 _ONES: Final = 2
 """Steps of 1 in a row, up to those that settle it: the counter counts no edge that is not sent."""
 _IRREGULAR: Final = 3
-_N_STATE: Final = 4
+_CLEAN: Final = 4
+"""Counter of the last edge from which on a gap is told that no edge has confirmed yet, ..."""
+_TOLD: Final = 5
+"""and how many are told to be missing since."""
+_N_STATE: Final = 6
 _SETTLED: Final = 3
 
 
@@ -36,6 +40,7 @@ class Gap(NamedTuple):
 
     input: int
     missing: int
+    """Negative: so many of those that the gap before it told of are not missing, its counter was garbled."""
     low_ticks: int
     """The edge before."""
     high_ticks: int
@@ -49,6 +54,9 @@ def follow_counters(ticks: Ints, codes: npt.NDArray[np.int32], n: int, state: In
     An input has one counter for both its edges. Where only one kind of edge is sent, it may count by two (the other
     kind is counted all the same) or by one; three steps of one in a row settle it, a single one may be garbled. Before
     that an even step is taken for steps of two. The counter has 12 bits: of losses of 4096 edges nothing shows.
+
+    A gap is confirmed by an edge that goes on from where it ended. One that is nearer to where the gap began says that
+    the counter in between was garbled: what was told is taken back.
     """
     n_gaps = 0
     for i in range(n):
@@ -61,13 +69,23 @@ def follow_counters(ticks: Ints, codes: npt.NDArray[np.int32], n: int, state: In
             row[_IRREGULAR] += step == 0 or step > _HALF
             if row[_ONES] < _SETTLED:
                 row[_ONES] = row[_ONES] + 1 if step == 1 else 0
-            missing = step - 1 if row[_ONES] == _SETTLED or step & 1 else step // 2 - 1
-            if missing > 0:
+            since = (counter - row[_CLEAN]) & _COUNTER_MASK
+            garbled = row[_TOLD] > 0 and since < step
+            if garbled:
+                step = since
+            missing = max(0, step - 1 if row[_ONES] == _SETTLED or step & 1 else step // 2 - 1)
+            if garbled or missing > 0:
                 gaps[n_gaps, 0] = place + 1
-                gaps[n_gaps, 1] = missing
+                gaps[n_gaps, 1] = missing - row[_TOLD] if garbled else missing
                 gaps[n_gaps, 2] = row[_TICK]
                 gaps[n_gaps, 3] = ticks[i]
                 n_gaps += 1
+            row[_TOLD] = 0 if garbled or (step > 0 and missing == 0) else row[_TOLD] + missing
+            if row[_TOLD] == 0:
+                row[_CLEAN] = counter
+        else:
+            row[_CLEAN] = counter
+            row[_TOLD] = 0
         row[_LAST] = counter
         row[_TICK] = ticks[i]
     return n_gaps

@@ -6,6 +6,8 @@ import pytest
 from ophyd_timepix.config import Processing
 from ophyd_timepix.events import BlockArrays, BlockBuilder
 from ophyd_timepix.events.validity import InvalidSpans
+from ophyd_timepix.pipeline.losses import Losses
+from tests import naive
 from tests.events.test_builder import edge
 from tests.rows import HandMade, Rows, flush
 
@@ -58,6 +60,31 @@ def test_a_garbled_counter_costs_the_shots_around_it_and_settles_nothing():
     valid, builder = run([edge(k * PERIOD, counter) for k, counter in enumerate(counters)])
     assert valid == [1] * 8 + [0] + [1] * 10 + [0]
     assert [gap.missing for gap in builder.take_gaps()] == [2]
+
+
+@pytest.mark.parametrize(
+    ("counters", "missing", "irregular"),
+    [
+        ((5, 6, 7, 8, 9, 500, 11, 12), [490, -489], 1),  # the edge with the garbled counter is the one that is missing
+        ((5, 6, 7, 8, 9, 3000, 11, 12), [2990, -2989], 1),
+        ((5, 6, 7, 8, 9, 8, 10, 11), [4094, -4094], 1),
+        ((5, 6, 7, 8, 9, 500, 700, 12, 13), [490, 199, -687], 1),
+        ((4, 6, 8, 500, 12, 14), [245, -244], 1),
+        ((5, 6, 7, 8, 9, 500, 501, 12), [490, 3606], 1),  # that was a gap
+    ],
+)
+def test_counters_that_were_garbled_do_not_count_as_edges_that_are_missing(counters, missing, irregular):
+    edges = [edge(k * PERIOD, counter) for k, counter in enumerate(counters)]
+    _, builder = run(edges)
+    gaps = builder.take_gaps()
+    assert [gap.missing for gap in gaps] == missing
+    assert builder.irregular_edges == irregular
+    assert naive.gaps([found[:4] for found in edges]) == [(g.low_ticks, g.high_ticks, g.input, g.missing) for g in gaps]
+    losses = Losses(0, 0, lambda low, high: None)
+    losses.gaps(gaps)
+    spans = losses.spans(None, 0)
+    assert sum(span.amount for span in spans) == sum(missing)
+    assert all(span.amount >= 0 for span in spans)
 
 
 def test_more_edges_lost_than_half_a_turn_of_the_counter_are_a_gap_too():
