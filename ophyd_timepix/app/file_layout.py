@@ -80,7 +80,7 @@ Opens in scippnexus, silx and nexusformat; the default plot is the ToF spectrum.
 | `/entry/settings` | NXnote | YAML: settings of camera and detector, as `ophyd-timepix config` reads them |
 
 Events are the rows of `/entry/centroids` in their order. Rows outside any shot form pulses of their own, so that they count in the
-picture and in no shot. The events are copies (8 bytes each), written when the run closes in pieces of a million rows; float32
+picture and in no shot. The events are copies (8 bytes each), written while the run goes on into a file that gets its name at the end; float32
 microseconds resolve 1 ns up to 10 ms, the exact times are in `/entry/centroids/tof`.
 """
 

@@ -5,6 +5,7 @@ file has all rows, and a master can be made from it: so nothing here fails a run
 """
 
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from .events import EventCopies, rows_of
 log = logging.getLogger(__name__)
 
 COPIES: Final = "events"
+LEAST_ROOM_BYTES: Final = 1 << 28
+"""Where the disk has less, it is for rows: the events are copied when the run closes, if there is room."""
 TOLD: Final = 80
 """Letters of an error of HDF5 that are told."""
 
@@ -64,6 +67,12 @@ class _Nameless:
     def flush(self) -> None:
         """Nothing waits here."""
 
+    def expect_room(self) -> None:
+        """Raises OSError when the disk is nearly full."""
+        disk = os.fstatvfs(self.descriptor)
+        if disk.f_bavail * disk.f_frsize < LEAST_ROOM_BYTES:
+            raise OSError(errno.ENOSPC, f"less than {LEAST_ROOM_BYTES >> 20} MiB are free")
+
     def give_name(self, path: Path) -> None:
         """Raises FileExistsError rather than take another's."""
         try:  # only with a descriptor of a directory Python lets the system follow the link that stands in /proc
@@ -92,6 +101,7 @@ class EarlyEvents:
         try:
             nameless = _Nameless(directory)
             try:
+                nameless.expect_room()
                 return cls(nameless, picture)
             except BaseException:
                 nameless.close()
@@ -103,6 +113,7 @@ class EarlyEvents:
     def add(self, centroids: Mapping[str, npt.NDArray[Any]]) -> bool:
         """The next rows. False: they could not be written, and all of it has been dropped."""
         try:
+            self._nameless.expect_room()
             self.copies.add(centroids)
         except (OSError, RuntimeError) as error:  # h5py tells a full disk as either, and at length
             log.warning("the master will be written when the run closes: %s", str(error)[:TOLD])

@@ -6,7 +6,7 @@ On the way it adds up what a point is asked for: gates, picture, spectra.
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -136,8 +136,14 @@ class WriteStage(Stage):
 
     def _begin_master(self, path: Path) -> None:
         """The events of the master to come are copied as they come, if that can be."""
-        _, run = self._opened()
+        file, run = self._opened()
         self._early = EarlyEvents.begin(path.parent, run.image_shape)
+        if self._early is not None and isinstance(file, EventFile):
+            file.watch("centroids", self._copy_events)
+
+    def _copy_events(self, centroids: Mapping[str, npt.NDArray[Any]]) -> None:
+        if self._early is not None and not self._early.add(centroids):
+            self._early = None
 
     def _event_file(self, run: RunRequest) -> EventFile:
         return EventFile(
@@ -163,6 +169,7 @@ class WriteStage(Stage):
         file.flag_cancelled(request.cancelled)
         rows = file.rows("centroids")
         early = None
+        file.flush()
         if request.master is not None:
             early, self._early = self._early, None
         self.close()
@@ -257,11 +264,9 @@ class WriteStage(Stage):
         """Append a block's rows. True when it was the last of its acquisition."""
         file, run = self._opened()
         first_row = file.rows("centroids")
-        centroids = block.centroid_columns()
+        centroids, shots = block.centroid_columns(), block.shot_columns()
         file.append("centroids", centroids)
-        if self._early is not None and not self._early.add(centroids):
-            self._early = None
-        file.append("shots", block.shot_columns())
+        file.append("shots", shots)
         file.append("triggers", block.trigger_columns())
         if run.processing.hits:
             file.append("hits", block.hit_columns(first_row))
@@ -269,7 +274,6 @@ class WriteStage(Stage):
         low, high = run.tof_range_ns
         add_histogram(file.tof, centroids["tof"], low, (high - low) / run.tof_bins)
         if self._counter is not None:
-            shots = block.shot_columns()
             self._counter.add(centroids, block.header.first_closed, shots["valid"])
         self._totals.add(block.header)
         self._gauges[Gauge.CENTROIDS] = file.rows("centroids")

@@ -97,8 +97,16 @@ def test_events_that_are_not_those_of_the_event_file_are_copied_anew(tmp_path):
         assert file[EVENTS]["event_id"].shape == (N,)
 
 
-def test_a_full_disk_costs_nothing_but_what_was_copied(tmp_path):
+def test_a_disk_that_is_nearly_full_is_for_rows(tmp_path, monkeypatch):
+    early = begun(tmp_path)
+    monkeypatch.setattr("ophyd_timepix.files.early.LEAST_ROOM_BYTES", 1 << 62)
+    assert not early.add(some_rows())
+    assert EarlyEvents.begin(tmp_path, PICTURE) is None
+
+
+def test_a_full_disk_costs_nothing_but_what_was_copied(tmp_path, monkeypatch):
     """All of its room is there again, at once."""
+    monkeypatch.setattr("ophyd_timepix.files.early.LEAST_ROOM_BYTES", 0)
     with small_disk(tmp_path / "small", 2_000_000) as disk:
         early = begun(disk)
         before = len(os.listdir("/proc/self/fd"))

@@ -61,6 +61,44 @@ def test_a_column_holds_the_rows_appended_last(event_file):
     assert read_table(event_file.path, "centroids", ["x"])["x"].tolist() == [0, 7, 7, 3, 4]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_written_into_a_column_stays_whatever_is_appended_behind_it(event_file, seed):
+    """Within a chunk, over its border, with readers looking between."""
+    rng = np.random.default_rng(seed)
+    expected = rows(0)
+    for _ in range(60):
+        n = len(expected["x"])
+        match rng.integers(4):
+            case 0:
+                event_file.flush()
+                assert np.array_equal(read_table(event_file.path, "centroids", ["x"])["x"], expected["x"])
+            case 1 if n:
+                first = int(rng.integers(n))
+                event_file.column("centroids", "x")[first : first + 9] = -1
+                expected["x"][first : first + 9] = -1
+            case _:
+                more = rows(int(rng.choice([1, 500, CHUNK_ROWS // 3, CHUNK_ROWS])), n)
+                event_file.append("centroids", more)
+                expected = {name: np.concatenate([column, more[name]]) for name, column in expected.items()}
+    event_file.close()
+    table = read_table(event_file.path, "centroids")
+    for name, column in expected.items():
+        assert np.array_equal(table[name], column)
+
+
+def test_a_watcher_is_given_each_row_once_when_it_is_stored(event_file):
+    seen: list[float] = []
+    event_file.watch("centroids", lambda stored: seen.extend(stored["toa"]))
+    event_file.append("centroids", rows(3))
+    assert seen == []
+    event_file.flush()
+    assert seen == [0, 1, 2]
+    event_file.append("centroids", rows(CHUNK_ROWS, 3))
+    assert len(seen) == CHUNK_ROWS
+    event_file.close()
+    assert seen == list(range(CHUNK_ROWS + 3))
+
+
 def test_a_writer_that_died_leaves_all_flushed_rows(event_file, tmp_path):
     event_file.append("centroids", rows(3))
     event_file.flush()
