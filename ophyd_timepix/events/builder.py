@@ -111,6 +111,8 @@ class BlockBuilder:
         """Shots opened so far: the number of the next one."""
         self.repeated_edges = 0
         """Edges so far that a chip repeated after another."""
+        self.early_shots = 0
+        """Shots so far that opened before the shutter was open."""
         self._sequence = EdgeSequence()
         self._invalid = InvalidSpans()
         self._gaps: list[Gap] = []
@@ -134,6 +136,8 @@ class BlockBuilder:
         self._cut: tuple[int, bool] | None = None
         self._open_shot: int | None = None
         self._open_is_inferred = False
+        self._shutter_opens = -_FOREVER
+        self._shutter_closes = _FOREVER
         self._seen: tuple[int, int] | None = None
         self._flushing = False
         self._ends_are_judged = False
@@ -162,6 +166,18 @@ class BlockBuilder:
         if n_admitted < len(ticks):
             self._wait_outside(ticks[n_admitted:], batch.pixels[n_admitted:])
 
+    def open_shutter(self, tick: int) -> None:
+        """The shutter is open from `tick` on: no shot that opens before is valid. Tell it before the first batch."""
+        self._shutter_opens = tick
+        self._invalid.add(-_FOREVER, tick - 1)
+
+    def close_shutter(self, tick: int) -> None:
+        """Behind `tick` the shutter may be closed: no shot that lasts longer is valid, but for those that are closed
+        already. `flush` does it, too."""
+        if tick != self._shutter_closes:
+            self._shutter_closes = tick
+            self._invalid.add(tick, _FOREVER)
+
     def invalidate(self, low_ticks: int, high_ticks: int) -> None:
         """Something of [low, high] was lost: no shot that touches it is valid.
 
@@ -170,7 +186,10 @@ class BlockBuilder:
         self._invalid.add(low_ticks, high_ticks)
 
     def take_gaps(self) -> list[Gap]:
-        """The gaps in the counters of edges that were found since the last call; their shots are invalid already."""
+        """The gaps in the counters of edges that were found since the last call; their shots are invalid already.
+
+        They lie on the line of the shots: later than the edges around them by the triggers' delay.
+        """
         gaps, self._gaps = self._gaps, []
         return gaps
 
@@ -235,7 +254,8 @@ class BlockBuilder:
     def flush(self, into: BlockArrays, end_tick: int | None = None) -> bool:
         """The acquisition has ended: fill `into` with the rest. False: that was the last block; True: call again.
 
-        end_tick: when the shutter closed. The last shot is valid when its ToF window ended before.
+        end_tick: a time at which the shutter was still open, the last that is known. The last shot is valid when its
+        ToF window ended before.
         """
         if not self._flushing:
             self._invalidate_unseen(end_tick)
@@ -474,10 +494,10 @@ class BlockBuilder:
         self.repeated_edges += n_final - kept
         self._edges.append(ticks[:kept], codes[:kept])
         for gap in self._sequence.follow(ticks[:kept], codes[:kept]):
-            self._gaps.append(gap)
+            low, high = (tick + self._shot_triggers.delay_ticks for tick in (gap.low_ticks, gap.high_ticks))
+            self._gaps.append(gap._replace(low_ticks=low, high_ticks=high))
             # Damaged words may say that two edges came at the same time.
-            delay = self._shot_triggers.delay_ticks
-            self._invalid.add(gap.low_ticks + delay, max(gap.low_ticks, gap.high_ticks - 1) + delay)
+            self._invalid.add(low, max(low, high - 1))
         self._edges_pending.drop(n_final)
         return self._opened[:n_opened]
 
@@ -499,6 +519,8 @@ class BlockBuilder:
         if n == 0:
             return
         opened, inferred = ticks[:n], inferred[:n]
+        if opened[0] < self._shutter_opens:
+            self.early_shots += int(np.count_nonzero(opened < self._shutter_opens))
         if self._open_shot is not None:
             opened = np.concatenate([np.array([self._open_shot], np.int64), opened])
             inferred = np.concatenate([np.array([self._open_is_inferred]), inferred])
@@ -509,9 +531,11 @@ class BlockBuilder:
         self._openings.drop(n)
 
     def _invalidate_unseen(self, end_tick: int | None) -> None:
-        """With a delay a shot may end after the shutter has closed, or after the last words where nobody knows when."""
-        if self._shot_triggers.delay_ticks > 0:
-            self._invalid.add(self._horizon if end_tick is None else max(end_tick, self._horizon), _FOREVER)
+        """What lasts until the shutter closed; with a delay, until the last words where nobody knows when that was."""
+        if end_tick is not None:
+            self.close_shutter(end_tick)
+        elif self._shot_triggers.delay_ticks > 0:
+            self._invalid.add(self._horizon, _FOREVER)
 
     def _judge_ends(self, end_tick: int | None) -> None:
         """What is missing before the first trigger and behind the last. Where there are hits, the shutter was open."""

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ophyd_timepix.clock import ns_to_ticks
 from ophyd_timepix.config import Processing
 from ophyd_timepix.events import BlockArrays, BlockBuilder
 from ophyd_timepix.events.validity import InvalidSpans
@@ -31,6 +32,17 @@ def test_a_lost_trigger_makes_the_shot_invalid_that_it_would_have_ended():
     assert valid == [1, 1, 1, 0, 1, 1, 0]
     assert builder.take_gaps() == [(1, 1, 3 * PERIOD, 4 * PERIOD)]
     assert builder.take_gaps() == []
+
+
+@pytest.mark.parametrize("delay_ns", [5e6, -5e6, 300.0])
+def test_with_a_delay_a_gap_is_told_at_the_shots_that_it_touches(delay_ns):
+    edges = [edge(k * PERIOD, k) for k in range(30) if k not in (15, 16)]
+    processing = Processing(trigger_delay_ns=delay_ns, tof_max_ns=1e5)
+    _, plain = run(edges)
+    _, builder = run(edges, processing)
+    delay = ns_to_ticks(delay_ns) if delay_ns > 0 else -ns_to_ticks(-delay_ns)
+    ((tdc, missing, low, high),) = plain.take_gaps()
+    assert builder.take_gaps() == [(tdc, missing, low + delay, high + delay)]
 
 
 def test_a_gap_in_the_other_input_makes_the_shots_around_it_invalid():
