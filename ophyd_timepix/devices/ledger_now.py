@@ -34,6 +34,8 @@ FINAL: Final = (
     "max_lateness_ns",
 )
 """Entries of a point's ledger that are signals of the same name."""
+UNKNOWN: Final = -1
+"""Where nobody knows, because the board could not be asked."""
 
 
 class LedgerNow(Device):
@@ -49,7 +51,7 @@ class LedgerNow(Device):
     malformed_datagrams = _entry("datagrams", "of a length that is no whole number of words")
     wrong_sender_datagrams = _entry("datagrams", "of somebody else")
     unrecorded_datagrams = _entry("datagrams", "came when nothing more could be recorded")
-    surplus_datagrams = _entry("datagrams", "more than were sent; known at the end")
+    surplus_datagrams = _entry("datagrams", "more than were sent; known at the end; -1: the board could not be asked")
     board_pauses = _entry("datagrams", "waited on the board because its read-out was paused")
     loss_intervals = _entry("", "stretches of time that something is missing from; known at the end")
     max_lateness_ns = _entry("ns", "how late the latest hit was that found its place; known at the end", 0.0)
@@ -85,11 +87,19 @@ class LedgerNow(Device):
         self.stopped_by.publish(now.stopped_by or "")
 
     def publish(self, acquired: Acquired) -> int:
-        """The ledger of a whole point. Returns datagrams that are lost."""
+        """The ledger of a whole point. Returns datagrams that are lost.
+
+        What the board could not be asked at the end stays as it was known while the point was exposed.
+        """
+        ledger = acquired.ledger
         for name in FINAL:
-            getattr(self, name).publish(acquired.ledger.get(name) or 0)
+            if ledger.get(name, 0) is not None:
+                getattr(self, name).publish(ledger.get(name, 0))
+        lost = int(ledger.get("lost_datagrams") or 0)
+        if ledger.get("lost_on_the_way", 0) is None:
+            self.surplus_datagrams.publish(UNKNOWN)
+            lost += self.lost_on_the_way.get()
         self.spool_bytes.publish(0)  # a point ends when all of it is written
-        lost = int(acquired.ledger.get("lost_datagrams") or 0)
         self.lost_datagrams.publish(lost)
         self.verdict.publish(verdict(acquired.ledger))
         return lost

@@ -85,6 +85,22 @@ def test_a_point_and_a_run_have_a_verdict(RE, checker, installed, tpx, pipe, now
     assert now.run_verdict.get().startswith(("complete", "not known"))
 
 
+def test_what_the_board_could_not_be_asked_is_not_zero_but_what_was_known_last(tpx, pipe, now):
+    tpx.stage()
+    tpx.trigger().wait(60)
+    (acquired,) = tpx._recording.acquired
+    now.lost_on_the_way.publish(3)
+    now.sent_datagrams.publish(70)
+    unknown = dict.fromkeys(("sent_datagrams", "lost_on_the_way", "surplus_datagrams", "board_pauses"))
+    told = acquired.model_copy(
+        update={"ledger": acquired.ledger | unknown | {"lost_datagrams": 2, "kernel_dropped": 2}}
+    )
+    assert now.publish(told) == 3 + 2
+    assert (now.lost_on_the_way.get(), now.sent_datagrams.get()) == (3, 70)
+    assert (now.surplus_datagrams.get(), now.kernel_dropped.get(), now.lost_datagrams.get()) == (-1, 2, 5)
+    tpx.unstage()
+
+
 def test_a_master_that_could_not_be_written_fails_no_run(RE, checker, installed, tpx, pipe, caplog):
     pipe.problem = "/data/a.h5 is complete, the master a.nxs could not be written (no room)"
     RE(bp.count([tpx]))
