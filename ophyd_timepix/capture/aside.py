@@ -2,7 +2,7 @@
 
 import contextlib
 import struct
-from collections import deque
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +10,7 @@ from ..spool.ring import Mark, Ring
 from .batch import BatchReceiver
 
 SET_ASIDE_LIMIT: Final = 256
-"""Datagrams with a wrong length or sender that are kept for the side file before more are only counted."""
+"""Datagrams of a wrong length that are kept for the side file before more are only counted; as many of strangers."""
 _SET_ASIDE: Final = struct.Struct("<qIHH")
 
 
@@ -19,7 +19,8 @@ class Aside:
 
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
-        self._kept: deque[tuple[int, int, bytes]] = deque()
+        self._kept: list[tuple[int, int, bytes]] = []
+        self._n_kept: Counter[Mark] = Counter()
 
     def put(self, batch: BatchReceiver, which: range, counter: Mark, now: int, chip: int) -> None:
         """Datagrams of a batch, whose payloads are in its slots."""
@@ -30,7 +31,8 @@ class Aside:
         """One datagram that came at host time `now`."""
         self._ring.marks[counter] += 1
         self._ring.marks[Mark.MALFORMED_BYTES] += len(payload)
-        if len(self._kept) < SET_ASIDE_LIMIT:
+        if self._n_kept[counter] < SET_ASIDE_LIMIT:
+            self._n_kept[counter] += 1
             self._kept.append((now, chip, payload))
 
     def write(self, recording: Path | None) -> None:
@@ -40,3 +42,4 @@ class Aside:
                 for host_ns, chip, payload in self._kept:
                     file.write(_SET_ASIDE.pack(host_ns, len(payload), chip, 0) + payload)
         self._kept.clear()
+        self._n_kept.clear()

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from ophyd_timepix.capture.aside import SET_ASIDE_LIMIT, Aside
 from ophyd_timepix.capture.capture import Capture
 from ophyd_timepix.capture.intake import STRANGERS_MAX
 from ophyd_timepix.capture.sockets import PAYLOAD_SHARE, Buffer, enlarge_buffer, kernel_drops, open_socket
@@ -165,6 +166,19 @@ def test_a_stranger_does_not_keep_an_acquisition_from_its_end(capture, tmp_path)
     assert capture.last_datagram_ns == newest
     send(endpoint.port, b"12345678")
     wait_for(lambda: capture.totals().datagrams == 2 and capture.last_datagram_ns > newest)
+
+
+def test_strangers_take_no_room_of_what_is_kept_of_malformed_datagrams(tmp_path):
+    ring = Ring(np.zeros(1 << 13, np.uint8), np.zeros(N_MARKS, np.int64))
+    aside = Aside(ring)
+    for k in range(2 * SET_ASIDE_LIMIT):
+        aside.keep(b"stranger", Mark.WRONG_SENDER, k, 0)
+    for k in range(2 * SET_ASIDE_LIMIT):
+        aside.keep(b"odd", Mark.MALFORMED_DATAGRAMS, k, 0)
+    aside.write(tmp_path / "a.tpx3")
+    kept = (tmp_path / "a.tpx3.aside").read_bytes()
+    assert (kept.count(b"stranger"), kept.count(b"odd")) == (SET_ASIDE_LIMIT, SET_ASIDE_LIMIT)
+    assert ring.marks[Mark.WRONG_SENDER] == ring.marks[Mark.MALFORMED_DATAGRAMS] == 2 * SET_ASIDE_LIMIT
 
 
 def test_what_came_before_the_recording_is_not_in_it(capture, tmp_path):
