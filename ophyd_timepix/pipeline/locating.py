@@ -102,7 +102,8 @@ def unexplained(missing: int, lost: int, surplus: int, largest: int) -> int:
     """Of words that are missing (negative: too many), those beyond what datagrams may have held.
 
     So many datagrams are lost or too many; the largest that came has so many words, and one that did not may have had
-    as many as a frame of the network takes.
+    as many as a frame of the network takes. It holds for an acquisition only, at whose ends all counters stand still:
+    the board may count words, at a reading in between, that wait in it for their datagram to be full.
     """
     largest = max(largest, JUMBO_WORDS)
     return missing - min(max(missing, -surplus * largest), lost * largest)

@@ -173,6 +173,19 @@ def test_words_that_a_lost_datagram_may_have_held_are_not_altered():
     assert [span.cause for span in spans] == ["malformed"]
 
 
+def test_a_lost_datagram_may_have_held_the_words_that_are_missing_elsewhere_too():
+    """What the page on the ledger says it does not tell: seven words of the fifth ten are altered, and nothing shows."""
+    told = Told()
+    for k in range(1, 6):
+        lost, altered = int(k >= 2), 7 * (k >= 5)
+        poll = Poll(10 * k, 10 * k - lost, 10 * k - lost, 200 * k)
+        sums = Sums(words=200 * k - 20 * lost - altered, largest=20)
+        told.losses.before(piece(100 * k, poll=poll), times(1000 * k), 1000 * k - LATENESS, sums)
+        told.losses.after(times(1000 * k + 50))
+    spans = told.losses.spans(Way(0, 0, 60, 59, 0, 1200), 600, Sums(words=1200 - 27, largest=20))
+    assert spans == [LossSpan("way", -1, 1, 900, 2050 + BOUND)]
+
+
 def test_a_loss_that_a_doubled_datagram_hides_in_the_sums_is_placed():
     """Ten datagrams between two readings: in the second ten one comes twice, of the fourth one is lost."""
     told = Told()
