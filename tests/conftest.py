@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests.empty_catalog import EmptyCatalog
+from tests.kernels import compile_where_nothing_is_compiled
 from tests.schemas import descriptors_validated_once
 
 # How long an example takes says how busy the machine is, and nothing about the claim.
@@ -22,6 +23,13 @@ REAL_DATA = Path(os.environ.get("TIMEPIX_REAL_DATA", "../shared/data"))
 
 LONG = ("system", "docs", "app", "catalog", "plans")
 """Directories whose files take longest: begun first, so that no worker is left with one when all else is done."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Before several workers begin."""
+    if session.config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+        compile_where_nothing_is_compiled()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -229,23 +229,19 @@ def test_a_start_up_file_makes_a_detector(sim: SimProcess, world: UserWorld) -> 
     assert [len(read_table(path, "centroids", ["x"])["x"]) > 0 for path in event_files(world)] == [True]
 
 
-def test_an_unguarded_script_ends_by_itself(sim: SimProcess, world: UserWorld) -> None:
+def test_an_unguarded_script_ends_by_itself_and_all_it_leaves_is_writable_for_its_group(
+    sim: SimProcess, world: UserWorld
+) -> None:
+    """Whatever the umask."""
     script = world.home / "script.py"
-    script.write_text(own_camera(sim, world) + "RE(bp.count([tpx], 2))\nprint('started once')\n")
+    taking = "RE(bp.count([tpx], 2))\nprint('started once')\n"
+    script.write_text(f"import os; os.umask(0o077)\n{own_camera(sim, world)}{taking}")
     ended = world.run(script)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == ["started once"]
     assert "Traceback" not in ended.stderr
     world.wait_until_gone()
     assert len(event_files(world)) == 1
-
-
-def test_all_that_a_run_leaves_is_writable_for_its_group_whatever_the_umask(sim: SimProcess, world: UserWorld) -> None:
-    script = world.home / "script.py"
-    script.write_text(f"import os; os.umask(0o077)\n{own_camera(sim, world)}RE(bp.count([tpx]))\n")
-    ended = world.run(script)
-    assert ended.returncode == 0, ended.stderr
-    world.wait_until_gone()
     made = {path.suffix: path for path in world.data.rglob("*")}
     assert {".h5", ".nxs", ".tpx3", ".idx", ".npz"} <= set(made)
     for path in world.data.rglob("*"):
