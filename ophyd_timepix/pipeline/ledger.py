@@ -4,7 +4,7 @@
 
 ===================================  ================================================================================
 datagrams the board sent             = received + malformed + dropped by the kernel + unrecorded + lost on the way
-                                       + lost strays - surplus - strays too many
+                                       + lost strays - surplus - strays too many - datagrams that came twice
 words received                       = words given to the decoder + stray words between acquisitions
                                        + words of datagrams that came twice
 words given to the decoder           = header of a chunk | hit | edge | timer | control | unknown | rejected, by reason

@@ -174,7 +174,7 @@ def test_words_that_a_lost_datagram_may_have_held_are_not_altered():
 
 
 def test_a_lost_datagram_may_have_held_the_words_that_are_missing_elsewhere_too():
-    """What the page on the ledger says it does not tell: seven words of the fifth ten are altered, and nothing shows."""
+    """What the page on the ledger says it does not tell: seven words of the fifth ten are altered, nothing shows."""
     told = Told()
     for k in range(1, 6):
         lost, altered = int(k >= 2), 7 * (k >= 5)
