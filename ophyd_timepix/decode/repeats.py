@@ -1,8 +1,10 @@
-"""Datagrams that came twice: told by their first word, and left out before anything becomes of them.
+"""Datagrams that came twice: told by their first words, and left out before anything becomes of them.
 
 A word of a data-driven pixel or of the TDC bears its own time, and a numbered packet its number: no two datagrams of a
-chip begin with the same one within seconds. So a datagram of the same chip, size and first word as one of the last
-thousand is that one again. What begins with another word cannot be told.
+chip have the same one within seconds. So a datagram of the same chip, size and words, up to the first such, as one of
+the last thousand is that one again. Timer and control words, and pixels of a sequential read-out, may stand before it
+(32 words at most are looked at) or make up the datagram: of them all have to agree, as they say when they
+were sent to 0.4 ms only. What begins with yet another word cannot be told.
 
 The same datagrams are found wherever the stream is cut into calls.
 """
@@ -29,15 +31,16 @@ SKIPS: Final = 1
 """1: it is a repeat."""
 LARGEST: Final = 2
 """Words of the largest chunk."""
-HEADER_WAITS: Final = 3
-"""1: the last word is a header, and what it opens has not come yet."""
+WAITING: Final = 3
+"""Words at the end that open a datagram which cannot be told yet, its header included."""
 NUMBERS: Final = 4
 """Chunks so far, of each chip."""
 N_STATE: Final = NUMBERS + w.MAX_CHIPS
 
 # --- indices into `memory`, of a chip and a place ---------------------------------------------------------------------
-# A datagram stands at its number modulo REMEMBERED; those whose first words fall into one slot form a chain.
-FIRST: Final = 0
+# A datagram stands at its number modulo REMEMBERED; those whose names fall into one slot form a chain.
+NAME: Final = 0
+"""Its first word with its own time, mixed with those before it."""
 SIZE: Final = 1
 BEFORE: Final = 2
 """1 + number of the datagram before it in the chain; 0: none."""
@@ -53,24 +56,43 @@ _BYTES_SHIFT: Final = w.CHUNK_BYTES.shift
 _BYTES_MASK: Final = w.CHUNK_BYTES.mask
 _MAX_CHIPS: Final = w.MAX_CHIPS
 _DATA_DRIVEN: Final = w.PIXEL_DATA_DRIVEN
+_SEQUENTIAL: Final = w.PIXEL_SEQUENTIAL
 _TDC: Final = w.TdcByte.TDC1_RISING >> 4
+_TIMER: Final = w.TIMER_LOW_BYTE >> 4
+_CONTROL: Final = w.COMMAND_END_BYTE >> 4
 _PACKET_ID: Final = w.PACKET_ID_BYTE
+LOOKED_AT: Final = 32
+"""Words of a datagram that are looked at."""
 _SPREAD: Final = 0x1E3779B97F4A7C15
 """Odd and large: a product's high bits depend on all bits of a word."""
 
 
 @inlined
-def _came_before(memory: Ints, number: int, first: int, size: int) -> bool:
+def _name(words: Ints, start: int, stop: int) -> tuple[bool, bool, int]:
+    """Whether words that begin a datagram suffice to know it again; whether more of them may; its name so far."""
+    name = 0
+    for word in words[start:stop]:
+        header = (word >> 60) & 0xF
+        name = name * _SPREAD ^ word
+        if header in (_DATA_DRIVEN, _TDC) or (word >> 56) & 0xFF == _PACKET_ID:
+            return True, False, name
+        if header not in (_TIMER, _CONTROL, _SEQUENTIAL):
+            return False, False, name
+    return False, True, name
+
+
+@inlined
+def _came_before(memory: Ints, number: int, name: int, size: int) -> bool:
     """Whether a chip's datagram is one of the last; it is remembered from now on. memory: of the chip."""
-    slot = ((first * _SPREAD) >> 40) & (REMEMBERED - 1)
+    slot = ((name * _SPREAD) >> 40) & (REMEMBERED - 1)
     newest = memory[slot, HEAD]
     earlier, came = newest, False
     while not came and earlier > max(0, number - REMEMBERED):
         place = (earlier - 1) & (REMEMBERED - 1)
-        came = memory[place, FIRST] == first and memory[place, SIZE] == size
+        came = memory[place, NAME] == name and memory[place, SIZE] == size
         earlier = memory[place, BEFORE]
     place = number & (REMEMBERED - 1)
-    memory[place, FIRST], memory[place, SIZE], memory[place, BEFORE] = first, size, newest
+    memory[place, NAME], memory[place, SIZE], memory[place, BEFORE] = name, size, newest
     memory[slot, HEAD] = number + 1
     return came
 
@@ -82,7 +104,7 @@ def find_repeats(words: Ints, state: Ints, memory: Ints, found: Ints) -> int:
     memory: what came last, of each chip. Returns how many repeats there are.
     """
     n_words, n, i = words.shape[0], 0, 0
-    state[HEADER_WAITS] = 0
+    state[WAITING] = 0
     if state[LEFT]:
         i = min(n_words, state[LEFT])
         state[LEFT] -= i
@@ -95,15 +117,15 @@ def find_repeats(words: Ints, state: Ints, memory: Ints, found: Ints) -> int:
         if word & _MAGIC_MASK != _MAGIC or size == 0:
             i += 1
             continue
-        if i + 1 == n_words:
-            state[HEADER_WAITS] = 1
+        looked_at = i + 1 + min(size, LOOKED_AT)
+        known, goes_on, name = _name(words, i + 1, min(looked_at, n_words))
+        if goes_on and looked_at > n_words:
+            state[WAITING] = n_words - i
             break
-        first = words[i + 1]
         chip = (word >> _CHIP_SHIFT) & _CHIP_MASK
-        header, byte = (first >> 60) & 0xF, (first >> 56) & 0xFF
         repeats = False
-        if chip < _MAX_CHIPS and (header in (_DATA_DRIVEN, _TDC) or byte == _PACKET_ID):
-            repeats = _came_before(memory[chip], state[NUMBERS + chip], first, size)
+        if chip < _MAX_CHIPS and (known or goes_on):
+            repeats = _came_before(memory[chip], state[NUMBERS + chip], name, size)
             state[NUMBERS + chip] += 1
         state[LARGEST] = max(state[LARGEST], size)
         stop = min(n_words, i + 1 + size)
@@ -137,7 +159,7 @@ class Repeats:
         return int(self._state[LARGEST])
 
     def without(self, words: Words) -> Words:
-        """The same words without repeats. A header at the very end waits for the next call."""
+        """The same words without repeats. The beginning of a datagram at the very end may wait for the next call."""
         n_waited = len(self._waiting)
         self._kept, self._origins = [0], [-n_waited]
         if n_waited:
@@ -148,18 +170,21 @@ class Repeats:
         if len(words) // 2 >= len(self._found):  # as many chunks as there may be
             self._found = np.empty((len(words) // 2 + 1, 3), np.int64)
         n = find_repeats(words.view(np.int64), self._state, self._memory, self._found)
-        if self._state[HEADER_WAITS]:
-            words, self._waiting = words[:-1], words[-1:].copy()
+        if n_waiting := int(self._state[WAITING]):
+            words, self._waiting = words[:-n_waiting], words[-n_waiting:].copy()
         return words if n == 0 else self._leave_out(words, self._found[:n])
 
     def origin(self, word: int) -> int:
-        """Where a word that was returned last stood among those that were given; -1: it had waited."""
+        """Where a word that was returned last stood among those that were given; below 0: it had waited."""
         k = bisect_right(self._kept, word) - 1
         return self._origins[k] + word - self._kept[k]
 
     def flush(self) -> Words:
-        """No more words: the header that waits, if one does."""
+        """No more words: those that wait, if any do. What may come of their datagram after all is no other one."""
         waiting, self._waiting = self._waiting, self._waiting[:0]
+        if len(waiting):
+            self._state[LEFT] = 1 + w.CHUNK_BYTES.get(int(waiting[0])) // 8 - len(waiting)
+            self._state[SKIPS] = self._state[WAITING] = 0
         return waiting
 
     def _leave_out(self, words: Words, found: Ints) -> Words:

@@ -11,6 +11,7 @@ from ophyd_timepix.decode.repeats import REMEMBERED, Repeats
 from ophyd_timepix.protocol.words import chunk_header
 
 PIXEL, TDC, PACKET, TIMER = 0xB << 60, 0x6F << 56, 0x50 << 56, 0x44 << 56
+FRAME, CONTROL, UNKNOWN = 0xA << 60, 0x71B0 << 48, 0x30 << 56
 
 
 def chunk(chip: int, *words: int) -> list[int]:
@@ -23,12 +24,14 @@ def stream(*chunks: list[int]) -> np.ndarray:
 
 @st.composite
 def streams(draw) -> tuple[list[list[int]], list[bool]]:
-    """Datagrams, each with a first word of its own, some of them again some datagrams later; and which came twice."""
+    """Datagrams, each with words of its own, some of them again some datagrams later; and which came twice."""
     chunks: list[list[int]] = []
     again: list[bool] = []
     for k in range(draw(st.integers(0, 25))):
-        kind = draw(st.sampled_from((PIXEL, TDC, PACKET)))
-        chunks.append(chunk(draw(st.integers(0, 3)), kind | (k + 1) << 4, *range(draw(st.integers(0, 4)))))
+        kind = draw(st.sampled_from((PIXEL, TDC, PACKET, FRAME, CONTROL)))
+        timeless = [CONTROL | 7] * draw(st.integers(0, 3))
+        more = range(draw(st.integers(0, 4))) if kind < CONTROL or kind == PIXEL else ()
+        chunks.append(chunk(draw(st.integers(0, 3)), *timeless, kind | (k + 1) << 4, *more))
         again.append(False)
         if draw(st.booleans()):
             chunks.append(draw(st.sampled_from([one for one, twice in zip(chunks, again, strict=True) if not twice])))
@@ -57,17 +60,54 @@ def test_what_came_twice_is_left_out_wherever_the_stream_is_cut(case, cuts):
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        (chunk(0, TIMER), chunk(0, TIMER)),
-        (chunk(0, 0xA << 60, 5), chunk(0, 0xA << 60, 5)),
+        (chunk(0, UNKNOWN, PIXEL), chunk(0, UNKNOWN, PIXEL)),
+        (chunk(0, TIMER | 1 << 16), chunk(0, TIMER | 2 << 16)),
+        (chunk(0, CONTROL | 5, PIXEL | 1), chunk(0, CONTROL | 5, PIXEL | 2)),
+        (chunk(0, CONTROL | 5, PIXEL | 1), chunk(0, CONTROL | 6, PIXEL | 1)),
+        (chunk(0, FRAME, FRAME | 1), chunk(0, FRAME, FRAME | 2)),
         (chunk(0, TDC | 32), chunk(1, TDC | 32)),
         (chunk(0, PIXEL, 1), chunk(0, PIXEL, 1, 2)),
     ],
-    ids=["a timer's answer", "a word of a frame", "an edge of each chip", "a longer one"],
+    ids=[
+        "words of no known kind",
+        "answers of a timer",
+        "a remark before two hits",
+        "two remarks before a hit",
+        "words of a frame",
+        "an edge of each chip",
+        "a longer one",
+    ],
 )
 def test_words_that_may_come_again_are_no_repeats(first, second):
     words, repeats = stream(first, second), Repeats()
     assert repeats.without(words).tolist() == words.tolist()
     assert repeats.datagrams.tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [TIMER | 9, CONTROL | 1, 0x45 << 56, CONTROL | 2, PIXEL | 3, TDC | 32],
+        [CONTROL | 1],
+        [FRAME | 1, FRAME | 2],
+        [*[CONTROL | 1] * 40, PIXEL | 3],
+    ],
+    ids=["a timer before hits", "the end of a read-out alone", "words of a frame", "very many remarks"],
+)
+def test_a_datagram_that_does_not_begin_with_a_time_of_its_own_is_known_again_too(words):
+    repeats = Repeats()
+    once = repeats.without(stream(chunk(1, *words)))
+    assert len(once) == 1 + len(words)
+    assert len(repeats.without(stream(chunk(1, *words)))) == 0
+    assert repeats.datagrams.tolist() == [0, 1, 0, 0]
+
+
+def test_words_that_waited_when_no_more_came_belong_to_their_datagram():
+    """What comes of it after all is passed on, and what follows it is seen."""
+    words, repeats = stream(chunk(0, CONTROL, CONTROL, PIXEL), chunk(0, PIXEL | 1), chunk(0, PIXEL | 1)), Repeats()
+    first = repeats.without(words[:2])
+    assert (len(first), repeats.flush().tolist()) == (0, words[:2].tolist())
+    assert repeats.without(words[2:]).tolist() == words[2:6].tolist()
 
 
 def test_a_word_that_comes_again_after_very_many_is_no_repeat():
