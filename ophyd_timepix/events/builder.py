@@ -542,8 +542,11 @@ class BlockBuilder:
         if self._ends_are_judged:
             return
         self._ends_are_judged = True
-        opened, last_hit = (None, None) if self._seen is None else self._seen
-        for low, high in self._shot_triggers.end(opened, last_hit if end_tick is None else end_tick):
+        first_hit, last_hit = (_FOREVER, None) if self._seen is None else self._seen
+        opened = self._shutter_opens if self._shutter_opens > -_FOREVER else _FOREVER
+        opened = min(opened, first_hit)
+        closed = last_hit if end_tick is None else end_tick
+        for low, high in self._shot_triggers.end(None if opened == _FOREVER else opened, closed):
             self._invalid.add(low, high)
 
     def _close_last_shot(self, end_tick: int | None) -> None:

@@ -197,6 +197,26 @@ def test_a_shot_that_lasts_over_the_place_of_a_missing_trigger_at_the_end_is_not
     assert rows.table("shots")["valid"].tolist()[-2:] == [1, valid]
 
 
+@pytest.mark.parametrize(
+    ("hits", "triggers", "missing"),
+    [
+        ([], [], 69),  # no hit tells that the shutter was open
+        ([], range(30, 80), 19),
+        ([20], range(30, 80), 19),
+        ([7], range(30, 80), 22),  # it was open before the timer was read
+        ([], range(5, 80), 0),  # edges pass the closed shutter
+    ],
+)
+def test_triggers_are_missing_since_the_shutter_opened(hits, triggers, missing):
+    processing = Processing(trigger_period_ns=PERIOD)
+    rows, builder = Rows(processing, 1), BlockBuilder(processing, 1)
+    builder.open_shutter(10 * TICKS)
+    edges = [(n * TICKS, 1, 0, k, 0) for k, n in enumerate(triggers)]
+    builder.add(HandMade([(n * TICKS, 0, 0, 0, 9) for n in hits], edges))
+    flush(builder, rows, 80 * TICKS)
+    assert builder.rhythm.missing == missing
+
+
 def test_the_ends_of_each_acquisition_are_judged_by_themselves():
     processing = Processing(trigger_period_ns=PERIOD)
     rows, builder = Rows(processing, 1), BlockBuilder(processing, 1)
