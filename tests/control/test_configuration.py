@@ -75,8 +75,8 @@ def state_of(simulated: SimulatedBoard) -> object:
     """All that applying touches, as the board itself holds it."""
     chips = [(dict(chip.dacs), dict(chip.words), chip.test_columns, chip.codes.tobytes()) for chip in simulated.chips]
     filters = [network.header_filter for network in simulated.networks]
-    registers = dict(simulated._registers)
-    return chips, filters, {key: value for key, value in registers.items() if value}, simulated._shutter.words
+    registers = dict(simulated.registers)
+    return chips, filters, {key: value for key, value in registers.items() if value}, simulated.shutter.words
 
 
 # --- read and apply ---------------------------------------------------------------------------------------------------
