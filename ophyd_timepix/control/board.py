@@ -74,10 +74,10 @@ class Board(BiasSupply):
         super().__init__(client, clock=clock, wait=wait)
         self._chips = tuple(Chip(client, index) for index in range(MAX_DEVICES))
         self._info: BoardInfo | None = None
-        self._datagrams = UnwrappedCounter()
-        self._tdc_triggers = UnwrappedCounter()
-        self._paused = UnwrappedCounter()
-        self._pixel_words = tuple(UnwrappedCounter() for _ in range(MAX_DEVICES))
+        self._datagrams = UnwrappedCounter(clock)
+        self._tdc_triggers = UnwrappedCounter(clock)
+        self._paused = UnwrappedCounter(clock)
+        self._pixel_words = tuple(UnwrappedCounter(clock) for _ in range(MAX_DEVICES))
 
         self.poller = Poller(client.address, clock=clock)
         """For whatever is to be asked every now and then; its thread ends with its last job, or with `close`."""
@@ -253,8 +253,14 @@ class Board(BiasSupply):
             return self._total(self._tdc_triggers, Register.TDC_TRIGGERS.address)
 
     def _total(self, counter: UnwrappedCounter, address: int) -> int:
-        reading = self.read_register(address)
-        return counter.update(reading, self.client.connections)
+        reading, before = self.read_register(address), counter.restarts
+        total = counter.update(reading, self.client.connections)
+        if counter.restarts > before:
+            log.warning(
+                f"{self.client.address}: the counter at 0x{address:04X} began at 0 again: the board was restarted, or"
+                " another client has reset it. What it counted since the reading before is not known"
+            )
+        return total
 
     def poll_counters(self, period_s: float = COUNTERS_POLL_S) -> Watch:
         """Read `sent_counters` every so often, so that no wrap is missed; until the watch is cancelled."""

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ from spidr_sim.faults import Faults
 from spidr_sim.settings import Readout
 from spidr_sim.streams import StreamCounters
 from spidr_sim.tcp import TcpServer
-from tests.control.conftest import Traffic
+from tests.control.conftest import LentTime, Traffic
 from tests.control.scripted import ScriptedServer, replies
 from tests.sim.board_doubles import COUNTS_PER_MS, RecordingStreams, StandingClock
 
@@ -171,9 +172,10 @@ def test_shutter_modes_are_set_and_read_back(board: Board):
     assert board.trigger() == OPEN_UNTIL_STOPPED
 
 
-def test_sent_counters_go_on_where_the_boards_registers_wrap(board: Board, streams: RecordingStreams):
+def test_sent_counters_go_on_where_the_boards_registers_wrap(board: Board, streams: RecordingStreams, lent: LentTime):
     board.reset_counters()
     for total in (2**31, 2**32 + 5, 3 * 2**31, 2**33 + 1):
+        lent.wait(threading.Event(), 30)
         streams.totals = StreamCounters(total, (total + 1, total + 2), total + 3, total + 4)
         sent = board.sent_counters()
         assert (sent.datagrams, sent.pixel_words, sent.tdc_triggers) == (total, (total + 1, total + 2, 0, 0), total + 3)
@@ -200,7 +202,7 @@ def test_counters_count_from_what_a_board_shows_after_their_reset(
 
 
 def test_unwrapped_counter_counts_each_wrap_once():
-    counter = UnwrappedCounter()
+    counter = UnwrappedCounter(count(step=30).__next__)
     assert [counter.update(reading) for reading in (10, 10, 2**32 - 1, 4, 3)] == [
         10,
         10,
@@ -211,10 +213,33 @@ def test_unwrapped_counter_counts_each_wrap_once():
 
 
 def test_counter_that_is_lower_over_a_new_connection_began_again_and_did_not_wrap():
-    counter = UnwrappedCounter()
+    counter = UnwrappedCounter(count(step=30).__next__)
     assert counter.update(2**31, connection=1) == 2**31
     assert counter.update(7, connection=2) == 2**31 + 7
     assert counter.update(3, connection=2) == 2**31 + 2**32 + 3
+
+
+@pytest.mark.parametrize(("seconds", "last", "total"), [(0.1, 4000, 4010), (1.0, 2**32 - 10**8, 2**32 + 10)])
+def test_counter_that_would_have_moved_faster_than_it_can_was_reset_by_another_client(seconds, last, total):
+    times = iter([0.0, 60.0, 60.0 + seconds])
+    counter = UnwrappedCounter(times.__next__)
+    counter.update(last)
+    assert counter.update(10) == total
+    assert counter.restarts == (last == 4000)
+
+
+def test_counters_that_another_client_resets_count_on_and_it_is_said(
+    board: Board, streams: RecordingStreams, caplog: pytest.LogCaptureFixture
+):
+    board.reset_counters()
+    streams.totals = StreamCounters(4000, (5000, 6000), 70)
+    board.sent_counters()
+    assert caplog.messages == []
+    streams.totals = StreamCounters(5, (6, 7), 71)
+    sent = board.sent_counters()
+    assert (sent.datagrams, sent.pixel_words[:2], sent.tdc_triggers) == (4005, (5006, 6007), 71)
+    assert len(caplog.messages) == 3
+    assert all("another client" in message for message in caplog.messages)
 
 
 def test_sent_counters_do_not_jump_when_a_board_that_lost_nothing_else_was_restarted(
@@ -451,14 +476,14 @@ def test_counters_can_be_polled_so_that_no_wrap_is_missed(client: SpidrClient, s
 
     streams.counters = noted  # type: ignore[method-assign]
     watch = board.poll_counters(0.01)
-    for total in (2**31, 2**32 + 5, 3 * 2**31):
+    for total in (2**32 - 50, 2**32 + 5, 2**32 + 70):
         streams.totals = StreamCounters(total, (0, 0), 0)
         while asked.acquire(blocking=False):
             pass
         for _ in range(12):  # two whole rounds of six registers and more
             assert asked.acquire(timeout=10)
     watch.cancel()
-    assert board.sent_counters().datagrams == 3 * 2**31
+    assert board.sent_counters().datagrams == 2**32 + 70
     board.close()
 
 
