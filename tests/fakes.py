@@ -33,6 +33,7 @@ from ophyd_timepix.pipeline.messages import (
     StageDeath,
 )
 from ophyd_timepix.protocol import Dac, GeneralConfig, OutputBlockConfig, PixelMatrix, PllConfig, Quantity
+from ophyd_timepix.spool.index import Moment
 
 ROWS = 100
 CANCELLED_ROWS = 7
@@ -327,6 +328,9 @@ class FakePipeline:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.openings: list[tuple[int, int]] = []
+        """The timer before the shutter opened and after, of each acquisition."""
+        self.closings: list[int] = []
         self.requests: list[RunRequest] = []
         self.closings: list[dict[str, Any]] = []
         self.acquisitions: list[Acquired] = []
@@ -392,7 +396,7 @@ class FakePipeline:
         stem = run.event_file
         return RunPaths(event_file=stem, spool=stem.with_suffix(".tpx3"), master=stem.with_suffix(".nxs"))
 
-    def begin(self, acquisition: int, counting: Counting | None = None) -> None:
+    def begin(self, acquisition: int, counting: Counting | None = None, *, opens_later: bool = False) -> None:
         self._call("begin")
         self.countings.append(counting or Counting())
         if self.live is not None:
@@ -401,6 +405,12 @@ class FakePipeline:
             raise PipelineError(f"acquisition {self._running} is running; end it before the next begins")
         self._running = acquisition
         self.idle.clear()
+
+    def opened(self, before: Moment, counts: int) -> None:
+        self.openings.append((before.counts, counts))
+
+    def shut(self, counts: int) -> None:
+        self.closings.append(counts)
 
     def baseline(self, sent: Sent | None = None) -> int:
         return 0

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from ..spool.index import UNKNOWN, Kind, Records
+from ..spool.index import UNKNOWN, Kind, Moment, Records
 from ..spool.recording import BLOCK_BYTES
 from ..spool.ring import Mark, Ring, Stopped
 from ..spool.segments import SEGMENT_BYTES
@@ -167,17 +167,32 @@ class Capture:
                 self._journal.record(Kind.STRETCH, time.monotonic_ns())
             return self.ring.received, self.totals()
 
+    def opened(self, before: Moment, counts: int) -> None:
+        """The shutter of the acquisition has opened: not yet at `before`, and it was open when the board's timer stood
+        at `counts` (25 ns).
+        """
+        with self._lock:
+            if self._journal.acquisition:
+                self._journal.record(Kind.BEGIN, before.host_ns, end_counts=before.counts)
+                self._journal.record(Kind.OPEN, time.monotonic_ns(), end_counts=counts)
+
     def end(
-        self, end_counts: int | None = None, sent: int | None = None, words: int = UNKNOWN, paused: int = UNKNOWN
+        self,
+        end_counts: int | None = None,
+        sent: int | None = None,
+        words: int = UNKNOWN,
+        paused: int = UNKNOWN,
+        arrived: int = UNKNOWN,
     ) -> tuple[int, Totals]:
         """The acquisition ends: the address after its last byte, and the counters up to it.
 
-        end_counts: the board's timer when the shutter closed; sent: datagrams that the board says it sent since `open`,
-        with so many words of pixels, and how many of them had waited on it. All of it goes into the index. What no
-        datagram has told of yet is missing at this address.
+        end_counts: the board's timer before the shutter closed; sent: datagrams that the board says it sent since
+        `open`, with so many words of pixels, how many of them had waited on it, and how many had arrived (unknown: all
+        that have until now). All of it goes into the index. What no datagram has told of yet is missing at this
+        address.
         """
         with self._lock:
-            self._intake.believe_all(self._channels, something_is_missing=self._is_missing(sent))
+            self._intake.believe_all(self._channels, something_is_missing=self._is_missing(sent, arrived))
             now = time.monotonic_ns()
             for channel in self._channels:
                 missing = channel.forget()
@@ -194,18 +209,20 @@ class Capture:
                 now,
                 end_counts=UNKNOWN if end_counts is None else end_counts,
                 sent=UNKNOWN if sent is None else sent,
+                received_before=arrived,
                 words=words,
                 paused=paused,
             )
             self._journal.end_stretch()
             totals = self.totals()
             if sent is not None:
-                self._compared = sent, totals.arrived
+                self._compared = sent, totals.arrived if arrived == UNKNOWN else arrived
             return stop, totals
 
-    def _is_missing(self, sent: int | None) -> bool:
+    def _is_missing(self, sent: int | None, arrived: int) -> bool:
         """Whether less has arrived than the board says it sent, or may have: it does not say."""
-        return sent is None or sent - self._compared[0] > self.totals().arrived - self._compared[1]
+        came = self.totals().arrived if arrived == UNKNOWN else arrived
+        return sent is None or sent - self._compared[0] > came - self._compared[1]
 
     def baseline(self) -> Totals:
         """The board's count begins here, at 0: what arrived before is not compared with it."""

@@ -188,6 +188,10 @@ class Decoder:
             self._followed = anchor_counts
             self._is_exact = True
 
+    def place(self, counts: int) -> int:
+        """The time on the line, in counts, of a reading of the board's timer near the present."""
+        return self._on_line(counts, None) if self._state[k.S_KNOWN] == k.TIMER_BITS else counts
+
     def _on_line(self, counts: int, anchor_counts: int | None) -> int:
         """The time on the line of a reading of the timer, which runs over after 81 days."""
         offset = int(self._state[k.S_OFFSET])

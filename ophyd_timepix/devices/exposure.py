@@ -306,9 +306,8 @@ class Exposure:
             before = self._recording.progress()
             if self._may_open():
                 pace = self._pace()
-                self._recording.open_shutter()
-                began = time.monotonic()
-                pace.begin()
+                began = self._recording.open_shutter()
+                pace.begin(began)
                 self._opened()
                 whole = self._expose(pace, began, before)
                 pace.close()

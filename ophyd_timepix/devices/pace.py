@@ -81,8 +81,8 @@ class Counting(Protocol):
 class Pace(Protocol):
     """How far an exposure is. Made while the shutter is still closed."""
 
-    def begin(self) -> None:
-        """The shutter has opened."""
+    def begin(self, opened: float) -> None:
+        """The shutter has opened, at this time of `time.monotonic`."""
 
     @property
     def shots(self) -> int:
@@ -110,8 +110,8 @@ class TimePace:
         self._seconds = seconds or math.inf
         self._over_at = math.inf
 
-    def begin(self) -> None:
-        self._over_at = time.monotonic() + self._seconds
+    def begin(self, opened: float) -> None:
+        self._over_at = opened + self._seconds
 
     def note_shots(self, shots: int) -> None: ...
 
@@ -143,7 +143,7 @@ class ShotPace:
         self._left = math.inf
         self._over_at: float | None = None
 
-    def begin(self) -> None:
+    def begin(self, opened: float) -> None:
         self._began = self._look_at = time.monotonic()
         self._first = self._last = self._recording.tdc_counts()
 

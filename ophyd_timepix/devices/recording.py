@@ -26,6 +26,8 @@ from ..pipeline.errors import PipelineError, PipelineTimeout, StageDied
 from ..pipeline.messages import Acquired, Counting, Progress, Receiver, RunPaths, RunRequest, RunSummary, Sent
 from ..pipeline.verdict import COMPLETE, is_complete, verdict
 from ..protocol.chip_config import column_phase
+from ..spool.index import Moment
+from .draining import drained
 from .pace import CountsPerShot
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,9 @@ class PipelineClient(Protocol):
     def start(self) -> None: ...
     def bind(self, receivers: Sequence[Receiver]) -> list[int]: ...
     def open_run(self, run: RunRequest) -> RunPaths: ...
-    def begin(self, acquisition: int, counting: Counting | None = None) -> None: ...
+    def begin(self, acquisition: int, counting: Counting | None = None, *, opens_later: bool = False) -> None: ...
+    def opened(self, before: Moment, counts: int) -> None: ...
+    def shut(self, counts: int) -> None: ...
     @property
     def live(self) -> PointArrays | None: ...
     def progress(self) -> Progress: ...
@@ -275,7 +279,7 @@ class Recording:
         pipeline = self.connect()
         self._number += 1
         self._seen, self._missing = None, 0
-        self._ask(pipeline, lambda: pipeline.begin(self._number, counting))
+        self._ask(pipeline, lambda: pipeline.begin(self._number, counting, opens_later=True))
 
     @property
     def sums(self) -> PointArrays | None:
@@ -283,12 +287,22 @@ class Recording:
         with self._lock:
             return None if self._pipeline is None else self._pipeline.live
 
-    def open_shutter(self) -> None:
-        """Let light in. What the board has sent and what has come until now is not compared with what comes then."""
+    def open_shutter(self) -> float:
+        """Let light in. What the board has sent and what has come until now is not compared with what comes then.
+
+        The pipeline is told between which readings of the timer that was. Returns when the board had done it
+        (`time.monotonic`).
+        """
         pipeline, board = self.connect(), self._board()
+        reading = self._sample_timer()
+        before = Moment(reading.counts, reading.host_before_ns)
         self._begun = self._since_open(board.sent_counters())
         self._arrived_before = self._ask(pipeline, lambda: pipeline.baseline(self._begun))
         board.open_shutter()
+        opened = time.monotonic()
+        counts = self.timer_counts()
+        self._ask(pipeline, lambda: pipeline.opened(before, counts))
+        return opened
 
     def close_shutter(self) -> None:
         self._board().close_shutter()
@@ -302,7 +316,7 @@ class Recording:
         return round(self.tdc_counts() / (self.counts_per_shot.value or 1))
 
     def timer_counts(self) -> int:
-        """The board's timer now (25 ns counts): a moment at which the shutter was still open."""
+        """The board's timer now (25 ns counts): while the shutter is open, a moment at which it was."""
         return self._sample_timer().counts
 
     def tend(self) -> None:
@@ -362,11 +376,23 @@ class Recording:
     def end(self, *, end_counts: int | None, cancelled: bool) -> Acquired:
         """Wait until the pipeline has everything that the board sent, on disk."""
         pipeline = self.connect()
+        if end_counts is not None:
+            self._ask(pipeline, lambda: pipeline.shut(end_counts))
         counters = self._settled_counters(self._board())
-        sent, self.tdc_counted = self._since_open(counters), counters.tdc_triggers
+        sent, self.tdc_counted = self._drained(pipeline, self._since_open(counters)), counters.tdc_triggers
         acquired = self._ask(pipeline, lambda: pipeline.end(sent, end_counts=end_counts, cancelled=cancelled))
         self._note(acquired)
         return acquired
+
+    def _drained(self, pipeline: PipelineClient, sent: Sent) -> Sent:
+        """Wait until what the board sent is here, or lost; with what had arrived of it."""
+        begun = self._begun.datagrams - self._arrived_before
+        return drained(
+            sent,
+            begun,
+            lambda: self._since_open(self._board().sent_counters()),
+            lambda: self._ask(pipeline, pipeline.progress).arrived_datagrams,
+        )
 
     def abandon(self) -> None:
         """End an acquisition after a failure of the board: what arrived is kept, flagged as cancelled."""

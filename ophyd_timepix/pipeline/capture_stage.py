@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from ..capture.capture import Capture
 from ..capture.recorder import Recorder, Totals
-from ..spool.index import UNKNOWN
+from ..spool.index import UNKNOWN, Moment
 from ..spool.recording import RecordingWriter
 from ..spool.space import Limits, nothing_owed
 from .locating import Strays, Way
@@ -134,6 +134,7 @@ class CaptureStage(Stage):
             "bind": self._bind,
             "open": self._open,
             "begin": self._begin,
+            "opened": self._opened,
             "baseline": self._baseline,
             "poll": self._poll,
             "end": self._end,
@@ -147,6 +148,7 @@ class CaptureStage(Stage):
         if self._failure is not None:
             raise self._failure
         self._capture.tend()
+        self._capture.totals()  # others see then what the kernel dropped behind the last datagram
         if self._drain:
             self._look_for_the_end()
         return False
@@ -194,6 +196,10 @@ class CaptureStage(Stage):
         self._strays = Strays()
         return start
 
+    def _opened(self, argument: tuple[Moment, int]) -> None:
+        """The board's timer before the shutter opened, and when it was open."""
+        self._capture.opened(*argument)
+
     def _baseline(self, sent: Sent | None) -> int:
         """From here on is compared: what had arrived. Of a run, before its first acquisition, the board's count is 0.
 
@@ -239,7 +245,7 @@ class CaptureStage(Stage):
             return
         self._drain = False
         sent = self._draining
-        counts = (None,) if sent is None else (sent.datagrams, *_counts(sent))
+        counts = (None,) if sent is None else (sent.datagrams, *_counts(sent), _arrived(sent))
         stop, now = self._capture.end(self._end_counts, *counts)
         since = Totals(*(a - b for a, b in zip(now, self._at_end, strict=True)))
         self._at_end = now
@@ -254,10 +260,13 @@ class CaptureStage(Stage):
         before = self._known
         words = _words(self._draining)
         paused = before.paused, self._draining.paused
-        return Way(before.sent, before.arrived, self._draining.datagrams, totals.arrived, before.words, words, *paused)
+        arrived = totals.arrived if self._draining.arrived is None else self._draining.arrived
+        return Way(before.sent, before.arrived, self._draining.datagrams, arrived, before.words, words, *paused)
 
     def _ended_by(self) -> str | None:
         way = self._way(self._capture.totals())
+        if self._draining is not None and self._draining.arrived is not None and way is not None:
+            return "counters" if way.missing <= 0 else "silence"
         if way is not None and way.missing <= 0 and self._capture.backlog() == 0:
             return "counters"
         now = time.monotonic_ns()
@@ -273,6 +282,11 @@ class CaptureStage(Stage):
 def _words(sent: Sent) -> int | None:
     """Words of pixels, of all chips; None: it does not tell."""
     return sum(sent.pixel_words) if sent.pixel_words else None
+
+
+def _arrived(sent: Sent) -> int:
+    """What had arrived of it for a record of the index."""
+    return UNKNOWN if sent.arrived is None else sent.arrived
 
 
 def _counts(sent: Sent) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from ..events.sums import PointArrays
+from ..spool.index import Moment
 from .errors import PipelineError, PipelineTimeout, StageDied
 from .messages import (
     SUPERVISOR,
@@ -134,10 +135,27 @@ class Pipeline:
         self._live = live
         return paths
 
-    def begin(self, acquisition: int, counting: Counting | None = None) -> None:
-        """An acquisition begins: call it before the shutter opens. counting: gates to count while it runs."""
+    def begin(self, acquisition: int, counting: Counting | None = None, *, opens_later: bool = False) -> None:
+        """An acquisition begins: call it before the shutter opens. counting: gates to count while it runs.
+
+        opens_later: it will be told when the shutter is open (`opened`), or it ends: nothing is decoded before.
+        """
         asked = (counting or Counting()).model_dump(mode="json")
-        self._call("begin", {"acquisition": acquisition, "counting": asked})
+        self._call("begin", {"acquisition": acquisition, "counting": asked, "opens_later": opens_later})
+
+    def opened(self, before: Moment, counts: int) -> None:
+        """The shutter has opened.
+
+        before: the board's timer, read before that: what is older is no part of the acquisition. counts: the timer
+        (25 ns counts), read after it: no shot that opened earlier is valid.
+        """
+        self._call("opened", {"before": before, "counts": counts})
+
+    def shut(self, counts: int) -> None:
+        """The shutter closes: what `end` will tell as `end_counts`, as soon as it is known. Without it that is the same
+        in the end, yet may cost `end` time.
+        """
+        self._call("shut", {"counts": counts})
 
     @property
     def live(self) -> PointArrays | None:
@@ -180,7 +198,8 @@ class Pipeline:
         """Drain, decode, centroid and write what is left of the acquisition. Call it after the shutter closed.
 
         sent: the board's counters since `open_run`; the drain ends when they are reached, else after 200 ms of silence.
-        end_counts: the board's timer when the shutter closed (25 ns counts); decides whether the last shot is whole.
+        end_counts: the board's timer just before the shutter closed (25 ns counts): shots that last longer are not
+        valid.
         timeout_s: None waits as long as the stages live: processing may be behind by any time.
         """
         arguments = {

@@ -23,7 +23,7 @@ from ..events.block import BlockArrays
 from ..events.builder import BlockBuilder
 from ..events.corrections import Corrections
 from ..protocol.words import MAX_CHIPS
-from ..spool.index import SILENCE_NS, Span, timer_estimate
+from ..spool.index import Moment, Span, timer_estimate
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Slice
 from .ledger import DecodeTotals
 from .live_source import LiveSource
@@ -54,8 +54,6 @@ PASSED_OVER: Final = (
     Count.JUMPED_EDGES,
 )
 """What is counted of damaged words, with chunks that were cut short."""
-SLICE_COUNTS: Final = SILENCE_NS // NS_PER_COUNT
-"""The words of a slice came within this."""
 
 
 class ReadRequest(NamedTuple):
@@ -98,7 +96,7 @@ class EndRequest(NamedTuple):
 
     stop: int
     end_counts: int | None
-    """The board's timer when the shutter closed (25 ns)."""
+    """The board's timer before the shutter closed (25 ns)."""
     way: Way | None = None
 
 
@@ -119,7 +117,9 @@ class Source(Protocol):
 
 
 class DecodeStage(Stage):
-    """Requests: open, begin, end (live), read (a recording). Reports `decoded` when an acquisition is in blocks."""
+    """Requests: open, begin, opened, shut, end (live), read (a recording). Reports `decoded` when an acquisition is in
+    blocks.
+    """
 
     name = "decode"
 
@@ -141,7 +141,16 @@ class DecodeStage(Stage):
         self._last_block = 0.0
         self._end_counts: int | None = None
         self._way: Way | None = None
-        self.requests = {"open": self._open, "begin": self._begin, "end": self._end, "read": self._read}
+        self._opens_later = False
+        """It will be told when the shutter is open. What comes before waits for that: its shots cannot be judged."""
+        self.requests = {
+            "open": self._open,
+            "begin": self._begin,
+            "opened": self._opened_at,
+            "shut": self._shut,
+            "end": self._end,
+            "read": self._read,
+        }
 
     def inputs(self) -> Sequence[Connection]:
         return (self._free_source,)
@@ -168,9 +177,9 @@ class DecodeStage(Stage):
         self._first_record = self._skipped_before = 0
         self._bytes_before = self._hits_before = self._edges_before = self._passed_over_before = 0
 
-    def _begin(self, argument: tuple[int, int]) -> None:
+    def _begin(self, argument: tuple[int, int, bool]) -> None:
         """Live: the words from address `start` on. All acquisitions of a run lie on one time line."""
-        acquisition, start = argument
+        acquisition, start, self._opens_later = argument
         run = self._opened()
         if run.spool is None and run.keep_raw and not run.preview:
             raise ValueError("a live run needs a recording")
@@ -188,6 +197,19 @@ class DecodeStage(Stage):
         )
         self._end_counts = None
 
+    def _opened_at(self, argument: tuple[Moment, int]) -> None:
+        """The board's timer before the shutter opened, and after. For one that began without waiting for it, it comes
+        too late.
+        """
+        if self._stream is not None and self._opens_later:
+            self._stream.learn_opening(*argument)
+        self._opens_later = False
+
+    def _shut(self, counts: int) -> None:
+        """The board's timer before the shutter closed; the acquisition goes on until its end."""
+        if self._stream is not None and self._source is not None:
+            self._stream.close_shutter(counts)
+
     def _end(self, request: EndRequest) -> None:
         if not isinstance(self._source, LiveSource):
             raise RuntimeError("no acquisition is running")
@@ -200,6 +222,8 @@ class DecodeStage(Stage):
             self._rehearse(request, self._stream)
         span = request.span
         self._stream.begin(request.acquisition, span.start)
+        if span.begin is not None and span.open_counts is not None:
+            self._stream.learn_opening(span.begin, span.open_counts)
         self._source = RecordingReader(request.recording, span.start, span.stop, span.acquisition)
         self._bytes_before = int(self._shared.gauges[Gauge.DECODED_BYTES]) - span.start
         self._end_counts, self._way = span.end_counts, request.way
@@ -238,7 +262,7 @@ class DecodeStage(Stage):
     def step(self) -> bool:
         """Decode one slice. True: there is more, and it is worth while."""
         source, stream = self._source, self._stream
-        if source is None or stream is None:
+        if source is None or stream is None or self._waits_for_the_shutter(source):
             return False
         piece = source.next_slice(self._buffer)
         if piece is None:
@@ -254,6 +278,9 @@ class DecodeStage(Stage):
         self._show(source, stream)
         return not isinstance(source, LiveSource) or source.stop is not None or source.behind >= FEW_BYTES
 
+    def _waits_for_the_shutter(self, source: Source) -> bool:
+        return self._opens_later and isinstance(source, LiveSource) and source.stop is None
+
     def _show(self, source: Source, stream: "_Stream") -> None:
         gauges = self._shared.gauges
         if isinstance(source, LiveSource):
@@ -261,7 +288,7 @@ class DecodeStage(Stage):
         gauges[Gauge.DECODED_BYTES] = self._bytes_before + source.position
         gauges[Gauge.HITS] = self._hits_before + stream.hits
         gauges[Gauge.TRIGGERS] = self._edges_before + stream.edges
-        gauges[Gauge.SHOTS] = stream.builder.shots
+        gauges[Gauge.SHOTS] = stream.builder.shots - stream.builder.early_shots
         gauges[Gauge.SKIPPED_WORDS] = self._passed_over_before + stream.passed_over
         gauges[Gauge.CHIPS] = max(int(gauges[Gauge.CHIPS]), stream.chips_seen)
 
@@ -285,11 +312,12 @@ class DecodeStage(Stage):
         """All words are read: flush, tell the totals, be idle."""
         stop = source.position
         stream.flush_decoder()
-        end_tick = None if self._end_counts is None else self._end_counts * TICKS_PER_COUNT
+        if self._end_counts is not None:
+            stream.close_shutter(self._end_counts)
         more = True
         while more:
             number = self._free_block()
-            more = stream.flush(self._shared.blocks[number], end_tick)
+            more = stream.flush(self._shared.blocks[number])
             self._hand_over(number, stream)
         self._show(source, stream)
         source.close()
@@ -344,6 +372,7 @@ class _Stream:
         self._losses = Losses(0, lateness, self.builder.invalidate, self._moves, self._n_chips)
         self._edges_before = (0, 0, 0, 0, 0)
         self._filtered_before = (0, 0)
+        self._shutter: tuple[int | None, int | None] = (None, None)
 
     @property
     def _edge_counts(self) -> tuple[int, int, int, int, int]:
@@ -385,6 +414,8 @@ class _Stream:
     def begin(self, acquisition: int, start: int) -> None:
         """An acquisition begins on this time line, with the byte at `start`."""
         self.acquisition = acquisition
+        self._shutter = (None, None)
+        self._decoder.begin(None)
         self._counts_before = self._decoder.counts.copy()
         self._unknown_before = self._decoder.unknown.copy()
         self._controls_before = self._decoder.controls.copy()
@@ -394,6 +425,25 @@ class _Stream:
         self._repeated_before = self._repeated
         self._decoder.take_lateness()
         self._losses = Losses(start, self._lateness, self.builder.invalidate, self._moves, self._n_chips)
+
+    def learn_opening(self, before: Moment, counts: int) -> None:
+        """When the shutter of the acquisition opened; to be told before its first words.
+
+        Not at `before`: what is older is of the acquisition before. When the timer stood at `counts` it was open: shots
+        that open earlier are not whole. Hits may have become later than they were measured.
+        """
+        self._decoder.begin(before.counts, timer_estimate(before.host_ns, self._zero_ns))
+        tick = self._decoder.place(counts) * TICKS_PER_COUNT + self._corrections.later_ticks
+        self._shutter = (tick, self._shutter[1])
+        self.builder.open_shutter(tick)
+
+    def close_shutter(self, counts: int) -> None:
+        """The timer stood there when the shutter was open for the last time that is known. Hits that came until then
+        may have become earlier.
+        """
+        tick = self._decoder.place(counts) * TICKS_PER_COUNT - self._corrections.earlier_ticks
+        self._shutter = (self._shutter[0], tick)
+        self.builder.close_shutter(tick)
 
     @property
     def _repeated(self) -> Repeated:
@@ -415,22 +465,23 @@ class _Stream:
         anchor = timer_estimate(piece.host_ns, self._zero_ns)
         if piece.losses or piece.poll is not None:
             self._losses.before(piece, decoder.newest_ticks, decoder.horizon_ticks, self._sums)
+        lasting = piece.lasting_ns // NS_PER_COUNT
         if self._repeats is not None:
             words = self._repeats.without(words)
         reach = max((loss.reach for loss in piece.losses), default=0) // 8
         while self._losses.waiting and len(words):  # chunk by chunk, wherever slices end: the same times each time
             n, reach = reach or first_chunk(words), 0
-            batch = decoder.decode(words[:n], anchor, SLICE_COUNTS)
+            batch = decoder.decode(words[:n], anchor, lasting)
             self._losses.after(batch.newest_ticks, decoder.reached_ticks)
             self._build(batch, piece.address, done)
             words, done = words[n:], done + n
-        self._build(decoder.decode(words, anchor, SLICE_COUNTS), piece.address, done)
+        self._build(decoder.decode(words, anchor, lasting), piece.address, done)
         self._losses.gaps(self.builder.take_gaps())
 
     def learn(self, piece: Slice) -> None:
         """Words that were processed elsewhere: nothing comes of them, but what later ones are compared with."""
         words = piece.words if self._repeats is None else self._repeats.without(piece.words)
-        self._decoder.decode(words, timer_estimate(piece.host_ns, self._zero_ns), SLICE_COUNTS)
+        self._decoder.decode(words, timer_estimate(piece.host_ns, self._zero_ns), piece.lasting_ns // NS_PER_COUNT)
 
     def learn_end(self) -> None:
         """An acquisition of them ends."""
@@ -463,9 +514,9 @@ class _Stream:
             self._decoder.decode(words)  # a header without words
         return self._decoder.flush()
 
-    def flush(self, block: BlockArrays, end_tick: int | None) -> bool:
-        """Fill a block with what is left; True: call again. Hits that came until the end may have become earlier."""
-        return self.builder.flush(block, None if end_tick is None else end_tick - self._corrections.earlier_ticks)
+    def flush(self, block: BlockArrays) -> bool:
+        """Fill a block with what is left; True: call again."""
+        return self.builder.flush(block, self._shutter[1])
 
     def end_acquisition(self, way: Way | None, stop: int) -> DecodeTotals:
         """What was counted since `begin`. stop: the address after the last word."""
@@ -494,4 +545,5 @@ class _Stream:
             skipped=self._skipped.places,
             filtered_masked=masked,
             filtered_tot=tot,
+            shutter=self._shutter,
         )

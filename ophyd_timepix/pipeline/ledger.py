@@ -76,6 +76,8 @@ class DecodeTotals:
     """Hits that filters removed before the order of time."""
     inferred_triggers: int = 0
     """Of the missing ones, put in."""
+    shutter: tuple[int | None, int | None] = (None, None)
+    """Since when and until when it was open for sure (ticks); None: unknown."""
 
 
 @dataclass
@@ -96,6 +98,8 @@ class BlockTotals:
     triggers: int = 0
     shots: int = 0
     valid_shots: int = 0
+    shots_outside: int = 0
+    """Of the shots, those that are not wholly inside the open shutter."""
     forced_cuts: int = 0
 
     def add(self, header: BlockHeader) -> None:
@@ -229,6 +233,8 @@ class Ledger:
             "unknown_headers": totals.unknown_headers,
             "rejected_late_hits": counts[Count.LATE_HITS],
             "rejected_late_edges": counts[Count.LATE_EDGES],
+            "rejected_early_hits": counts[Count.EARLY_HITS],
+            "rejected_early_edges": counts[Count.EARLY_EDGES],
             "rejected_time_jumps": counts[Count.JUMPED_HITS] + counts[Count.JUMPED_EDGES],
             "rejected_edges": counts[Count.REJECTED_EDGES],
             "foreign_chip_words": counts[Count.FOREIGN_CHIP_WORDS],
@@ -315,6 +321,7 @@ class Ledger:
             "triggers": totals.triggers,
             "shots": totals.shots,
             "valid_shots": totals.valid_shots,
+            "shots_outside_shutter": totals.shots_outside,
             "clusters": totals.clusters,
             "small_clusters": totals.small_clusters,
             "split_clusters": totals.split_clusters,

@@ -13,6 +13,8 @@ from .losses import ALWAYS, PAUSE, LossSpan
 
 READ_AT_ONCE: Final = 1 << 22
 """Shots whose times are read whole; of more, those are looked up that are needed."""
+LOOKED_UP: Final = 1 << 16
+"""The same where two times are looked for."""
 
 
 def invalidate_shots(
@@ -36,6 +38,41 @@ def invalidate_shots(
     return [max(0, high - low) for low, high in places], invalidated
 
 
+def shots_outside(
+    file: EventFile, shutter: tuple[int | None, int | None], shots: tuple[int, int], tof_max_ns: float | None
+) -> tuple[int, int]:
+    """Take `valid` from shots that are not wholly inside the open shutter. shots: rows [start, stop) of an acquisition.
+
+    shutter: since when and until when it was open (ticks); None: unknown. Most such shots are known before they are
+    written. Returns (how many there are, how many of them were valid).
+    """
+    first, stop = shots
+    low, high = inside(_times(file, first, stop, LOOKED_UP), stop - first, shutter, tof_max_ns)
+    valid, invalidated = file.column("shots", "valid"), 0
+    for rows in (slice(first, first + low), slice(first + high, stop)):
+        for start in range(rows.start, rows.stop, READ_AT_ONCE):
+            some = slice(start, min(start + READ_AT_ONCE, rows.stop))
+            n_valid = int(np.count_nonzero(valid[some]))
+            if n_valid:
+                valid[some] = 0
+                invalidated += n_valid
+    return stop - first - (high - low), invalidated
+
+
+def inside(times: Any, n: int, shutter: tuple[int | None, int | None], tof_max_ns: float | None) -> tuple[int, int]:
+    """Places [low, high) of the shots that are wholly inside the open shutter."""
+    opens, closes = shutter
+    low = 0 if opens is None else bisect_left(times, to_ns(opens), 0, n)
+    if closes is None:
+        return low, n
+    high_ns = to_ns(closes)
+    high = bisect_right(times, high_ns, 0, n)
+    # All but the last of those have ended when the next one came.
+    if high and (tof_max_ns is None or times[high - 1] + tof_max_ns > high_ns):
+        high -= 1
+    return low, max(low, high)
+
+
 def _joined(places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """The same places, those that touch as one: a file is written by few large pieces rather than many small ones."""
     joined: list[tuple[int, int]] = []
@@ -47,10 +84,10 @@ def _joined(places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
-def _times(file: EventFile, first: int, stop: int) -> Any:
+def _times(file: EventFile, first: int, stop: int, at_once: int = READ_AT_ONCE) -> Any:
     """The times of shots, by their place in the acquisition (ns)."""
     column = file.column("shots", "time")
-    return column[first:stop] if stop - first <= READ_AT_ONCE else _Later(column, first)
+    return column[first:stop] if stop - first <= at_once else _Later(column, first)
 
 
 class _Later:

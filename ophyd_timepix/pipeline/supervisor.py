@@ -25,6 +25,7 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
+from ..spool.index import Moment
 from ..spool.recording import salvage
 from ..spool.ring import Mark, arrived_datagrams, disk_seconds_left, stopped_by
 from .capture_stage import CaptureStage
@@ -143,6 +144,8 @@ class Supervisor:
             "bind": self._bind,
             "open_run": self._open_run,
             "begin": self._begin,
+            "opened": self._shutter_opened,
+            "shut": self._shutter_shut,
             "end": self._end,
             "baseline": self._baseline,
             "poll": self._poll,
@@ -353,9 +356,24 @@ class Supervisor:
             yield self._children["write"].send("begin", counting)
         start = yield self._children["capture"].send("begin", number)
         if run.request.centroid:
-            yield self._children["decode"].send("begin", (number, start))
+            yield self._children["decode"].send("begin", (number, start, bool(arguments.get("opens_later"))))
         run.acquisition = number
         run.begun = time.monotonic()
+        return {}
+
+    def _shutter_opened(self, arguments: dict[str, Any]) -> Call:
+        run = self._opened()
+        told = Moment(*arguments["before"]), int(arguments["counts"])
+        if run.acquisition is not None:
+            yield self._children["capture"].send("opened", told)
+            if run.request.centroid:
+                yield self._children["decode"].send("opened", told)
+        return {}
+
+    def _shutter_shut(self, arguments: dict[str, Any]) -> Call:
+        run = self._opened()
+        if run.acquisition is not None and run.request.centroid:
+            yield self._children["decode"].send("shut", int(arguments["counts"]))
         return {}
 
     def _baseline(self, arguments: dict[str, Any]) -> Call:
@@ -402,9 +420,9 @@ class Supervisor:
         decoded = yield Wanted("decode", "decoded")
         ledger.take_decode(decoded)
         rows, totals, gates = yield Wanted("write", "acquired")
-        if decoded.losses:
-            settlement = Settlement(part.number, decoded.losses, rows["shots"], rows["centroids"])
-            invalidated, gates = yield self._children["write"].send("settle", settlement)
+        if decoded.losses or (decoded.shutter != (None, None) and totals.shots):
+            settlement = Settlement(part.number, decoded.losses, rows["shots"], rows["centroids"], decoded.shutter)
+            invalidated, totals.shots_outside, gates = yield self._children["write"].send("settle", settlement)
             totals.valid_shots -= invalidated
         ledger.take_blocks(totals, rows)
         acquired = part.acquired(rows, ledger).model_copy(update={"gates": gates})

@@ -88,5 +88,8 @@ def _told(ledger: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
 
 
 def _shots(ledger: Mapping[str, Any]) -> str:
-    shots = ledger.get("shots")
-    return f"{ledger.get('valid_shots', 0):,} of {shots:,} shots are valid" if shots else "no shots"
+    shots, outside = ledger.get("shots"), ledger.get("shots_outside_shutter")
+    if not shots:
+        return "no shots"
+    valid = f"{ledger.get('valid_shots', 0):,} of {shots:,} shots are valid"
+    return f"{valid}, {outside:,} not wholly inside the open shutter" if outside else valid

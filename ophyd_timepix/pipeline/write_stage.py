@@ -27,7 +27,7 @@ from .ledger import BlockTotals
 from .losses import LossSpan
 from .messages import Counting, GateResult, RunRequest
 from .preview import NoEventFile
-from .settling import invalidate_shots, loss_columns
+from .settling import invalidate_shots, loss_columns, shots_outside
 from .shared import Gauge, Shared
 from .stage import Stage
 
@@ -54,6 +54,8 @@ class Settlement(NamedTuple):
     losses: Sequence[LossSpan]
     shots: tuple[int, int]
     centroids: tuple[int, int]
+    shutter: tuple[int | None, int | None] = (None, None)
+    """Since when and until when it was open for sure (ticks); None: unknown."""
 
 
 class WriteStage(Stage):
@@ -208,20 +210,26 @@ class WriteStage(Stage):
         self.report("acquired", (rows, self._totals, self._gates()))
         self._begin_acquisition()
 
-    def _settle(self, request: Settlement) -> tuple[int, tuple[GateResult, ...]]:
-        """No shot that a loss may have touched is valid. Returns the shots that were, and the gates without them.
+    def _settle(self, request: Settlement) -> tuple[int, int, tuple[GateResult, ...]]:
+        """No shot that a loss may have touched, or that was not wholly inside the open shutter, is valid. Returns the
+        shots that were, those outside the shutter, and the gates without them.
 
-        Most losses were known before their shots were written; one on the way shows at the end only.
+        Most of it was known before the shots were written; a loss on the way shows at the end only.
         """
         file, run = self._opened()
         if isinstance(file, NoEventFile):
-            return 0, self._gates()
-        touched, invalidated = invalidate_shots(file, request.losses, request.shots, run.processing.tof_max_ns)
-        file.append("losses", loss_columns(request.acquisition, request.losses, touched))
+            return 0, 0, self._gates()
+        tof_max_ns = run.processing.tof_max_ns
+        outside, invalidated = shots_outside(file, request.shutter, request.shots, tof_max_ns)
+        if request.losses:
+            touched, more = invalidate_shots(file, request.losses, request.shots, tof_max_ns)
+            file.append("losses", loss_columns(request.acquisition, request.losses, touched))
+            invalidated += more
         if invalidated:
             self._count_again(file, request.shots, request.centroids)
-        self._flush()
-        return invalidated, self._gates()
+        if invalidated or request.losses:
+            self._flush()
+        return invalidated, outside, self._gates()
 
     def _count_again(self, file: EventFile, shots: tuple[int, int], centroids: tuple[int, int]) -> None:
         """The sums of the point, from its rows [start, stop)."""

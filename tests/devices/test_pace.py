@@ -39,7 +39,7 @@ class Laboratory:
         pace = ShotPace(self, ASKED)
         opened = self.now
         self.now += stall_s
-        pace.begin()
+        pace.begin(opened)
         while (look := pace.look())[0] > 0:
             self.now += max(look[1], 0.0001)
             pace.note_shots(int(max(self.now - opened - LATE_S, 0) * RATE_HZ))
