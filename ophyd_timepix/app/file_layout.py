@@ -101,7 +101,7 @@ MEANING: Final = {
     "acquisition": "number of the acquisition, 0: outside any",
     "end_counts": "end of an acquisition: the board's timer when the shutter closed (25 ns); else -1",
     "sent": "reading, beginning, end: datagrams that the board said it had sent since the run was opened; -1: unknown",
-    "received_before": "reading, beginning: datagrams of the board that had arrived when it was asked; malformed datagrams in several places of one batch: address of the last one; else -1",
+    "received_before": "reading, beginning, end: datagrams of the board that had arrived when it was asked; malformed datagrams in several places of one batch: address of the last one; else -1",
     "malformed": "datagrams before it that were no whole words",
     "unrecorded": "datagrams before it that came when disk or ring were full",
     "lost": "loss: datagrams that are missing just before `offset`",

@@ -136,6 +136,11 @@ class Sent(Message):
     datagrams: int
     pixel_words: tuple[int, ...] = ()
     paused: int = Field(0, description="datagrams that waited on the board because its read-out was paused")
+    arrived: int | None = Field(
+        None,
+        description="datagrams that had arrived of these (`Progress.arrived_datagrams`), and no more will: "
+        "at the end of an acquisition nothing is waited for then; None: it is, and all that came is compared",
+    )
 
 
 class Progress(Message):

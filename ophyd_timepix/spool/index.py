@@ -77,7 +77,7 @@ RECORD: Final = np.dtype(
         ("end_counts", "<i8"),
         # POLL, BASELINE, END: datagrams the board says it sent since the run was opened; -1 unknown
         ("sent", "<i8"),
-        # POLL, BASELINE: datagrams that had arrived (see `arrived`) when the board was asked;
+        # POLL, BASELINE: datagrams that had arrived (see `arrived`) when the board was asked; END: those of `sent`;
         # LOSS_MALFORMED: address up to which they lie between the bytes, where they share a record; else -1
         ("received_before", "<i8"),
         ("malformed", "<i8"),  # datagrams before it that were no whole words
@@ -373,7 +373,7 @@ def spans(records: Records, n_bytes: int) -> list[Span]:
         end_counts = int(closing["end_counts"]) if closing is not None and closed else -1
         known = end_counts if end_counts >= 0 else None
         sent = int(closing["sent"]) if closing is not None and closed else UNKNOWN
-        came = None if closing is None or sent < 0 else int(arrived(closing))
+        came = None if closing is None or sent < 0 else _arrived_at_end(closing)
         words = _known(closing["sent_words"]) if closing is not None and closed else None
         paused = _known(closing["paused"]) if closing is not None and closed else None
         start = int(records["offset"][first])
@@ -387,6 +387,13 @@ def spans(records: Records, n_bytes: int) -> list[Span]:
             Span(number, start, stop, known, closed, _known(sent), came, counted, words, base, paused, *moments)
         )
     return found
+
+
+def _arrived_at_end(closing: Any) -> int:
+    """What had arrived of what an acquisition sent. Datagrams may have come behind the last reading of the counters."""
+    if closing["kind"] == Kind.END and closing["received_before"] >= 0:
+        return int(closing["received_before"])
+    return int(arrived(closing))
 
 
 def first_of(records: Records, span: Span) -> int:

@@ -56,8 +56,8 @@ class Bench:
         if asks:
             self.stage.requests["baseline"](self.counters)
 
-    def end(self) -> Drained:
-        self.stage.requests["end"]((self.counters, None))
+    def end(self, sent: Sent | None = None) -> Drained:
+        self.stage.requests["end"]((sent or self.counters, None))
         self._wait(lambda: bool(self.stage.step() or self._supervisor.poll()))
         kind, _, drained = self._supervisor.recv()
         assert kind == "drained"
@@ -146,6 +146,25 @@ def test_the_recording_tells_the_same_of_what_came_in_between(bench):
         bench.send(9, lost=lost)
         live.append(bench.end())
         bench.come(after)
+    bench.stage.requests["close"](None)
+    records = read_index(bench.spool).records
+    found = spans(records, bench.spool.stat().st_size)
+    assert recorded_ways(records, found) == [ended.way for ended in live]
+    assert recorded_strays(records, found) == [ended.strays for ended in live]
+
+
+def test_edges_behind_the_last_reading_of_the_counters_hide_no_loss_and_are_none_too_many(bench):
+    """A closed shutter may let them pass. The next acquisition begins with them, live and in the recording."""
+    live = []
+    for lost, behind in ((0, 3), (1, 3), (2, 2), (0, 0)):
+        bench.begin()
+        bench.send(9, lost=lost)
+        read = bench.counters.model_copy(update={"arrived": bench.stage._capture.totals().arrived})
+        bench.send(behind)
+        live.append(bench.end(read))
+    assert [missing(ended) for ended in live] == [0, 1, 2, 0]
+    assert [ended.ended_by for ended in live] == ["counters", "silence", "silence", "counters"]
+    assert {ended.strays.too_many + ended.strays.lost for ended in live} == {0}
     bench.stage.requests["close"](None)
     records = read_index(bench.spool).records
     found = spans(records, bench.spool.stat().st_size)
