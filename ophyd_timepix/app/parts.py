@@ -269,8 +269,9 @@ class PartStore:
             if path.name != PLAN:
                 told = json.loads(path.read_text())
                 digests = {name: (int(stop), sha) for name, (stop, sha) in told["digests"].items()}
-                number = int(path.stem)
-                found[number] = Done(number, path.with_suffix(".part"), told["ledger"], digests)
+                number, made = int(path.stem), path.with_suffix(".part")
+                if made.exists():
+                    found[number] = Done(number, made, told["ledger"], digests)
         return found
 
     def finish(

@@ -5,8 +5,11 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
 
 from ..config import (
     CentroidTime,
@@ -19,12 +22,15 @@ from ..config import (
 )
 from ..config.calibration import NONE
 from ..config.masked_pixels import Pixel, checked, parse_pixels, read_pixels
+from ..config.text import explain
 from ..protocol.chip_config import ConfigWord, GeneralConfig, PllConfig
 from ..spool.sources import Recording, open_recording
 from .asking import Placing, recorded_processing, with_chip_words
 from .part_runner import places, skipped
 from .parts import PART_BYTES, PartStore
 from .product import Product, Wish, make_product, truncated
+
+E = TypeVar("E", bound=StrEnum)
 
 SPLIT_LIMITS: Final = {"split_radius_px", "split_time_ns"}
 """Of use with `split` alone."""
@@ -50,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--geometry", type=geometry_file, metavar="FILE", help="JSON: where each chip lies in the picture"
     )
     parser.add_argument("--gap-px", type=int, help="between the chips of a quad (default 4, or as recorded)")
-    parser.add_argument("--orientation", type=Orientation, choices=list(Orientation), default=Orientation.UP)
+    parser.add_argument("--orientation", type=one_of(Orientation), metavar=choices(Orientation), default=Orientation.UP)
     add_chip_arguments(parser)
     parser.add_argument("--no-hash", action="store_true", help="do not read the inputs once more for their sha256")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
@@ -74,11 +80,11 @@ def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--window-ns", type=float)
     group.add_argument("--min-samples", type=int)
     group.add_argument("--min-size", type=int)
-    group.add_argument("--metric", type=Metric, choices=list(Metric))
+    group.add_argument("--metric", type=one_of(Metric), metavar=choices(Metric))
     group.add_argument("--split", action=argparse.BooleanOptionalAction, help="cut up clusters of several particles")
     group.add_argument("--split-radius-px", type=float)
     group.add_argument("--split-time-ns", type=float)
-    group.add_argument("--centroid-time", type=CentroidTime, choices=list(CentroidTime))
+    group.add_argument("--centroid-time", type=one_of(CentroidTime), metavar=choices(CentroidTime))
     group.add_argument("--tof-min-ns", type=float)
     group.add_argument("--tof-max-ns", type=float)
     group.add_argument("--tot-min", type=int, help="smallest ToT of a hit that counts (25 ns counts)")
@@ -92,12 +98,28 @@ def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--calibration", metavar="FILE", help="FILE.npz, or none")
     group.add_argument("--lateness-ns", type=float)
     group.add_argument("--trigger-input", type=int, choices=(1, 2))
-    group.add_argument("--trigger-edge", type=Edge, choices=list(Edge))
+    group.add_argument("--trigger-edge", type=one_of(Edge), metavar=choices(Edge))
     group.add_argument("--trigger-period-ns", type=float)
-    group.add_argument("--missing-triggers", type=MissingTriggers, choices=list(MissingTriggers))
+    group.add_argument("--missing-triggers", type=one_of(MissingTriggers), metavar=choices(MissingTriggers))
     group.add_argument("--trigger-delay-ns", type=float, help="a shot opens so much after its trigger")
     group.add_argument("--trigger-prescale", type=int, metavar="N", help="every N-th trigger opens a shot")
     group.add_argument("--hits", action=argparse.BooleanOptionalAction, help="write the hit columns too")
+
+
+def choices(kind: type[StrEnum]) -> str:
+    """How they stand in the usage."""
+    return "{" + ",".join(kind) + "}"
+
+
+def one_of(kind: type[E]) -> Callable[[str], E]:
+    """Reads one of these words. argparse asks for the type before its own choices, and so would not tell them."""
+
+    def read(text: str) -> E:
+        if text not in list(kind):
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(kind)}")
+        return kind(text)
+
+    return read
 
 
 def chip_word(kind: type[ConfigWord]) -> Callable[[str], int]:
@@ -147,7 +169,10 @@ def _pixels_of(text: str) -> tuple[Pixel, ...]:
 def processing_of(options: argparse.Namespace, otherwise: Processing | None = None) -> Processing:
     """The validated parameters of a command line. otherwise: where those come from that it does not give."""
     given = {name: getattr(options, name) for name in Processing.model_fields if hasattr(options, name)}
-    chosen = Processing.model_validate({**(otherwise or Processing()).model_dump(), **given})
+    try:
+        chosen = Processing.model_validate({**(otherwise or Processing()).model_dump(), **given})
+    except ValidationError as error:
+        raise ValueError(explain(error, Processing)) from None
     if not chosen.split:
         _refuse_limits_of_split(given)
     return chosen

@@ -256,7 +256,8 @@ class _Making:
         told = about(self.wish.command, self.version, self.parameters, self.inputs, digests)
         told |= chip_words(self.recordings)
         if len(done) == 1:
-            made = done[0].path
+            # Killed while it is written to, a file of HDF5 opens no more: then the part is missing, and made again.
+            made = done[0].path.rename(store.directory / MERGED)
             add_text(made, PROVENANCE, json.dumps(told))
         else:
             made = store.directory / MERGED

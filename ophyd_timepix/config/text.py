@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from ophyd_timepix.protocol import PixelMatrix
 from ophyd_timepix.protocol.chip_config import ConfigWord
@@ -216,10 +217,28 @@ def _explain_one(details: Any, model: type[BaseModel], prefix: str) -> str:
     if kind == "missing":
         return f"{place} is missing"
     if kind == "value_error":
-        return f"{place}: {message.removeprefix('Value error, ')}"
-    meaning = _meaning(model, details["loc"])
-    what = f" ({meaning})" if meaning else ""
-    return f"{place}{what} cannot be {_short(details['input'])}: {message[0].lower()}{message[1:]}"
+        why = message.removeprefix("Value error, ")
+        return f"{place}: {why}" if details["loc"] or prefix else why
+    field = _field(model, details["loc"])
+    what = f" ({field.description})" if field is not None and field.description else ""
+    limits = _limits(field) if kind in _OUT_OF_LIMITS else ""
+    why = f"it must be {limits}" if limits else f"{message[0].lower()}{message[1:]}"
+    return f"{place}{what} cannot be {_short(details['input'])}: {why}"
+
+
+_OUT_OF_LIMITS: Final = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
+_LIMITS: Final = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
+
+
+def _limits(field: FieldInfo | None) -> str:
+    """What a number may be, both ends."""
+    told = [
+        f"{words} {getattr(limit, name):,.10g}"
+        for limit in (field.metadata if field is not None else ())
+        for name, words in _LIMITS.items()
+        if hasattr(limit, name)
+    ]
+    return " and ".join(told)
 
 
 def _short(value: object) -> str:
@@ -227,15 +246,16 @@ def _short(value: object) -> str:
     return text if len(text) <= _MAX_QUOTE else f"{text[:_MAX_QUOTE]}..."
 
 
-def _meaning(model: Any, place: tuple[int | str, ...]) -> str:
-    """The description of the field at `place`: of the innermost one that has one."""
-    meaning = ""
+def _field(model: Any, place: tuple[int | str, ...]) -> FieldInfo | None:
+    """The field at `place`: the innermost one that has a description."""
+    found = None
     for name in place:
-        fields: Mapping[str, Any] = getattr(model, "model_fields", {})
+        fields: Mapping[str, FieldInfo] = getattr(model, "model_fields", {})
         if name in fields:
-            meaning = fields[str(name)].description or ""
-            model = _inner_model(fields[str(name)].annotation)
-    return meaning
+            field = fields[str(name)]
+            found = field if field.description or found is None else found
+            model = _inner_model(field.annotation)
+    return found
 
 
 def _inner_model(annotation: Any) -> Any:

@@ -76,3 +76,24 @@ def test_pixels_and_calibrations_of_chips_that_are_not_there_are_told(tmp_path: 
 def test_a_time_that_ticks_cannot_count_is_refused_by_name(option: str, value: str) -> None:
     with pytest.raises(ValueError, match=option.removeprefix("--").replace("-", "_")):
         processing_of(parsed(option, value))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--radius-px 9", r"radius_px .* cannot be 9.0: it must be more than 0 and at most 8"),
+        ("--window-ns nan", "window_ns .* cannot be nan: it must be more than 0 and at most 100,000"),
+        ("--min-samples 0", "min_samples .* cannot be 0: it must be at least 1 and at most 1,000"),
+        ("--lateness-ns -1", r"lateness_ns .* cannot be -1.0: it must be at least 0 and at most 2,000,000"),
+        ("--tof-min-ns 5 --tof-max-ns 2", r"^tof_min_ns \(5.0 ns\) must be below tof_max_ns \(2.0 ns\)"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_both_ends_of_it(words: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        processing_of(parsed(*words.split()))
+
+
+def test_a_word_that_is_none_of_the_choices_is_refused_with_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed("--metric", "ball")
+    assert "--metric: 'ball' is none of cylinder, ellipsoid" in capsys.readouterr().err

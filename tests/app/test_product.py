@@ -342,6 +342,22 @@ def test_resuming_what_is_finished_does_nothing_and_other_wishes_are_refused(for
     assert "made with other parameters" in capsys.readouterr().err
 
 
+def test_who_is_killed_while_the_only_part_is_written_to_once_more_goes_on_too(foreign, tmp_path, monkeypatch):
+    """HDF5 opens no file that somebody was writing to when he was killed."""
+    out, whole = tmp_path / "a.h5", tmp_path / "whole.h5"
+    assert process(foreign, "-o", whole) == 0
+
+    def be_killed(made: Path, *_: object) -> None:
+        os.truncate(made, 100)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(product, "add_text", be_killed)
+        assert process(foreign, "-o", out) == cli.INTERRUPTED
+    assert process(foreign, "-o", out, "--resume") == 0
+    assert_same(out, whole)
+
+
 def test_an_output_is_made_by_one_at_a_time(foreign, tmp_path, capsys):
     store = product.PartStore.open(tmp_path / "a.h5", {}, resume=False)
     try:
