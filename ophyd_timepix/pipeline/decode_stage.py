@@ -463,7 +463,7 @@ class _Stream:
         """Decode the next words. What is missing before them is known to the builder before it has them."""
         decoder, words, done = self._decoder, piece.words, 0
         anchor = timer_estimate(piece.host_ns, self._zero_ns)
-        if piece.losses or piece.poll is not None:
+        if piece.losses or piece.poll is not None or piece.is_base:
             self._losses.before(piece, decoder.newest_ticks, decoder.horizon_ticks, self._sums)
         lasting = piece.lasting_ns // NS_PER_COUNT
         if self._repeats is not None:
@@ -538,6 +538,7 @@ class _Stream:
             max_lateness_ns=self._decoder.take_lateness() * NS_PER_COUNT,
             losses=self._losses.spans(way, stop, self._sums),
             lost_on_the_way=self._losses.lost_on_the_way,
+            words_before=self._losses.words_before,
             repeated_datagrams=[int(n) for n in self._repeated.datagrams - self._repeated_before.datagrams],
             repeated_words=self._repeated.words - self._repeated_before.words,
             largest_datagram=self._repeated.largest,

@@ -76,6 +76,8 @@ class DecodeTotals:
     """Hits that filters removed before the order of time."""
     inferred_triggers: int = 0
     """Of the missing ones, put in."""
+    words_before: int = 0
+    """Words of pixels that came before what the board's counts are compared with."""
     shutter: tuple[int | None, int | None] = (None, None)
     """Since when and until when it was open for sure (ticks); None: unknown."""
 
@@ -253,7 +255,7 @@ class Ledger:
             self._differences.append(
                 self._entries["recording_bytes"] // 8 - counts[Count.WORDS] - totals.repeated_words
             )
-        self._entries["altered_words"] = self._altered_words(totals.largest_datagram)
+        self._entries["altered_words"] = self._altered_words(totals.largest_datagram, totals.words_before)
 
     def _take_repeats(self, totals: DecodeTotals) -> None:
         """Datagrams that came twice are known one by one: they neither hide what was lost nor are they too many."""
@@ -286,17 +288,18 @@ class Ledger:
             "hits": totals.counts[Count.HITS_0 + chip],
         }
 
-    def _altered_words(self, largest: int) -> int:
+    def _altered_words(self, largest: int, before: int) -> int:
         """Pixel words, against the board's own count, that came as something else or not with their datagram.
 
-        Negative: other words came as pixel words. What lost datagrams may have held is none of them.
+        Negative: other words came as pixel words. What lost datagrams may have held is none of them. largest: words of
+        the largest datagram; before: pixel words that are not among those that the board counted.
         """
         entries, way = self._entries, self._way
         sent = None if way is None else way.sent_words
         if sent is None:
             return 0
         missing = unexplained(
-            sent - entries["pixel_words"] - entries["foreign_chip_words"],
+            sent - (entries["pixel_words"] + entries["foreign_chip_words"] - before),
             self.lost_datagrams,
             entries["surplus_datagrams"],
             largest,

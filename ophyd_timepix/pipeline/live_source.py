@@ -99,7 +99,7 @@ class LiveSource:
                 return None
             self._read(view, start)
         self.position = cut.stop
-        return Slice(view.view("<u8"), cut.host_ns, start, cut.losses, cut.poll, cut.lasting_ns)
+        return Slice(view.view("<u8"), cut.host_ns, start, cut.losses, cut.poll, cut.lasting_ns, cut.is_base)
 
     def _end(self) -> Slice | None:
         """What stands behind the last word, once."""
@@ -110,7 +110,9 @@ class LiveSource:
             return None
         self._told_end = True
         cut = self._window.cut(start, start, self._acquisition)
-        return Slice(NO_WORDS, cut.host_ns, start, cut.losses, cut.poll) if cut.losses or cut.poll else None
+        if not (cut.losses or cut.poll or cut.is_base):
+            return None
+        return Slice(NO_WORDS, cut.host_ns, start, cut.losses, cut.poll, is_base=cut.is_base)
 
     def _keep_up(self) -> None:
         if self._ring.received - self.position > self._ring.size // PREVIEW_SHARE:

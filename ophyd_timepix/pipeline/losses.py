@@ -146,6 +146,9 @@ class Losses:
         self._late: LossSpan | None = None
         self._passed_over: dict[tuple[int, str], LossSpan] = {}
         """Of each chip and cause, until the chip goes on."""
+        self.words_before = 0
+        """Words of pixels that came between the beginning and the board's answer that its counts are compared from:
+        stragglers of the acquisition before."""
 
     @property
     def waiting(self) -> bool:
@@ -154,6 +157,8 @@ class Losses:
 
     def before(self, piece: Slice, newest: Ints, horizon: int, sums: Sums = Sums()) -> None:  # noqa: B008
         """What stands before the words of a slice. newest: time of each chip so far (ticks); sums: what came so far."""
+        if piece.is_base:
+            self.words_before = sums.words
         for loss in piece.losses:
             known = int(newest[loss.chip]) if 0 <= loss.chip < len(newest) else horizon + self._lateness
             self._open.append(_Open(loss, max(known - self._lateness, -ALWAYS), known))
@@ -165,11 +170,16 @@ class Losses:
 
     def _mark(self, poll: Poll, address: int, sums: Sums, low_ticks: int) -> _Mark:
         """A reading that stands at an address. What came twice came once."""
+        sums = self._compared(sums)
         low, words_before = self._begin_of(poll, address, sums.words)
         before, after = poll.arrived_before - sums.repeats, poll.arrived_after - sums.repeats
         reading = Reading(poll.sent, before, after, low, address)
         words = Reading(poll.sent_words, words_before, sums.words, low, address) if poll.sent_words >= 0 else None
         return _Mark(reading, low_ticks, poll.arrived_after, words, poll.paused)
+
+    def _compared(self, sums: Sums) -> Sums:
+        """What came, as the board's counts are compared with it."""
+        return sums._replace(words=sums.words - self.words_before)
 
     def _begin_of(self, poll: Poll, address: int, words: int) -> tuple[int, int]:
         """The last address that is known to lie before what arrived after the question, and the words before it."""
@@ -287,6 +297,7 @@ class Losses:
         """All of them in the order of time, with what was lost on the way if that is known. stop: the last address;
         sums: all that came.
         """
+        sums = self._compared(sums)
         if self._late is not None:
             self._add(self._late)
             self._late = None

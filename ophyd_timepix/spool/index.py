@@ -443,6 +443,8 @@ class Cut(NamedTuple):
     poll: Poll | None = None
     lasting_ns: int = SILENCE_NS
     """Within so long after that all of them came."""
+    is_base: bool = False
+    """The acquisition is compared with what the board counts from here on: a BASELINE stands here."""
 
 
 def cut_slice(
@@ -458,19 +460,19 @@ def cut_slice(
     offsets = records["offset"]
     here = int(np.searchsorted(offsets, start, side="left"))
     first = int(np.searchsorted(offsets, start, side="right"))
-    losses, poll = _standing_at(records[here:first], acquisition)
+    losses, poll, is_base = _standing_at(records[here:first], acquisition)
     last = int(np.searchsorted(offsets, stop, side="left"))
     barriers = np.flatnonzero(records["kind"][first:last] != Kind.STRETCH)
     if barriers.size:
         last = first + int(barriers[0])
         stop = int(offsets[last])
     if first == 0:
-        return Cut(stop, None, losses, poll)
+        return Cut(stop, None, losses, poll, is_base=is_base)
     times = records["host_ns"][first - 1 : max(first, last)]
     single = bool(times[0] < single_until_ns)
     quiet = np.flatnonzero(times[1:] - times[0] >= (1 if single else SILENCE_NS))
     end = int(offsets[first + quiet[0]]) if quiet.size else stop
-    return Cut(end, int(times[0]), losses, poll, STRETCH_NS if single else SILENCE_NS)
+    return Cut(end, int(times[0]), losses, poll, STRETCH_NS if single else SILENCE_NS, is_base)
 
 
 class Beginning:
@@ -513,8 +515,8 @@ class Window:
         return cut_slice(self.records[self.covering(start) : last], start, stop, acquisition, single_until_ns)
 
 
-def _standing_at(records: Records, acquisition: int | None) -> tuple[tuple[Loss, ...], Poll | None]:
-    """The losses and the last reading among records of one address."""
+def _standing_at(records: Records, acquisition: int | None) -> tuple[tuple[Loss, ...], Poll | None, bool]:
+    """The losses and the last reading among records of one address, and whether there is a BASELINE."""
     if acquisition is not None:
         records = records[records["acquisition"] == acquisition]
     losses = tuple(
@@ -527,13 +529,14 @@ def _standing_at(records: Records, acquisition: int | None) -> tuple[tuple[Loss,
         for r in records
         if r["kind"] in LOSS_CAUSES
     )
+    is_base = bool((records["kind"] == Kind.BASELINE).any())
     polls = records[records["kind"] == Kind.POLL]
     if not polls.size:
-        return losses, None
+        return losses, None, is_base
     last = polls[-1]
     names = ("sent", "received_before", "sent_words", "paused")
     sent, before, words, paused = (int(last[name]) for name in names)
-    return losses, Poll(sent, before, int(arrived(polls)[-1]), words, paused)
+    return losses, Poll(sent, before, int(arrived(polls)[-1]), words, paused), is_base
 
 
 class PagedWindow:

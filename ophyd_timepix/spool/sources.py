@@ -44,6 +44,8 @@ class Slice(NamedTuple):
     """A reading of the board's counter that stands at `address`."""
     lasting_ns: int = SILENCE_NS
     """Within so long after `host_ns` all of them came."""
+    is_base: bool = False
+    """What the board says it sent in this acquisition, it sent after what stands before `address`."""
 
 
 class RecordingError(ValueError):
@@ -194,10 +196,10 @@ class RecordingReader:
         self._file.read(view, start)
         view, damage = self._compare(view, start)
         losses = cut.losses + damage
-        if self._told_end and not (losses or cut.poll):
+        if self._told_end and not (losses or cut.poll or cut.is_base):
             return None
         self.position += view.size
-        return Slice(view.view("<u8"), cut.host_ns, start, losses, cut.poll, cut.lasting_ns)
+        return Slice(view.view("<u8"), cut.host_ns, start, losses, cut.poll, cut.lasting_ns, cut.is_base)
 
     def _compare(self, view: npt.NDArray[np.uint8], start: int) -> tuple[npt.NDArray[np.uint8], tuple[Loss, ...]]:
         """What of a slice is all as it was received, or all of it damaged; and what to tell of that.

@@ -6,19 +6,26 @@ import time
 from multiprocessing import Pipe
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ophyd_timepix.decode.decoder import Framing
 from ophyd_timepix.pipeline import capture_stage
 from ophyd_timepix.pipeline.capture_stage import CaptureStage, Drained
+from ophyd_timepix.pipeline.decode_stage import _Stream
 from ophyd_timepix.pipeline.ledger import Ledger
 from ophyd_timepix.pipeline.locating import Strays
-from ophyd_timepix.pipeline.messages import Receiver, RunRequest, Sent
-from ophyd_timepix.pipeline.recorded import recorded_strays, recorded_ways
+from ophyd_timepix.pipeline.messages import Receiver, RecordedFile, RunRequest, Sent
+from ophyd_timepix.pipeline.recorded import recorded_parts, recorded_strays, recorded_ways
 from ophyd_timepix.pipeline.shared import Shared
 from ophyd_timepix.pipeline.verdict import DOUBTED
 from ophyd_timepix.spool.index import read_index, spans
+from ophyd_timepix.spool.sources import RecordingReader
 
-WORD = (0xB << 60).to_bytes(8, "little")
+
+def word(k: int) -> bytes:
+    """A hit; of each k another time."""
+    return (0xB << 60 | k << 30 | 20 << 20).to_bytes(8, "little")
 
 
 class Bench:
@@ -41,8 +48,8 @@ class Bench:
         self.come(n - lost + doubled)
 
     def come(self, n: int) -> None:
-        for _ in range(n):
-            self._socket.send(WORD)
+        for k in range(n):
+            self._socket.send(word(self._arrives + k))
         self._arrives += n
         self._wait(lambda: self.stage._capture.totals().arrived == self._arrives)
 
@@ -54,7 +61,10 @@ class Bench:
         self._number += 1
         self.stage.requests["begin"](self._number)
         if asks:
-            self.stage.requests["baseline"](self.counters)
+            self.ask()
+
+    def ask(self) -> None:
+        self.stage.requests["baseline"](self.counters)
 
     def end(self, sent: Sent | None = None) -> Drained:
         self.stage.requests["end"]((sent or self.counters, None))
@@ -170,6 +180,34 @@ def test_edges_behind_the_last_reading_of_the_counters_hide_no_loss_and_are_none
     found = spans(records, bench.spool.stat().st_size)
     assert recorded_ways(records, found) == [ended.way for ended in live]
     assert recorded_strays(records, found) == [ended.strays for ended in live]
+
+
+def test_what_comes_between_the_beginning_and_the_boards_answer_is_not_among_what_it_counts_from_there(bench):
+    """Stragglers are in the stream of the next acquisition, and nothing of that was altered."""
+    bench.begin()
+    bench.send(5)
+    bench.end()
+    bench.begin(asks=False)
+    bench.send(3)
+    bench.ask()
+    bench.send(20)
+    ended = bench.end()
+    bench.stage.requests["close"](None)
+    _, part = recorded_parts(RecordedFile(path=bench.spool))
+    stream = _Stream(RunRequest(event_file=bench.spool.with_suffix(".h5")), Framing.TPX3)
+    stream.begin(2, part.span.start)
+    with RecordingReader(part.recording, part.span.start, part.span.stop, 2) as reader:
+        for piece in iter(lambda: reader.next_slice(np.empty(1 << 16, np.uint8)), None):
+            stream.add(piece)
+    stream.flush_decoder()
+    totals = stream.end_acquisition(ended.way, ended.stop)
+    ledger = Ledger()
+    ledger.take_recording(part.span, part.recording, part.way, part.strays)
+    ledger.take_decode(totals)
+    entries = ledger.as_dict()
+    assert totals.losses == []
+    assert (entries["pixel_words"], entries["sent_pixel_words"], entries["altered_words"]) == (23, 20, 0)
+    assert entries["unaccounted"] == 0
 
 
 def test_strays_beyond_what_was_sent_are_in_the_ledger_and_in_doubt(bench):

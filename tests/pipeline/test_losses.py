@@ -24,8 +24,8 @@ BOUND = LATENESS + FINE_TICKS
 NEVER = -(1 << 40)
 
 
-def piece(address=0, losses=(), poll=None) -> Slice:
-    return Slice(np.zeros(4, np.uint64), None, address, tuple(losses), poll)
+def piece(address=0, losses=(), poll=None, *, is_base=False) -> Slice:
+    return Slice(np.zeros(4, np.uint64), None, address, tuple(losses), poll, is_base=is_base)
 
 
 def times(*newest) -> np.ndarray:
@@ -162,6 +162,19 @@ def test_words_of_which_no_datagram_is_missing_are_placed_between_the_readings_t
     way = Way(0, 0, 50, 50, 500, 1000)
     spans = told.losses.spans(way, 500, Sums(words=500 + change, largest=20))
     assert spans == [LossSpan("altered", -1, 7, 1900, 3050 + BOUND)]
+
+
+def test_words_that_came_before_the_board_was_asked_are_not_among_those_that_it_counted():
+    """Nor do they hide as many that were altered."""
+    told = Told()
+    told.losses.before(piece(is_base=True), times(NEVER), NEVER, Sums(words=7))
+    told.losses.before(piece(64, poll=Poll(12, 12, 12, 1100)), times(1000), 1000, Sums(words=107))
+    told.losses.after(times(1100))
+    told.losses.before(piece(96, poll=Poll(14, 14, 14, 1200)), times(2000), 2000, Sums(words=200))
+    told.losses.after(times(2100))
+    way = Way(10, 10, 16, 16, words_before=1000, words=1250)
+    assert told.losses.words_before == 7
+    assert told.losses.spans(way, 128, Sums(words=250)) == [LossSpan("altered", -1, 7, 1000, 2100 + BOUND)]
 
 
 def test_words_that_a_lost_datagram_may_have_held_are_not_altered():

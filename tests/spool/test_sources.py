@@ -99,13 +99,26 @@ def test_a_loss_before_the_words_and_one_behind_the_last_are_both_told(tmp_path)
     )
     with RecordingReader(recording, 0, 64, acquisition=1) as reader:
         out = np.empty(1024, np.uint8)
-        pieces = [(p.words.size, *p[1:-1]) for p in iter(lambda: reader.next_slice(out), None)]
+        pieces = [(p.words.size, *p[1:5]) for p in iter(lambda: reader.next_slice(out), None)]
         assert reader.at_end
     assert pieces == [
         (4, 5, 0, (Loss(0, "kernel", 3),), None),
         (4, 6, 32, (), Poll(sent=9, arrived_before=5, arrived_after=6)),
         (0, 7, 64, (Loss(1, "kernel", 4),), None),
     ]
+
+
+@pytest.mark.parametrize(("at", "told"), [(0, [True, False]), (32, [False, True]), (64, [False, False, True])])
+def test_a_slice_tells_that_the_acquisition_is_compared_from_it(tmp_path, at, told):
+    """Behind the last word, too."""
+    base = Row(at, 6, acquisition=1, kind=Kind.BASELINE, sent=9, received_before=5)
+    stretches = [Row(0, 5, acquisition=1), Row(32, 10**9, acquisition=1)]
+    recording = indexed(
+        tmp_path, *sorted([*stretches, base], key=lambda row: row.offset), Row(64, 10**9, kind=Kind.END)
+    )
+    with RecordingReader(recording, 0, 64, acquisition=1) as reader:
+        out = np.empty(1024, np.uint8)
+        assert [p.is_base for p in iter(lambda: reader.next_slice(out), None)] == told
 
 
 def test_slices_of_the_first_200_ms_hold_a_stretch_each_so_that_it_is_known_better_when_they_came(tmp_path):
