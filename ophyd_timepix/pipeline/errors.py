@@ -18,6 +18,11 @@ class StageDied(PipelineError):
                 f"; the recording up to then is complete in {death.salvaged}, `ophyd-timepix recover {death.salvaged}` "
                 "makes its event file"
             )
+        if death.saving:
+            kept = (
+                f"; {death.saving} is still being completed from memory (the log says when it is), then `ophyd-timepix "
+                f"recover {death.saving}` makes its event file"
+            )
         trace = f"\n{death.traceback}" if death.traceback else ""
         super().__init__(f"stage {death.stage!r} of the pipeline {death.reason}{kept}; log: {death.log}{trace}")
 

@@ -221,3 +221,4 @@ class StageDeath(Message):
     traceback: str = ""
     log: Path
     salvaged: Path | None = Field(None, description="the recording, complete up to the death")
+    saving: Path | None = Field(None, description="the recording, where it is still being completed")

@@ -58,6 +58,10 @@ CLOSE_TIMEOUT_S: Final = 20.0
 ENDED_BY_ITSELF: Final = "ended with exit code 0"
 FOLLOWERS_S: Final = 0.1
 """When a stage has ended by itself: how long is waited for another to be seen dead."""
+TELL_S: Final = 1.0
+"""A death is told after so long, though the recording may not be complete by then."""
+SOON_BYTES: Final = 128 << 20
+"""So much that is only in the ring yet is on a disk soon."""
 LAST_CHANCE_S: Final = 5.0
 """What the others get when a stage that hangs has used up the time."""
 
@@ -564,13 +568,34 @@ class Supervisor:
         self._end_all(dead.name, reason, trace)
 
     def _end_all(self, name: str, reason: str, trace: str) -> None:
-        """Keep what can be kept, tell the user's process, end the stages."""
+        """Keep what can be kept, tell the user's process, end the stages.
+
+        It hears soon, so that it can close the shutter: before the recording is complete, if that takes long.
+        """
         deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        death = StageDeath(stage=name, reason=reason, traceback=trace, log=self._log_path)
+        takes_long = self._spool() is not None and not self._recording_is_soon_complete()
+        if takes_long:
+            self._tell(death.model_copy(update={"saving": self._spool()}))
         salvaged = self._keep_recording(deadline)
-        death = StageDeath(stage=name, reason=reason, traceback=trace, log=self._log_path, salvaged=salvaged)
+        if not takes_long:
+            self._tell(death.model_copy(update={"salvaged": salvaged}))
+        self._end_children(deadline)
+
+    def _tell(self, death: StageDeath) -> None:
         with contextlib.suppress(OSError):
             self._control.send({"event": "died", "death": death.model_dump(mode="json")})
-        self._end_children(deadline)
+
+    def _spool(self) -> Path | None:
+        """The recording of the open run."""
+        return None if self._run is None else self._run.request.spool
+
+    def _recording_is_soon_complete(self) -> bool:
+        """The capture process has a second to close it. Has it ended, with little left to write from the ring?"""
+        self._close_politely(["capture"], time.monotonic() + TELL_S)
+        ended, _, _ = select.select([self._children["capture"].pidfd], [], [], 0)
+        ring = self._shared.ring
+        return bool(ended) and ring.received - ring.on_disk <= SOON_BYTES
 
     def _culprit(self, heard: Child) -> tuple[Child, str, str]:
         """Who died, how, and its traceback. A stage ends by itself when another one that it talks to has gone, and may
@@ -593,18 +618,18 @@ class Supervisor:
 
     def _keep_recording(self, deadline: float) -> Path | None:
         """End the capture process; what it did not write itself is written from the ring, which outlives it."""
-        run = self._run
-        if run is None or run.request.spool is None:
+        spool = self._spool()
+        if spool is None:
             return None
         self._close_politely(["capture"], deadline)
         self._reap("capture")
         try:
-            added = salvage(run.request.spool, self._shared.ring, self._shared.index)
+            added = salvage(spool, self._shared.ring, self._shared.index)
         except OSError:
-            log.exception("the end of %s could not be saved", run.request.spool)
+            log.exception("the end of %s could not be saved", spool)
             return None
-        log.info("%d bytes of %s were saved from the ring", added, run.request.spool)
-        return run.request.spool
+        log.info("%d bytes of %s were saved from the ring", added, spool)
+        return spool
 
     def _shut_down(self) -> None:
         """The user's process is gone: close files, end stages."""

@@ -226,6 +226,25 @@ def test_after_a_death_the_next_start_works(own_pipeline, tmp_path):
     own_pipeline.close_run()
 
 
+def test_a_death_is_told_within_seconds_though_the_recording_cannot_be_completed_yet(own_pipeline, tmp_path):
+    """A capture process that is stopped stands for a write that hangs."""
+    (port,) = own_pipeline.bind([Receiver(chip=0, host=HOST)])
+    spool = own_pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5")).spool
+    sent = acquire(own_pipeline, port, 1, hit_words(5000, 1))
+    while own_pipeline.progress().received_datagrams < sent:
+        pass
+    os.kill(own_pipeline.pids["capture"], signal.SIGSTOP)
+    os.kill(own_pipeline.pids["decode"], signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(StageDied, match=r"run\.tpx3 is still being completed") as caught:
+        poll_until_it_fails(own_pipeline)
+    assert time.monotonic() - began < 5, "a second, on a machine that has time"
+    assert (caught.value.death.stage, caught.value.death.salvaged) == ("decode", None)
+    os.kill(own_pipeline.pids["capture"], signal.SIGCONT)
+    own_pipeline.close()
+    assert open_recording(spool).n_bytes == 8 * (5000 + sent)
+
+
 def test_an_error_that_nobody_foresaw_is_told_with_its_traceback_and_the_recording_is_whole(own_pipeline, tmp_path):
     (port,) = own_pipeline.bind([Receiver(chip=0, host=HOST)])
     spool = own_pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5")).spool
