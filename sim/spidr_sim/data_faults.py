@@ -9,8 +9,9 @@ Places, in the order in which data come by:
                        the receiver, where it is lost, held up, doubled, damaged
 =====================  ===========================================================================================
 
-Everything is counted, and random numbers hang on the seed and the number of the datagram: the same words and the same
-faults give the same harm. Each strike is told as a `Strike`. Called by the sending thread alone. Knows no clock.
+Everything is counted, and random numbers hang on the seed and on how many came by or were struck before: the same words
+and the same faults give the same harm. Each strike is told as a `Strike`. Called by the sending thread alone. Knows no
+clock.
 """
 
 from collections import deque
@@ -62,6 +63,8 @@ class Held(NamedTuple):
     last_tick: int = -1
     hits: int = 0
     edges: int = 0
+    datagrams: int = 0
+    """0: words that are in none yet, or none at all."""
 
 
 class Strike(NamedTuple):
@@ -73,6 +76,10 @@ class Strike(NamedTuple):
     datagram: int
     """Number of the datagram since the simulator began, over all chips, from 1; 0: no single one."""
     held: Held
+    sent: bytes = b""
+    """Words that were altered, as they were, ..."""
+    became: bytes = b""
+    """... and as they went on."""
 
 
 OnStrike = Callable[[Strike], None]
@@ -140,10 +147,10 @@ class Survey:
     def __init__(self, n_chips: int) -> None:
         self.phase_bins: IntArray = np.zeros((n_chips, 1 << w.DCOL.width), np.int64)
 
-    def of(self, chip: int, words: WordArray, present_counts: int) -> Held:
+    def of(self, chip: int, words: WordArray, present_counts: int, datagrams: int = 0) -> Held:
         """Times are those nearest to `present_counts`."""
         first, last, hits, edges = survey(words, self.phase_bins[chip], present_counts)
-        return Held(words.size, first, last, hits, edges)
+        return Held(words.size, first, last, hits, edges, datagrams)
 
 
 @kernel
@@ -275,8 +282,8 @@ class LateWords:
         """Whether words are held, or shall be."""
         return bool(self.left or self._words.size)
 
-    def pass_on(self, words: WordArray) -> tuple[WordArray, WordArray]:
-        """(what leaves now, what was held back of `words`)."""
+    def pass_on(self, words: WordArray) -> tuple[WordArray, WordArray, WordArray]:
+        """(what leaves now, what was held back of `words`, and as what it will leave)."""
         n = self._words.size
         room = n + words.size
         held_words, held_due, out = np.empty(room, np.uint64), np.empty(room, np.int64), np.empty(room, np.uint64)
@@ -287,7 +294,7 @@ class LateWords:
         )
         self._words, self._due = held_words[first:last], held_due[first:last]
         self.left -= n_taken if self.left > 0 else 0
-        return out[:n_out], taken[:n_taken]
+        return out[:n_out], taken[:n_taken], held_words[n:last]
 
     def flush(self) -> WordArray:
         """What is held leaves."""
@@ -388,6 +395,8 @@ class Line:
         self._seconds = seconds
         self._on_strike = on_strike
         self._present = 0
+        self._nth = 0
+        """How often the fault that strikes has struck."""
         self._armed: list[Armed] = []
         self._n_armed = 0
         self._pause: _Hold | None = None
@@ -504,7 +513,8 @@ class Line:
         if struck is None:
             self._carry(chip, payload)
         else:
-            self._tell(struck.fault.name, chip, self._held(chip, payload))
+            self._nth = struck.struck
+            self._tell(struck.fault.name, chip, payload)
             self._harms[struck.fault.name](chip, payload)
 
     # --- the way ------------------------------------------------------------------------------------------------------
@@ -548,22 +558,23 @@ class Line:
         self._stranger.send_datagram(pixels.tobytes())
 
     def _rubbish(self, purpose: int, n_bytes: int) -> bytes:
-        return np.random.default_rng([self._seed, purpose, self.sent]).bytes(n_bytes)
+        return np.random.default_rng([self._seed, purpose, self._nth]).bytes(n_bytes)
 
     # --- what is told -------------------------------------------------------------------------------------------------
     def _held(self, chip: int, payload: bytes) -> Held:
         whole = len(payload) // WORD_BYTES * WORD_BYTES
-        return self.survey.of(chip, np.frombuffer(payload[:whole], np.uint64), self._present)
+        return self.survey.of(chip, np.frombuffer(payload[:whole], np.uint64), self._present, datagrams=1)
 
-    def _tell(self, name: DataFaultName, chip: int, held: Held, *, single: bool = True) -> None:
-        self._on_strike(Strike(name.text, chip, self.sent if single else 0, held))
+    def _tell(self, name: DataFaultName, chip: int, payload: bytes) -> None:
+        altered = (payload, self._rubbish(_RUBBISH, len(payload))) if name is DataFaultName.CORRUPT else (b"", b"")
+        self._on_strike(Strike(name.text, chip, self.sent, self._held(chip, payload), *altered))
 
     def _tell_hold(self, hold: _Hold) -> None:
         by_chip: dict[int, list[Held]] = {}
         for chip, _, held in hold.waiting:
             by_chip.setdefault(chip, []).append(held)
         for chip, parts in by_chip.items():
-            self._tell(hold.fault.name, chip, together(parts), single=False)
+            self._on_strike(Strike(hold.fault.name.text, chip, 0, together(parts)))
 
 
 def together(parts: Sequence[Held]) -> Held:
@@ -574,6 +585,7 @@ def together(parts: Sequence[Held]) -> Held:
         last_tick=max((part.last_tick for part in parts), default=-1),
         hits=sum(part.hits for part in parts),
         edges=sum(part.edges for part in parts),
+        datagrams=sum(part.datagrams for part in parts),
     )
 
 
@@ -612,10 +624,11 @@ class DataFaults:
         """Words of a chip are to leave; the number of datagrams they take."""
         late = self._late[chip]
         if late.active:
-            words, taken = late.pass_on(words)
+            words, taken, late_words = late.pass_on(words)
             if taken.size:
                 held = self.line.survey.of(chip, taken, present_counts)
-                self.strikes.append(Strike(DataFaultName.LATE.text, chip, 0, held))
+                altered = (taken.tobytes(), late_words.tobytes())
+                self.strikes.append(Strike(DataFaultName.LATE.text, chip, 0, held, *altered))
         return self.line.send(chip, words, present_counts) if words.size else 0
 
     def flush(self, present_counts: int) -> int:

@@ -2,9 +2,9 @@
 with.
 
 Columns under `/particles`, `/hits`, `/triggers`, `/shots` and `/acquisitions` (one row for each time the gate was
-open), totals under `/summary`. `epoch` counts restarts and settings of the board's timers; ticks (25/96 ns) count from
-the last. Hits of noise and of test pulses have no particle. Of a chip in mode "event count and iToT" the hits stand
-here that its one word per pixel adds up.
+open), faults of the data under `/faults` and, word by word, `/altered`, totals under `/summary`. `epoch` counts
+restarts and settings of the board's timers; ticks (25/96 ns) count from the last. Hits of noise and of test pulses have
+no particle. Of a chip in mode "event count and iToT" the hits stand here that its one word per pixel adds up.
 The file is in SWMR mode from its start: open it with `h5py.File(path, "r", libver="latest", swmr=True)` while the
 simulator runs. It is complete up to an acquisition before the chips say that their read-out has ended.
 
@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spidr_sim.data_faults import Held, Strike
+from spidr_sim.datagrams import WORD_BYTES
 from spidr_sim.source import Departures, SliceTruth
 
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -85,10 +86,16 @@ TABLES: Final[Mapping[str, Mapping[str, Column]]] = {
         "words": Column("<i8", "1", "words it held"),
         "hits": Column("<i8", "1", "hits among them"),
         "edges": Column("<i8", "1", "trigger edges among them, or that did not come, or came too much"),
+        "datagrams": Column("<i8", "1", "datagrams that it struck; 0: words before they were in any, or none"),
         "first_tick": Column("<i8", "25/96 ns", "earliest time that a word stated, -1: none did"),
         "last_tick": Column("<i8", "25/96 ns", "latest time that a word stated, -1: none did"),
         "first_shot": Column("<i8", "1", "shot of first_tick, number since the restart; -1: none"),
         "last_shot": Column("<i8", "1", "shot of last_tick, number since the restart; -1: none"),
+    },
+    "altered": {
+        "fault": Column("<i8", "1", "row of /faults"),
+        "sent": Column("<u8", "", "a word as it was"),
+        "became": Column("<u8", "", "the same as it went on: of a corrupt datagram, or late"),
     },
 }
 
@@ -180,8 +187,9 @@ class Truth:
         }
         for name in ("first", "last"):
             columns[f"{name}_shot"] = self._shots.at(columns[f"{name}_tick"])
+        tables = {"faults": columns, "altered": _altered(self._totals.faults, strikes)}
         self._totals.faults += len(strikes)
-        self._put(_Rows({"faults": columns}, summary=None if self._is_open else asdict(self._totals)))
+        self._put(_Rows(tables, summary=None if self._is_open else asdict(self._totals)))
 
     def closed(self, epoch: int, at_counts: int) -> None:
         """The gate closed and all words left. Returns when all is on disk."""
@@ -260,6 +268,16 @@ class _ShotNumbers:
         starts = np.concatenate([known for _, known in self._slices])
         before = np.searchsorted(starts, ticks, side="right") - 1
         return np.append(numbers, -1)[np.where(ticks < 0, -1, before)]
+
+
+def _altered(first_row: int, strikes: Sequence[Strike]) -> Columns:
+    """Rows of the words that strikes altered; the first strike is this row of /faults."""
+    n_words = [len(strike.sent) // WORD_BYTES for strike in strikes]
+    return {
+        "fault": np.repeat(first_row + np.arange(len(strikes)), n_words),
+        "sent": np.frombuffer(b"".join(strike.sent for strike in strikes), "<u8"),
+        "became": np.frombuffer(b"".join(strike.became for strike in strikes), "<u8"),
+    }
 
 
 def _tables(epoch: int, truth: SliceTruth, first_particle: int) -> dict[str, Columns]:

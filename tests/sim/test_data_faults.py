@@ -173,7 +173,21 @@ def test_a_corrupt_datagram_holds_random_words_of_the_seed() -> None:
         payloads.append(r.senders[0].sent[1])
     assert payloads[0] == payloads[1] != payloads[2]
     assert r.struck() == [("corrupt", 0, 2)]
-    assert r.faults.strikes[0].held.words == WORDS
+    strike = r.faults.strikes[0]
+    assert (strike.held.words, strike.held.datagrams) == (WORDS, 1)
+    assert strike.became == r.senders[0].sent[1]
+    assert np.frombuffer(strike.sent, np.uint64).tolist() == [2] * WORDS
+
+
+def test_rubbish_hangs_on_the_seed_and_the_strike_alone() -> None:
+    """So that a test can choose it, however many datagrams came before."""
+    r = Rig("corrupt=1:2")
+    r.send([1, 2, 3])
+    r.arm("corrupt=2:1")
+    r.send([4, 5])
+    first, second, third, fourth, fifth = r.senders[0].sent
+    assert len({first, second, third, fourth}) == 4
+    assert fifth == first
 
 
 def test_a_stranger_sends_pixel_words_from_another_address() -> None:
@@ -212,7 +226,7 @@ def test_a_burst_comes_in_one_go_when_its_time_is_over() -> None:
     assert r.came() == [1, 2, 3, 4]
     assert r.faults.line.due_s is None
     assert r.struck() == [("burst", 0, 0)]
-    assert r.faults.strikes[0].held.words == 3 * WORDS
+    assert (r.faults.strikes[0].held.words, r.faults.strikes[0].held.datagrams) == (3 * WORDS, 3)
 
 
 def test_what_a_pause_holds_is_counted_as_paused_and_as_sent_when_it_leaves() -> None:
@@ -283,7 +297,7 @@ def test_a_strike_says_what_the_datagram_held() -> None:
         mine = words[(strike.datagram - 1) * 175 : strike.datagram * 175]
         hits, edges = slow.hits(mine, phases), slow.edges(mine)
         ticks = np.concatenate([hits[:, 3], edges[:, 3]])
-        assert strike.held == (mine.size, ticks.min(), ticks.max(), len(hits), len(edges))
+        assert strike.held == (mine.size, ticks.min(), ticks.max(), len(hits), len(edges), 1)
     assert len(faults.strikes) == -(-words.size // 175) // 7 > 10
 
 
@@ -293,8 +307,8 @@ def test_late_words_come_later_and_beyond_the_wrap_state_a_wrong_time(latency_us
     words = synthesize("uniform", duration_s=0.01, rate_hz=2e6, shot_rate_hz=0).words[0]
     late = LateWords()
     late.latency_counts, late.left = round(latency_us * 40), 50
-    first, taken = late.pass_on(words[:5000].copy())
-    rest, none = late.pass_on(words[5000:].copy())
+    first, taken, became = late.pass_on(words[:5000].copy())
+    rest, none, _ = late.pass_on(words[5000:].copy())
     out = np.concatenate([first, rest, late.flush()])
     assert not late.active
     assert (out.size, taken.size, none.size) == (words.size, 50, 0)
@@ -304,6 +318,7 @@ def test_late_words_come_later_and_beyond_the_wrap_state_a_wrong_time(latency_us
     late_places = np.flatnonzero(~np.isin(out, words[50:]))
     np.testing.assert_array_equal(np.delete(out, late_places), words[50:])
     np.testing.assert_array_equal(states[late_places][:, :3], was[:, :3])
+    np.testing.assert_array_equal(out[late_places], became)
     stated = states[late_places, 3] - was[:, 3]
     assert set(stated.tolist()) == {16_384 * 96 if wrong else 0}
     newest = np.maximum.accumulate(np.delete(states[:, 3], late_places))
@@ -425,10 +440,30 @@ def test_a_pause_ends_by_itself_and_nothing_is_lost(tmp_path: Path) -> None:
         r.expose()
         sent = r.streams.counters()
         hits, totals = columns(path, "hits"), summary(path)
+        (paused,) = columns(path, "faults")["datagrams"]
     assert sent.datagrams == len(r.listeners[0].datagrams) == totals["datagrams"]
-    assert 10 < sent.paused_datagrams <= sent.datagrams
+    assert 10 < sent.paused_datagrams == paused <= sent.datagrams
     ticks = np.sort(slow.hits(r.listeners[0].words(), column_phase(0x11E))[:, 3])
     np.testing.assert_array_equal(ticks, np.sort(hits["tick"]))
+
+
+def test_the_truth_says_what_altered_words_were_and_what_they_became(tmp_path: Path) -> None:
+    path = tmp_path / "truth.h5"
+    with rig(1, truth=path, rate_hz=300_000) as r:
+        r.streams.fault(DataFault.parse("corrupt=3:2"))
+        r.streams.fault(DataFault.parse("late=500:5"))
+        r.streams.readout(Readout.DATA_DRIVEN)
+        r.expose()
+        faults, altered = columns(path, "faults"), columns(path, "altered")
+        came, hits = r.listeners[0].words(), columns(path, "hits")
+    words = np.bincount(altered["fault"], minlength=len(faults["name"]))
+    assert sorted(faults["name"].tolist()) == [b"corrupt", b"corrupt", b"late"]
+    np.testing.assert_array_equal(words, faults["words"])
+    assert np.isin(altered["became"], came).all()
+    late = altered["fault"] == np.flatnonzero(faults["name"] == b"late")[0]
+    was, states = (slow.hits(altered[name][late], column_phase(0x11E)) for name in ("sent", "became"))
+    assert np.isin(was[:, 3], hits["tick"]).all()
+    assert (states[:, 3] - was[:, 3]).tolist() == [16_384 * 96] * 5
 
 
 def test_late_words_leave_before_the_end_of_readout_is_said() -> None:
