@@ -26,8 +26,9 @@ DRAIN_POLL_S: Final = 0.002
 FIRST: Final = -10
 """Niceness of the capture, for those who may ask for it (root, CAP_SYS_NICE)."""
 AUTOGROUP: Final = Path("/proc/self/autogroup")
-ON_THE_WAY_NS: Final = 10_000_000
-"""What the board had sent before an acquisition is waited for so long when that begins: the receiver may rest."""
+ON_THE_WAY_NS: Final = 50_000_000
+"""What the board had sent before an acquisition is waited for so long when that begins: the receiver may rest, a switch
+may hold a burst up. What came later would be too many in the acquisition."""
 FEW_BYTES: Final = 16 << 20
 """Of so few the event file does not tell yet by how much it grows."""
 SILENCE_NS: Final = 200_000_000
