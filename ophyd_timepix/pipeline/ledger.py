@@ -304,6 +304,9 @@ class Ledger:
             entries["surplus_datagrams"],
             largest,
         )
+        # Words of the time before may have been counted as sent before, or not.
+        early: int = entries["rejected_early_hits"]
+        missing += min(max(0, -missing), early)
         if self._strays == Strays():  # the board was not asked when it began: these words may be among what it sent
             missing -= min(max(0, missing), entries.get("stray_words", 0))
         damaged: int = entries["damaged_bytes"] // 8

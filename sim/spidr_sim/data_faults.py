@@ -589,6 +589,9 @@ def together(parts: Sequence[Held]) -> Held:
     )
 
 
+_NO_WORDS: Final[WordArray] = np.empty(0, np.uint64)
+
+
 # --- all of them ------------------------------------------------------------------------------------------------------
 class DataFaults:
     """All that may go wrong with the data of a board, for its data side. `strikes` are those not yet told."""
@@ -600,11 +603,18 @@ class DataFaults:
         self._late = [LateWords() for _ in senders]
         self._no_timer: DataFault | None = None
         self._timers_lost = 0
+        self.edges_always = False
+        """Edges come while the shutter is closed, too."""
+        self._stale = 0
+        """So many words of each chip stay on the board."""
+        self._kept = [_NO_WORDS for _ in senders]
         self._arms: dict[DataFaultName, Callable[[DataFault], None]] = {
             DataFaultName.MISS_TRIGGER: self._arm_trigger,
             DataFaultName.DOUBLE_TRIGGER: self._arm_trigger,
             DataFaultName.LATE: self._arm_late,
             DataFaultName.LOST_TIMER: self._arm_timer,
+            DataFaultName.EDGES_ALWAYS: self._arm_edges,
+            DataFaultName.STALE: self._arm_stale,
         }
 
     def arm(self, fault: DataFault) -> None:
@@ -615,6 +625,9 @@ class DataFaults:
         """Nothing happens any more; what waits leaves. Returns the number of datagrams that this took."""
         self.triggers.armed.clear()
         self._no_timer = None
+        self.edges_always = False
+        self._stale = 0
+        self._kept = [_NO_WORDS for _ in self._late]
         for late in self._late:
             late.left = 0
         self.line.clear()
@@ -636,6 +649,31 @@ class DataFaults:
         left = [(chip, late.flush()) for chip, late in enumerate(self._late) if late.active]
         return sum(self.line.send(chip, words, present_counts) for chip, words in left if words.size)
 
+    def keep(self, chip: int, words: WordArray) -> WordArray:
+        """What leaves now of what the chip measured: the last words may stay on the board."""
+        if not self._stale:
+            return words
+        waiting = np.concatenate([self._kept[chip], words])
+        self._kept[chip] = waiting[-self._stale :].copy()
+        return waiting[: -self._stale]
+
+    def open(self, present_counts: int) -> int:
+        """The gate opens: what stayed on the board leaves first. Returns the number of datagrams that this took."""
+        datagrams = 0
+        for chip, words in enumerate(self._kept):
+            if words.size:
+                self._kept[chip] = _NO_WORDS
+                held = self.line.survey.of(chip, words, present_counts)
+                self.strikes.append(Strike(DataFaultName.STALE.text, chip, 0, held))
+                datagrams += self.line.send(chip, words, present_counts)
+        return datagrams
+
+    def went_on(self, edges: IntArray) -> None:
+        """Rows (input, falling, counter, tick) of edges are sent though the shutter is closed."""
+        ticks = edges[:, _TICK]
+        held = Held(len(edges), int(ticks.min()), int(ticks.max()), 0, len(edges))
+        self.strikes.append(Strike(DataFaultName.EDGES_ALWAYS.text, ALL_CHIPS, 0, held))
+
     def timer_is_lost(self, chip: int) -> bool:
         """Whether the words of an answer to GET_TIMER get lost in the chip."""
         fault = self._no_timer
@@ -654,6 +692,12 @@ class DataFaults:
         for late in self._late:
             late.latency_counts = round(fault.value * COUNTS_PER_US)
             late.left = fault.times or -1
+
+    def _arm_edges(self, fault: DataFault) -> None:
+        self.edges_always = True
+
+    def _arm_stale(self, fault: DataFault) -> None:
+        self._stale = int(fault.value)
 
     def _arm_timer(self, fault: DataFault) -> None:
         self._no_timer, self._timers_lost = fault, 0

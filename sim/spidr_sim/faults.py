@@ -178,6 +178,14 @@ class DataFaultName(Enum):
     LOST_TIMER = "lost-timer", Unit.NONE, 0, 0, "GET_TIMER leaves no words in the stream"
     MISS_TRIGGER = "miss-trigger", Unit.EVERY, 100, 0, "every so-many-th pulse does not reach TDC input 1"
     DOUBLE_TRIGGER = "double-trigger", Unit.EVERY, 100, 0, "every so-many-th pulse on TDC input 1 has an echo"
+    EDGES_ALWAYS = "edges-always", Unit.NONE, 0, 0, "the TDC sends edges while the shutter is closed, too"
+    STALE = (
+        "stale",
+        Unit.COUNTS,
+        50,
+        0,
+        "the board keeps the last so many words of each chip; those of one acquisition come with the next",
+    )
 
 
 FAULT_BY_TEXT: Final[dict[str, FaultName | DataFaultName]] = {

@@ -24,7 +24,7 @@ from spidr_sim.particles import IntArray
 from spidr_sim.readout import TDC_LATENCY_COUNTS, TriggerPlan, WordArray
 from spidr_sim.scenes import LATENCY_COUNTS, SLICE_COUNTS, SLICE_TICKS, SceneName, SceneSettings
 from spidr_sim.settings import ALL_PASS, BiasRamp, ChipSettings
-from spidr_sim.source import COLUMNS, Changes, Departures, SliceTruth, Source, scene_source
+from spidr_sim.source import COLUMNS, Changes, Departures, SliceTruth, Source, edges_leave, scene_source
 
 _TEMPLATE_WORDS: Final = 500_000
 _TEMPLATE_SLICES: Final = (4, 64)
@@ -173,6 +173,11 @@ class LoadSource:
         last = -(-at_counts // SLICE_COUNTS)
         while self._index <= last:
             yield self._slice(at_counts)
+
+    def idle(self, start_counts: int, stop_counts: int) -> tuple[Departures, IntArray]:
+        """It measures speed: while the gate is closed there is nothing."""
+        edges = np.empty((0, 4), np.int64)
+        return edges_leave(edges, np.zeros(self.n_chips, np.bool_)), edges
 
     def inject(self, chip: int, at_counts: int, words: tuple[int, ...]) -> None:
         """Words of the chip itself leave with the next slice."""

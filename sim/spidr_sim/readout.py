@@ -47,7 +47,7 @@ _ONE: Final = np.uint64(1)
 _ADDRESS_BITS: Final = np.uint64(16)
 _TO_LATENESS: Final = np.uint64(65 - _LATENESS_STEPS.bit_length())
 _CHIP_BITS: Final = 2
-_CHIP_MASK: Final = (1 << _CHIP_BITS) - 1
+CHIP_MASK: Final = (1 << _CHIP_BITS) - 1
 _PIXEL_NIBBLE: Final = np.uint64(w.PIXEL_DATA_DRIVEN)
 _EITHER_NIBBLE: Final = np.uint64(w.PIXEL_DATA_DRIVEN ^ w.PIXEL_SEQUENTIAL)
 """`| _EITHER_NIBBLE` makes both headers of pixel words the same."""
@@ -287,7 +287,7 @@ def release(held: Pool, at_counts: int, into: Pool) -> None:
     into.reserve(held.n)
     word, departure = held.word[: held.n], held.departure[: held.n]
     order = np.argsort(departure, kind="stable")
-    chips = departure[order] & _CHIP_MASK
+    chips = departure[order] & CHIP_MASK
     place = np.empty(held.n, np.int64)
     for chip in range(w.MAX_CHIPS):
         mine = chips == chip
@@ -339,13 +339,13 @@ def depart(
     for i in range(n_pool):
         bucket = _bucket(departure[i], start_count)
         if bucket < n_buckets:
-            fill[(departure[i] & _CHIP_MASK) * n_buckets + bucket + 1] += 1
+            fill[(departure[i] & CHIP_MASK) * n_buckets + bucket + 1] += 1
     for b in range(n_chips * n_buckets):
         fill[b + 1] += fill[b]
     stay = 0
     for i in range(n_pool):
         bucket = _bucket(departure[i], start_count)
-        chip = departure[i] & _CHIP_MASK
+        chip = departure[i] & CHIP_MASK
         if bucket < n_buckets:
             slot = chip * n_buckets + bucket
             out[fill[slot]] = word[i]

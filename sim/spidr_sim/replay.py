@@ -25,7 +25,7 @@ from spidr_sim.readout import WordArray
 from spidr_sim.recording import OTHER, PIXEL, TDC, TIMER_HIGH, TIMER_LOW, ChipRecording, Recording, RecordingError
 from spidr_sim.scenes import LATENCY_COUNTS, SLICE_COUNTS
 from spidr_sim.settings import ALL_PASS, BiasRamp, ChipSettings
-from spidr_sim.source import COLUMNS, Changes, DepartureQueue, Departures, SliceTruth
+from spidr_sim.source import COLUMNS, Changes, DepartureQueue, Departures, SliceTruth, edges_leave
 
 _TOA, _TOA_BITS, _TOA_MASK = w.TOA.shift, w.TOA.width, w.TOA.mask
 _SPIDR, _SPIDR_MASK = w.SPIDR_TIME.shift, w.SPIDR_TIME.mask
@@ -108,6 +108,11 @@ class RecordingSource:
         while self._queue.pool.n:
             yield self._queue.leave(self._index)
             self._go_to(self._index + 1)
+
+    def idle(self, start_counts: int, stop_counts: int) -> tuple[Departures, IntArray]:
+        """What was recorded tells nothing of the time while the gate is closed."""
+        edges = np.empty((0, 4), np.int64)
+        return edges_leave(edges, np.zeros(self.n_chips, np.bool_)), edges
 
     def inject(self, chip: int, at_counts: int, words: tuple[int, ...]) -> None:
         """Words of the chip itself join the recorded ones."""

@@ -153,6 +153,10 @@ class Source(Protocol):
         """The gate closes: the slices up to `at_counts`, then what still waits."""
         ...
 
+    def idle(self, start_counts: int, stop_counts: int) -> tuple[Departures, IntArray]:
+        """What a TDC that goes on takes while the gate is closed: words, and rows (input, falling, counter, tick)."""
+        ...
+
     def inject(self, chip: int, at_counts: int, words: tuple[int, ...]) -> None:
         """Let the chip's own words (timer, control) leave at `at_counts`, while the gate is open."""
         ...
@@ -198,6 +202,16 @@ class DepartureQueue:
         )  # fmt: skip
         ends = self._fill[_BUCKETS - 1 : -1 : _BUCKETS].tolist()
         return Departures(self._out, (0, *ends), tuple(self._pixel_words.tolist()), n_edges, truth)
+
+
+def edges_leave(edges: IntArray, sends: npt.NDArray[np.bool_]) -> Departures:
+    """Words of edges alone, of each chip that sends them."""
+    pool = Pool(max(1, len(edges) * sends.size))
+    n = readout.read_edges(edges, sends, pool.word, pool.departure, 0)
+    chips = pool.departure[:n] & readout.CHIP_MASK
+    order = np.argsort(chips, kind="stable")
+    borders = np.searchsorted(chips[order], np.arange(sends.size + 1))
+    return Departures(pool.word[:n][order], tuple(borders.tolist()), (0,) * sends.size, len(edges))
 
 
 class SceneSource:
@@ -288,6 +302,13 @@ class SceneSource:
         while self._queue.pool.n:
             yield self._queue.leave(self._index)
             self._go_to(self._index + 1)
+
+    def idle(self, start_counts: int, stop_counts: int) -> tuple[Departures, IntArray]:
+        """Edges of the triggers, which know nothing of the gate."""
+        sends = self._front.sends_edges
+        start, stop = start_counts * TICKS_PER_COUNT, stop_counts * TICKS_PER_COUNT
+        edges = self.trigger_faults.spoil(self._triggers.edges_in(start, stop if sends.any() else start), stop)
+        return edges_leave(edges, sends), edges
 
     def inject(self, chip: int, at_counts: int, words: tuple[int, ...]) -> None:
         """Words of the chip itself join those that wait."""

@@ -26,6 +26,7 @@ from spidr_sim.data_faults import DataFaults
 from spidr_sim.datagrams import DEFAULT_DATAGRAM_BYTES, DatagramSender, words_per_datagram
 from spidr_sim.encode import end_of_readout_word, timer_words
 from spidr_sim.faults import DataFault
+from spidr_sim.scenes import SLICE_COUNTS
 from spidr_sim.settings import ALL_PASS, BiasRamp, ChipSettings, Readout
 from spidr_sim.source import Departures, Source
 from spidr_sim.streams import StreamCounters
@@ -108,6 +109,8 @@ class UdpStreams:
         self._epoch = 0
         self._zero_s = 0.0
         self._sent_counts = 0
+        self._idle_counts = 0
+        """Up to here edges have been sent while the gate was closed, where they are."""
         self._slip_at_warning = 0.0
 
     # --- what the board calls -----------------------------------------------------------------------------------------
@@ -150,7 +153,7 @@ class UdpStreams:
 
     def fault(self, fault: DataFault) -> None:
         """Let it happen to what leaves from now on: counting begins with the next pulse, word, datagram."""
-        self._post(partial(self._faults.arm, fault))
+        self._post(partial(self._arm, fault))
 
     def clear_faults(self) -> None:
         """Nothing happens to the data any more; what was held up leaves."""
@@ -226,6 +229,8 @@ class UdpStreams:
             self._tell_counts()
         elif self._gate and self._clock.seconds_until(self._source.next_counts) == 0.0:
             self._send_next_slice()
+        elif self._seconds_until_idle() == 0.0:
+            self._send_idle(self._clock.counts())
 
     def _next_task(self) -> Callable[[], None] | None:
         with self._wake:
@@ -237,11 +242,15 @@ class UdpStreams:
 
     def _seconds_until_due(self) -> float | None:
         """Host seconds until something is to leave; None while nothing is."""
-        release_s = self._seconds_until_release()
-        if not self._gate:
-            return release_s
-        slice_s = self._clock.seconds_until(self._source.next_counts)
-        return slice_s if release_s is None else min(slice_s, release_s)
+        slice_s = self._clock.seconds_until(self._source.next_counts) if self._gate else self._seconds_until_idle()
+        due = [wait_s for wait_s in (slice_s, self._seconds_until_release()) if wait_s is not None]
+        return min(due, default=None)
+
+    def _seconds_until_idle(self) -> float | None:
+        """Host seconds until edges are to leave though the gate is closed; None: none do."""
+        if self._gate or not self._faults.edges_always or self._readout is Readout.OFF:
+            return None
+        return self._clock.seconds_until(self._idle_counts + SLICE_COUNTS)
 
     def _seconds_until_release(self) -> float | None:
         """Host seconds until what a fault holds up leaves; None while it holds nothing."""
@@ -258,10 +267,18 @@ class UdpStreams:
         self._clock.hold_at(self._source.next_counts + LAG_ALLOWED_COUNTS)
         self._warn_of_slip()
 
+    def _send_idle(self, stop_counts: int) -> None:
+        """Edges while the gate is closed, as a fault has it."""
+        departures, edges = self._source.idle(self._idle_counts, stop_counts)
+        self._idle_counts = stop_counts
+        if len(edges):
+            self._faults.went_on(edges)
+            self._send(departures)
+
     def _send(self, departures: Departures) -> None:
         datagrams = 0
         for chip in range(len(self._senders)):
-            words = departures.of_chip(chip)
+            words = self._faults.keep(chip, departures.of_chip(chip))
             if words.size:
                 datagrams += self._faults.send(chip, words, self._source.final_counts)
         self._totals.add(departures.pixel_words, departures.n_edges)
@@ -301,6 +318,11 @@ class UdpStreams:
         mask = self._masks[chip] if self._alive[chip] else 0
         return tuple(word for word in words if mask >> HEADER.get(word) & 1)
 
+    def _arm(self, fault: DataFault) -> None:
+        if not self._faults.edges_always:
+            self._idle_counts = self._clock.counts()
+        self._faults.arm(fault)
+
     # --- tasks --------------------------------------------------------------------------------------------------------
     def _set_chip(self, chip: int, settings: ChipSettings, at_counts: int) -> None:
         self._alive[chip] = settings.alive
@@ -331,6 +353,7 @@ class UdpStreams:
             # What came in one mode leaves in that mode.
             self._move_gate(False, at_counts)
             self._readout = mode
+            self._idle_counts = at_counts
             self._move_gate(self._gate_wanted, at_counts)
 
     def _answer_timer(self, chip: int, at_counts: int) -> None:
@@ -348,6 +371,7 @@ class UdpStreams:
         self._epoch += 1
         self._zero_s = zero_s
         self._shutter_counts += at_counts_now - at_counts_before
+        self._idle_counts = at_counts_now
         self._move_gate(self._gate_wanted, at_counts_now)
 
     @property
@@ -364,6 +388,8 @@ class UdpStreams:
             self._close_gate(at_counts)
 
     def _open_gate(self, at_counts: int) -> None:
+        if self._faults.edges_always and at_counts > self._idle_counts:
+            self._send_idle(at_counts)
         self._sent_counts = at_counts
         self._source.open(
             self._epoch,
@@ -376,6 +402,10 @@ class UdpStreams:
         self._slip_at_warning = self._clock.slipped_seconds
         if self._truth:
             self._truth.opened(self._epoch, at_counts)
+        kept_datagrams = self._faults.open(at_counts)
+        if self._truth and kept_datagrams:
+            self._truth.own_words(0, kept_datagrams)
+        self._tell_counts()
 
     def _close_gate(self, at_counts: int) -> None:
         # A closing told late cannot call back what has been sent.
@@ -386,6 +416,7 @@ class UdpStreams:
         if self._truth and late_datagrams:
             self._truth.own_words(0, late_datagrams)
         self._tell_counts()
+        self._idle_counts = closing
         self._clock.hold_at(None)
         if self._truth:
             self._truth.closed(self._epoch, closing)
