@@ -365,7 +365,9 @@ class NaiveDecoder:
         chip.silence = 0
         if self._is_hit(word) and chip.newest is not None:
             self.worst = max(self.worst, chip.newest - time)
-            self.counts[Count.TOA_WRAP_SUSPECTS] += chip.newest - time > 384 * 40
+            if chip.newest - time > 384 * 40:
+                self.counts[Count.TOA_WRAP_SUSPECTS] += 1
+                self.marks.append((Mark.WRAP_SUSPECT, number, 1, chip.newest, time, None))
         chip.newest = time if chip.newest is None else max(chip.newest, time)
         self.newest = time if self.newest is None else max(self.newest, time)
         self.reference = max(self.reference, time)

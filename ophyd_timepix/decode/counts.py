@@ -34,6 +34,8 @@ class Mark(IntEnum):
     """Words outside of chunks may be of this chip. It stands before the mark of the words. amount: 0."""
     EARLY = 11
     """Words of the time before the acquisition. amount: words."""
+    WRAP_SUSPECT = 12
+    """A hit so late that its time, `after`, may be a wrap of ToA too late, and that of others near it. amount: 1."""
 
 
 SKIPPED: Final = (

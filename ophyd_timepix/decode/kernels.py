@@ -297,6 +297,7 @@ _M_EPOCH: Final = int(Mark.EPOCH)
 _M_RESUMED: Final = int(Mark.RESUMED)
 _M_ASTRAY: Final = int(Mark.ASTRAY)
 _M_EARLY: Final = int(Mark.EARLY)
+_M_SUSPECT: Final = int(Mark.WRAP_SUSPECT)
 
 
 class Store(NamedTuple):
@@ -490,6 +491,7 @@ def _accept(word: int, time: int, chip: int, store: Store) -> None:
         state[S_WORST] = max(state[S_WORST], late)
         if late > WRAP_SUSPECT:
             store.counts[_N_SUSPECTS] += 1
+            _mark(_M_SUSPECT, chip, 1, chips[chip, C_NEWEST], time, store)
     _believe(time, chip, 1, store)
     if not _is_pixel(word):
         _learn_offset((word >> _TDC_COARSE_SHIFT) & _TDC_COARSE_MASK, _TDC_BITS, time, state)
@@ -847,14 +849,18 @@ def _window(chip: int, state: Ints, chips: Ints) -> int:
 
 
 @internal
-def _suspects(words: Ints, start: int, stop: int, newest: int, lateness: int, suspect: int) -> int:
-    """How many of words[start:stop], all hits of the hot path, are suspiciously late: it only asks for the latest."""
-    n = 0
+def _tell_suspects(words: Ints, start: int, stop: int, suspect: int, chip: int, store: Store) -> None:
+    """Those of words[start:stop], all hits of the hot path, that are suspiciously late: it only asks for the latest."""
+    state = store.state
+    newest, lateness = store.chips[chip, C_NEWEST], state[S_LATENESS]
     for i in range(start, stop):
         ahead = (_hit_time(words[i]) - newest + lateness) & _HIT_PERIOD_MASK
-        newest = max(newest, newest + ahead - lateness)
-        n += ahead < suspect
-    return n
+        time = newest + ahead - lateness
+        if ahead < suspect:
+            store.counts[_N_SUSPECTS] += 1
+            state[S_WORD] = i
+            _mark(_M_SUSPECT, chip, 1, newest, time, store)
+        newest = max(newest, time)
 
 
 @internal
@@ -870,8 +876,7 @@ def _settle(words: Ints, since: int, stop: int, newest: int, least: int, chip: i
     lateness = state[S_LATENESS]
     suspect = lateness - WRAP_SUSPECT
     if least < suspect:
-        before = store.chips[chip, C_NEWEST]
-        store.counts[_N_SUSPECTS] += _suspects(words, since, stop, before, lateness, suspect)
+        _tell_suspects(words, since, stop, suspect, chip, store)
     state[S_WORST] = max(state[S_WORST], lateness - least)
     state[S_HITS] += n
     store.counts[_N_CHIP_HITS + chip] += n

@@ -494,6 +494,7 @@ class _Stream:
         if len(batch.marks):
             self._skipped.add(batch.marks, address, lambda word: self._origin(done + word))
             self._losses.epochs(batch.marks)
+            self._losses.wraps(batch.marks)
             self._losses.passed_over(batch.marks)
         self.builder.add(self._corrections.apply(batch))
 

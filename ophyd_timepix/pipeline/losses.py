@@ -21,7 +21,7 @@ from ..decode import kernels as k
 from ..decode.counts import Mark
 from ..decode.decoder import SKEW_TICKS
 from ..events.validity import Gap
-from ..protocol.words import MAX_CHIPS
+from ..protocol.words import MAX_CHIPS, TOA
 from ..spool.index import DAMAGED, UNKNOWN, Loss, Poll
 from ..spool.sources import Slice
 from .locating import Place, Reading, Way, places, unexplained
@@ -52,6 +52,11 @@ MARKED: Final = {
     int(Mark.RESUMED): "",
 }
 """Causes of losses that marks of the decoder tell of."""
+WRAP: Final = "wrap"
+"""Cause of hits that are suspiciously late: their time, and that of others that came with them, may be a wrap of ToA
+too late."""
+WRAP_TICKS: Final = (1 << TOA.width) * TICKS_PER_COUNT
+"""409.6 us."""
 SPANS_MAX: Final = 10_000
 """Spans that are told one by one; further ones are joined to the last of their kind."""
 
@@ -244,6 +249,20 @@ class Losses:
             low, high = mark[k.M_BEFORE] * TICKS_PER_COUNT, mark[k.M_AFTER] * TICKS_PER_COUNT - FINE_TICKS
             self._invalidate(low, high)
             self._add(LossSpan("epoch", -1, 1, low, high))
+
+    def wraps(self, marks: Ints) -> None:
+        """Hits so late that their time may be a wrap too late, or that of others that were as late or later: shots are
+        not valid where they are said to be, nor a wrap before.
+        """
+        marks = marks[marks[:, k.M_KIND] == Mark.WRAP_SUSPECT]
+        reach = WRAP_TICKS + self._lateness
+        for chip in np.unique(marks[:, k.M_CHIP]).tolist():
+            ticks = marks[marks[:, k.M_CHIP] == chip, k.M_AFTER] * TICKS_PER_COUNT
+            apart = ticks[1:] - reach > np.maximum.accumulate(ticks + reach)[:-1]
+            for group in np.split(ticks, 1 + np.flatnonzero(apart)):
+                low, high = int(group.min()) - reach, int(group.max()) + reach
+                self._invalidate(low, high)
+                self._add(LossSpan(WRAP, chip, len(group), low, high))
 
     def passed_over(self, marks: Ints) -> None:
         """Words without sense, time or chunk, and packets that are missing: they lie between the words around them."""

@@ -42,7 +42,7 @@ def marks_of(batch, first_word):
             continue
         times = (None if before == kernels.NEVER else before), (None if after == kernels.NEVER else after)
         # A word that another chip confirms comes out at the end of a call at the latest: its place depends on the cuts.
-        place = None if kind == Mark.EPOCH else first_word + word
+        place = None if kind in (Mark.EPOCH, Mark.WRAP_SUSPECT) else first_word + word
         each = kind in (Mark.UNFRAMED, Mark.FOREIGN_CHIP, Mark.UNKNOWN, Mark.REJECTED_EDGE, Mark.EARLY)
         mark = Mark(kind), chip, amount, *times
         found += [(Mark(kind), chip, 1, *times, place + i) for i in range(amount)] if each else [(*mark, place)]

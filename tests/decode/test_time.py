@@ -292,6 +292,16 @@ def test_the_largest_lateness_is_told_and_hits_near_the_wrap_are_suspects():
     assert decoder.counts[Count.TOA_WRAP_SUSPECTS] == 1
 
 
+def test_each_hit_near_the_wrap_is_marked_with_its_time():
+    late = 385 * 40
+    times = [SECOND, SECOND + late, SECOND, SECOND + 1000, SECOND + late + 1, SECOND + 3]
+    batch = raw().decode(as_words([hit_word(time, 0, 1, 1, 1) for time in times]))
+    marks = batch.marks[batch.marks[:, kernels.M_KIND] == Mark.WRAP_SUSPECT]
+    assert marks[:, kernels.M_AFTER].tolist() == [SECOND, SECOND + 3]
+    assert marks[:, kernels.M_BEFORE].tolist() == [SECOND + late, SECOND + late + 1]
+    assert marks[:, kernels.M_WORD].tolist() == [2, 5]
+
+
 def test_packets_that_are_passed_over_are_missing_until_they_come():
     def packets(*numbers):
         return as_words([0x50 << 56 | number for number in numbers])

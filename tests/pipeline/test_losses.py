@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ophyd_timepix.decode import Mark, kernels
 from ophyd_timepix.decode.decoder import SKEW_TICKS
 from ophyd_timepix.events.validity import Gap
 from ophyd_timepix.pipeline.locating import Way
@@ -68,6 +69,20 @@ def test_a_loss_before_the_first_word_reaches_back_to_the_beginning_and_one_behi
     told.losses.before(piece(losses=[Loss(0, "kernel", 2)]), times(700), 600)
     told.losses.end()
     assert told.spans == [(NEVER - BOUND, 500 + BOUND), (700 - BOUND, ALWAYS)]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_hits_that_are_late_by_nearly_a_turn_mark_a_turn_around_them_however_words_are_cut(together):
+    counts = [50_000, 50_000 - 7_000, 50_000 + 7_000, 150_000]
+    marks = np.zeros((len(counts), kernels.N_MARK), np.int64)
+    marks[:, kernels.M_KIND], marks[:, kernels.M_CHIP], marks[:, kernels.M_AFTER] = Mark.WRAP_SUSPECT, 1, counts
+    told, reach = Told(), 16_384 * 96 + BOUND
+    for part in [marks] if together else np.split(marks, len(marks)):
+        told.losses.wraps(part)
+    first = LossSpan("wrap", 1, 3, 43_000 * 96 - reach, 57_000 * 96 + reach)
+    second = LossSpan("wrap", 1, 1, 150_000 * 96 - reach, 150_000 * 96 + reach)
+    assert told.losses.spans(None, 0) == [first, second]
+    assert (min(told.spans)[0], max(told.spans)[1]) == (first.low_ticks, second.high_ticks)
 
 
 def test_what_has_no_chip_may_touch_any():
