@@ -1,5 +1,6 @@
 """ophyd devices: board and chips (roots of their own), and the detector that any plan can use."""
 
+from ..pipeline.messages import Storage
 from .board import SpidrBoard
 from .chip import Dacs, DacSignal, Timepix3Chip
 from .detector import TimepixDetector
@@ -16,6 +17,7 @@ __all__ = [
     "PathProvider",
     "ProgressStatus",
     "SpidrBoard",
+    "Storage",
     "Timepix3Chip",
     "TimepixDetector",
 ]

@@ -22,7 +22,7 @@ from ..config import Geometry, Processing
 from ..control.configuration import Applied
 from ..files.event_file import Layout, layout_with
 from ..pipeline.client import Pipeline
-from ..pipeline.messages import Acquired, RunPaths
+from ..pipeline.messages import Acquired, RunPaths, Storage
 from ..pipeline.verdict import verdict
 from . import align as alignment
 from . import exposure as exposing
@@ -52,7 +52,8 @@ class TimepixDetector(ConfiguredDetector):
     every point says which of its rows it owns (`row_start`, `row_stop`).
 
     processing: from words to centroids; also settable as signals. workers: centroid processes. keep_raw: keep the
-    recording of the words too. paths: (detector name, run uid) -> file; default: `data_dir/<date>/<name>_<uid8>.h5`.
+    recording of the words too. storage: its files, and when the disk counts as full. paths: (detector name, run uid)
+    -> file; default: `data_dir/<date>/<name>_<uid8>.h5`.
     pipeline: makes the pipeline's client (for tests).
     """
 
@@ -68,6 +69,7 @@ class TimepixDetector(ConfiguredDetector):
         exposure: float = 1.0,
         shots: int = 0,
         keep_raw: bool = True,
+        storage: Storage | None = None,
         paths: PathProvider | None = None,
         pipeline: Callable[[], PipelineClient] | None = None,
         **kwargs: Any,
@@ -75,6 +77,7 @@ class TimepixDetector(ConfiguredDetector):
         directory = Path(data_dir).expanduser().absolute()
         self.paths = paths or DatedPaths(directory)
         self.keep_raw = keep_raw
+        self.storage = storage or Storage()
         make_pipeline: Callable[[], PipelineClient] = pipeline or (lambda: Pipeline(workers=workers))
         self._recording = Recording(
             lambda: board.control,
@@ -488,6 +491,7 @@ class TimepixDetector(ConfiguredDetector):
             self.processing.model,
             self._geometry,
             self.keep_raw,
+            storage=self.storage,
             tof_range_ns=self.tof.range_ns,
             tof_bins=self.tof.bins.get(),
             start=start,

@@ -23,7 +23,7 @@ from ..control import Board, SentCounters, TimerReading, TriggerConfig
 from ..control.timer_service import TimerService
 from ..events.sums import PointArrays
 from ..pipeline.errors import PipelineError, PipelineTimeout, StageDied
-from ..pipeline.messages import Acquired, Counting, Progress, Receiver, RunPaths, RunRequest, RunSummary, Sent
+from ..pipeline.messages import Acquired, Counting, Progress, Receiver, RunPaths, RunRequest, RunSummary, Sent, Storage
 from ..pipeline.verdict import COMPLETE, is_complete, verdict
 from ..protocol.chip_config import column_phase
 from ..spool.index import Moment
@@ -79,6 +79,7 @@ class RunFile:
     """False: the words only."""
     preview: bool = False
     """Nothing goes anywhere: for aligning."""
+    storage: Storage = field(default_factory=Storage)
     tof_range_ns: tuple[float, float] = (0.0, 100_000.0)
     tof_bins: int = 2000
     start: Mapping[str, Any] = field(default_factory=dict)
@@ -183,6 +184,7 @@ class Recording:
             request = RunRequest(
                 event_file=file.event_file,
                 keep_raw=file.keep_raw,
+                **file.storage.model_dump(),
                 centroid=file.centroid,
                 preview=file.preview,
                 processing=file.processing,

@@ -35,18 +35,23 @@ class Receiver(Message):
     senders: tuple[str, ...] = Field((), description="addresses that datagrams may come from; none: any")
 
 
-class RunRequest(Message):
-    """Opens a run: where its files go and how its words are processed."""
+class Storage(Message):
+    """How the recording of a run lies on the disk."""
 
-    event_file: Path
-    spool: Path | None = Field(None, description="`.tpx3` recording of the run; None: next to the event file")
-    keep_raw: bool = Field(True, description="False: words are kept nowhere but in the ring; no recovery then")
     segment_bytes: int = Field(SEGMENT_BYTES, ge=1 << 20, description="size at which a recording goes on in a new file")
     durable: bool = Field(
         True, description="each finished file is on the disk itself (fdatasync) before the run goes on"
     )
     disk_low_bytes: int = Field(Limits().low_bytes, ge=0, description="free space below which a warning is given")
     disk_stop_bytes: int = Field(Limits().stop_bytes, ge=0, description="free space below which the acquisition ends")
+
+
+class RunRequest(Storage):
+    """Opens a run: where its files go and how its words are processed."""
+
+    event_file: Path
+    spool: Path | None = Field(None, description="`.tpx3` recording of the run; None: next to the event file")
+    keep_raw: bool = Field(True, description="False: words are kept nowhere but in the ring; no recovery then")
     centroid: bool = Field(True, description="False: record the words only")
     preview: bool = Field(False, description="no file at all; what is not processed in time is left out and counted")
     processing: Processing = Processing()

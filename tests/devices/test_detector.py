@@ -11,7 +11,7 @@ import pytest
 from ophyd_timepix.config import Calibration, Edge, Metric, Processing
 from ophyd_timepix.control import TimerReading, TriggerConfig
 from ophyd_timepix.control.timer_service import TimerJumped
-from ophyd_timepix.devices import AcquisitionStopped, TimepixDetector, configuration
+from ophyd_timepix.devices import AcquisitionStopped, Storage, TimepixDetector, configuration
 from ophyd_timepix.protocol import PixelMatrix
 from tests.bluesky_fixtures import when
 from tests.fakes import CANCELLED_ROWS, ROWS, FakePipeline
@@ -162,6 +162,16 @@ def test_unstage_cancels_quietly(tpx, pipe, fake_board):
     assert not fake_board.shutter_open.is_set()
     assert tpx.n_centroids.get() == 0
     assert tpx.rows_on_disk == CANCELLED_ROWS
+
+
+def test_how_a_recording_lies_on_the_disk_is_the_users_choice(tpx, pipe):
+    tpx.storage = Storage(segment_bytes=1 << 30, durable=False, disk_low_bytes=7, disk_stop_bytes=5)
+    tpx.trigger().wait(60)
+    (request,) = pipe.requests
+    assert (request.segment_bytes, request.durable) == (1 << 30, False)
+    assert (request.disk_low_bytes, request.disk_stop_bytes) == (7, 5)
+    with pytest.raises(ValueError, match="segment_bytes"):
+        Storage(segment_bytes=1000)
 
 
 def test_a_status_tells_progress_in_shots_and_in_seconds(tpx, pipe):
