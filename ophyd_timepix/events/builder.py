@@ -22,7 +22,7 @@ from ..protocol.words import TDC_COUNTER
 from . import cutting, order
 from .block import REL_TICK_MAX, REL_TICK_MIN, REL_TICK_SHIFT, BlockArrays, Capacity
 from .queue import ColumnQueue
-from .triggers import ShotTriggers
+from .triggers import Irregular, ShotTriggers
 from .validity import FALLING_SHIFT, INPUT_SHIFT, EdgeSequence, Gap, InvalidSpans
 
 CHAIN_MAX: Final = 1_000_000
@@ -192,6 +192,10 @@ class BlockBuilder:
         """
         gaps, self._gaps = self._gaps, []
         return gaps
+
+    def take_irregular(self) -> list[Irregular]:
+        """Triggers that were missing or double since the last call; no shot that they touch is valid."""
+        return self._shot_triggers.take_found()
 
     @property
     def irregular_edges(self) -> int:

@@ -35,6 +35,21 @@ class Judged(NamedTuple):
     """Missing triggers to put in, ascending."""
 
 
+class Irregular(NamedTuple):
+    """Triggers that are missing, or one that came too early."""
+
+    missing: bool
+    """False: it came within half a period of the one before."""
+    amount: int
+    low_ticks: int
+    high_ticks: int
+
+    def moved(self, ticks: int) -> "Irregular":
+        """The same on another line of times. What has no end keeps none."""
+        low, high = (one if abs(one) >= FOREVER else one + ticks for one in self[2:])
+        return self._replace(low_ticks=low, high_ticks=high)
+
+
 class Rhythm:
     """Triggers against the period that they should keep. infers: missing ones are put in, if they are not too many."""
 
@@ -47,6 +62,10 @@ class Rhythm:
         """Triggers so far that came within half a period of the one before."""
         self.inferred = 0
         """Missing ones so far that were put in."""
+        self.found: list[Irregular] = []
+        """What was missing or double, in the order of time but for what is missing before the first; for `take_found`
+        of `ShotTriggers`.
+        """
 
     def judge(self, triggers: Ints) -> Judged:
         """What is wrong between consecutive `triggers`; the first was judged before."""
@@ -58,6 +77,7 @@ class Rhythm:
         self.missing += int(missing.sum())
         self.double += int(np.count_nonzero(double))
         spans = [(int(triggers[k]), int(triggers[k + 1])) for k in np.flatnonzero(double)]
+        self.found += [Irregular(False, 1, low, high) for low, high in spans]
         added: list[int] = []
         for k in np.flatnonzero(missing):
             first, last, n = int(triggers[k]), int(triggers[k + 1]), int(missing[k])
@@ -65,9 +85,11 @@ class Rhythm:
             if self._infers and n <= INFERRED_MAX and last - first <= INFERRED_SPAN_TICKS:
                 between = [first + int(pause * i) for i in range(1, n + 1)]
                 spans += [(tick, tick) for tick in between]
+                self.found += [Irregular(True, 1, tick, tick) for tick in between]
                 added += between
             else:
                 spans.append((first + int(pause), last - int(pause)))
+                self.found.append(Irregular(True, n, *spans[-1]))
         self.inferred += len(added)
         return Judged(spans, np.array(added, np.int64))
 
@@ -79,12 +101,20 @@ class Rhythm:
         """
         if self._period is None:
             return False
-        if first is None:
-            self.missing += 1 if opened is None or closed is None else self._within(opened, closed)
+        no_earlier = -FOREVER if opened is None else opened
+        if first is None or last is None:
+            n = 1 if opened is None or closed is None else self._within(opened, closed)
+            self._miss(n, no_earlier, FOREVER if closed is None else closed)
             return False
+        self._miss(self._within(opened, first), no_earlier, first - int(self._period))
         behind = self._within(last, closed)
-        self.missing += self._within(opened, first) + behind
+        self._miss(behind, last + int(self._period), FOREVER)
         return behind > 0
+
+    def _miss(self, n: int, low: int, high: int) -> None:
+        self.missing += n
+        if n:
+            self.found.append(Irregular(True, n, low, max(low, high)))
 
     def _within(self, begin: int | None, end: int | None) -> int:
         """Triggers that should have come between two ticks, one of which may be a trigger."""
@@ -166,6 +196,11 @@ class ShotTriggers:
         if not self.rhythm.judge_ends(opened, self._first, last, closed) or last is None or self._period is None:
             return []
         return [(last + int(self._period) + self.delay_ticks, FOREVER)]
+
+    def take_found(self) -> list[Irregular]:
+        """What was missing or double since the last call, on the line of the shots."""
+        found, self.rhythm.found = self.rhythm.found, []
+        return [one.moved(self.delay_ticks) for one in found]
 
     def _decide(self, until: int) -> None:
         known = until

@@ -47,15 +47,16 @@ LOSSES: Final = (
         "S12",
         "",
         "kernel, malformed, unrecorded, damaged, way (between board and machine), altered, jump, packet, cut, "
-        "unframed, tdc, late, epoch; pause: no loss, datagrams waited on the board",
+        "unframed, tdc, late, epoch, trigger and double (triggers missing, too many); pause: no loss, datagrams waited "
+        "on the board",
     ),
     Column("chip", "<i2", "", "chip number, -1: any"),
     Column(
         "amount",
         "<i8",
         "",
-        "datagrams lost (way: at most); tdc: edges; late, altered, jump: words; cut, unframed: words at most; packet: "
-        "packets; damaged: bytes; pause: datagrams that waited",
+        "datagrams lost (way: at most); tdc: edges; trigger, double: triggers; late, altered, jump: words; cut, "
+        "unframed: words at most; packet: packets; damaged: bytes; pause: datagrams that waited",
     ),
     Column(
         "start", "<f8", "ns", "nothing before may be missing, since the timer's zero; -inf: the acquisition's start"

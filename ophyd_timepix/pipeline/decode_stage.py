@@ -476,7 +476,12 @@ class _Stream:
             self._build(batch, piece.address, done)
             words, done = words[n:], done + n
         self._build(decoder.decode(words, anchor, lasting), piece.address, done)
+        self._take_wrong_edges()
+
+    def _take_wrong_edges(self) -> None:
+        """What the builder has found out about edges and triggers has its place among the losses."""
         self._losses.gaps(self.builder.take_gaps())
+        self._losses.triggers(self.builder.take_irregular())
 
     def learn(self, piece: Slice) -> None:
         """Words that were processed elsewhere: nothing comes of them, but what later ones are compared with."""
@@ -521,7 +526,7 @@ class _Stream:
 
     def end_acquisition(self, way: Way | None, stop: int) -> DecodeTotals:
         """What was counted since `begin`. stop: the address after the last word."""
-        self._losses.gaps(self.builder.take_gaps())
+        self._take_wrong_edges()
         repeats, irregular, missing, double, inferred = (
             now - before for now, before in zip(self._edge_counts, self._edges_before, strict=True)
         )

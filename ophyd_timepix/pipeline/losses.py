@@ -20,6 +20,7 @@ from ..clock import TICKS_PER_COUNT, TICKS_PER_SECOND
 from ..decode import kernels as k
 from ..decode.counts import Mark
 from ..decode.decoder import SKEW_TICKS
+from ..events.triggers import Irregular
 from ..events.validity import Gap
 from ..protocol.words import MAX_CHIPS, TOA
 from ..spool.index import DAMAGED, UNKNOWN, Loss, Poll
@@ -37,6 +38,9 @@ FINE_TICKS: Final = 2 * TICKS_PER_COUNT
 NEAR_TICKS: Final = TICKS_PER_SECOND // 1000
 PAUSE: Final = "pause"
 """Cause of a row that is no loss: datagrams waited on the board because its read-out was paused."""
+MISSING_TRIGGER: Final = "trigger"
+DOUBLE_TRIGGER: Final = "double"
+"""Causes of rows about triggers that are missing or too many: of their shots the builder has taken `valid`."""
 UNFRAMED: Final = "unframed"
 """Cause of a loss: words outside of chunks, of each chip at most so many."""
 ALTERED: Final = "altered"
@@ -69,7 +73,8 @@ class LossSpan(NamedTuple):
     cause: str
     """'kernel', 'malformed', 'unrecorded' (datagrams), 'way' (datagrams at most), 'tdc' (edges), 'late', 'altered',
     'jump' (words), 'cut', 'unframed' (words at most), 'packet' (packets), 'damaged' (bytes), 'epoch' (silences of
-    unknown length), 'pause' (datagrams that waited: no loss)."""
+    unknown length), 'pause' (datagrams that waited: no loss), 'trigger', 'double' (triggers that are missing, or too
+    many)."""
     chip: int
     """-1: any."""
     amount: int
@@ -303,6 +308,17 @@ class Losses:
         """Edges are missing; the builder knows it already."""
         for gap in found:
             self._add(LossSpan("tdc", -1, gap.missing, gap.low_ticks, gap.high_ticks))
+
+    def triggers(self, found: list[Irregular]) -> None:
+        """Triggers are missing or too many; the builder knows it already."""
+        for one in found:
+            cause = MISSING_TRIGGER if one.missing else DOUBLE_TRIGGER
+            span = LossSpan(cause, -1, one.amount, one.low_ticks, one.high_ticks)
+            last = self._last.get((cause, -1))
+            if last is not None and span.high_ticks < self._spans[last].low_ticks:  # before the first of all
+                self._spans.append(span)
+            else:
+                self._add(span)
 
     def end(self) -> None:
         """No more words: what still waits lasts to the end of the acquisition. Before the last shots are closed."""

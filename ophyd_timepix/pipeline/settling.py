@@ -9,10 +9,12 @@ import numpy.typing as npt
 
 from ..clock import NS_PER_COUNT, TICKS_PER_COUNT
 from ..files.event_file import LOSSES, EventFile
-from .losses import ALWAYS, PAUSE, LossSpan
+from .losses import ALWAYS, DOUBLE_TRIGGER, MISSING_TRIGGER, PAUSE, LossSpan
 
 READ_AT_ONCE: Final = 1 << 22
 """Shots whose times are read whole; of more, those are looked up that are needed."""
+TAKE_NO_SHOT: Final = (PAUSE, MISSING_TRIGGER, DOUBLE_TRIGGER)
+"""Causes of rows that take `valid` from no shot here."""
 LOOKED_UP: Final = 1 << 16
 """The same where two times are looked for."""
 
@@ -20,7 +22,9 @@ LOOKED_UP: Final = 1 << 16
 def invalidate_shots(
     file: EventFile, losses: Sequence[LossSpan], shots: tuple[int, int], tof_max_ns: float | None
 ) -> tuple[list[int], int]:
-    """Take `valid` from shots that a loss may touch (a pause takes none). shots: rows [start, stop) of the acquisition.
+    """Take `valid` from shots that a loss may touch. shots: rows [start, stop) of the acquisition.
+
+    A pause takes none, and those that a missing or double trigger touches have none any more.
 
     A shot lasts to the next one, at most to tof_max_ns. Returns (shots touched by each loss, shots that were valid).
     """
@@ -28,7 +32,8 @@ def invalidate_shots(
     times = _times(file, first, stop)
     places = [_touched(times, stop - first, loss, tof_max_ns) for loss in losses]
     valid, invalidated = file.column("shots", "valid"), 0
-    for low, high in _joined([place for place, loss in zip(places, losses, strict=True) if loss.cause != PAUSE]):
+    taking = [place for place, loss in zip(places, losses, strict=True) if loss.cause not in TAKE_NO_SHOT]
+    for low, high in _joined(taking):
         for start in range(first + low, first + high, READ_AT_ONCE):
             rows = slice(start, min(start + READ_AT_ONCE, first + high))
             n_valid = int(np.count_nonzero(valid[rows]))

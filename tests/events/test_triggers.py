@@ -217,6 +217,35 @@ def test_triggers_are_missing_since_the_shutter_opened(hits, triggers, missing):
     assert builder.rhythm.missing == missing
 
 
+@pytest.mark.parametrize("delay_ns", [0.0, 3 * PERIOD, -0.5 * PERIOD])
+@pytest.mark.parametrize("infers", [False, True])
+def test_what_is_wrong_with_triggers_is_told_with_its_time_on_the_line_of_the_shots(infers, delay_ns):
+    how = MissingTriggers.INFER if infers else MissingTriggers.REPORT
+    processing = Processing(trigger_period_ns=PERIOD, missing_triggers=how, trigger_delay_ns=delay_ns)
+    rows, builder = Rows(processing, 1), BlockBuilder(processing, 1)
+    builder.open_shutter(0)
+    periods = (4, 5, 6, 6.25, 7, 10, 11)
+    builder.add(HandMade(edges=[(round(n * TICKS), 1, 0, k, 0) for k, n in enumerate(periods)]))
+    flush(builder, rows, 15 * TICKS)
+    found = builder.take_irregular()
+    delay = round(delay_ns * TICKS / PERIOD)
+    between = [(8, 8), (9, 9)] if infers else [(8, 9)]
+    expected = [(False, 1, 6, 6.25), *((True, 2 - infers, *at) for at in between), (True, 3, 0, 3), (True, 3, 12, None)]
+    assert [(one.missing, one.amount) for one in found] == [one[:2] for one in expected]
+    for one, (_, _, low, high) in zip(found, expected, strict=True):
+        assert one.low_ticks == pytest.approx(low * TICKS + delay, abs=2)
+        assert one.high_ticks == (FOREVER if high is None else pytest.approx(high * TICKS + delay, abs=2))
+    assert sum(one.amount for one in found if one.missing) == builder.rhythm.missing
+    assert builder.take_irregular() == []
+
+
+def test_where_no_trigger_came_they_are_missing_all_the_time():
+    processing = Processing(trigger_period_ns=PERIOD)
+    rows, builder = Rows(processing, 1), BlockBuilder(processing, 1)
+    flush(builder, rows, None)
+    assert builder.take_irregular() == [(True, 1, -FOREVER, FOREVER)]
+
+
 def test_the_ends_of_each_acquisition_are_judged_by_themselves():
     processing = Processing(trigger_period_ns=PERIOD)
     rows, builder = Rows(processing, 1), BlockBuilder(processing, 1)

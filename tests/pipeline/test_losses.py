@@ -5,6 +5,7 @@ import pytest
 
 from ophyd_timepix.decode import Mark, kernels
 from ophyd_timepix.decode.decoder import SKEW_TICKS
+from ophyd_timepix.events.triggers import Irregular
 from ophyd_timepix.events.validity import Gap
 from ophyd_timepix.pipeline.locating import Way
 from ophyd_timepix.pipeline.losses import (
@@ -124,6 +125,21 @@ def test_the_list_of_spans_does_not_grow_for_ever_and_joins_what_comes_later():
     assert sum(span.amount for span in edges) == 2 * (SPANS_MAX + 5)
     assert edges[-1].high_ticks == 10 * (SPANS_MAX + 4) + 1
     assert sum(span.amount for span in spans if span.cause == "late") == 2
+
+
+def test_triggers_that_are_missing_or_too_many_have_rows_like_losses():
+    """Those that are missing before the first are told last, and are joined to none that is not near."""
+    told = Told()
+    told.losses.triggers([Irregular(True, 2, 50, 60), Irregular(False, 1, 70, 71), Irregular(True, 1, 90, 90)])
+    told.losses.triggers([Irregular(True, 3, 0, 30), Irregular(True, 4, 100, ALWAYS)])
+    assert told.losses.spans(None, 0) == [
+        LossSpan("trigger", -1, 3, 0, 30),
+        LossSpan("trigger", -1, 2, 50, 60),
+        LossSpan("double", -1, 1, 70, 71),
+        LossSpan("trigger", -1, 1, 90, 90),
+        LossSpan("trigger", -1, 4, 100, ALWAYS),
+    ]
+    assert told.spans == [], "the builder knows it already"
 
 
 def test_losses_of_a_kind_that_touch_are_one():

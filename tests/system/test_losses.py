@@ -189,6 +189,11 @@ def test_missing_and_double_triggers_invalidate_their_shots(bench, tmp_path):
     wrong = (spacing < 0.75e6) | (spacing > 1.25e6)
     assert wrong.any()
     assert not taken.shots["valid"][:-1][wrong].any()
+    losses = taken.losses
+    for cause, entry in ((b"trigger", "missing_triggers"), (b"double", "double_triggers")):
+        here = losses["cause"] == cause
+        assert losses["amount"][here].sum() == taken.ledger[entry] > 0
+        assert (losses["shots"][here] > 0).all()
 
 
 def test_random_words_in_a_datagram_are_counted_each_and_never_fatal(bench, tmp_path):
