@@ -140,6 +140,38 @@ def score(found: Centroids, truth: Truth, *, peaks: bool) -> Score:
     )
 
 
+def inseparable(
+    truth: Truth, radius_px: float, window_ns: float
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Of each particle what no clustering by distance alone can tell: told by the truth, every pair of hits looked at.
+
+    Whether one of its hits lies within radius and window of another particle's; whether a trigger fell among its hits.
+    """
+    touched = np.zeros(len(truth.born), np.bool_)
+    window = int(window_ns / TICK_NS)
+    for step in range(1, len(truth.tick)):
+        at = np.flatnonzero(truth.tick[step:] - truth.tick[:-step] <= window)
+        if not len(at):
+            break
+        squares = (truth.x[at] - truth.x[at + step]) ** 2 + (truth.y[at] - truth.y[at + step]) ** 2
+        one, other = truth.particle[at], truth.particle[at + step]
+        near = (squares <= radius_px**2) & (one != other)
+        touched[one[near]] = touched[other[near]] = True
+    shot = truth.tick // SHOT_TICKS
+    first, last = np.full(len(truth.born), shot.max(initial=0)), np.zeros(len(truth.born), np.int64)
+    np.minimum.at(first, truth.particle, shot)
+    np.maximum.at(last, truth.particle, shot)
+    return touched, first < last
+
+
+def exact_particles(found: Centroids, truth: Truth) -> npt.NDArray[np.bool_]:
+    """Which particles have a centroid of just their hits. Those without a hit have none."""
+    expected, particle = _expected(truth)
+    exact = np.zeros(len(truth.born), np.bool_)
+    exact[particle[_matches(expected, found) >= 0]] = True
+    return exact
+
+
 def _expected(truth: Truth) -> tuple[Centroids, npt.NDArray[np.int64]]:
     """The centroids of all particles that left hits, and which those are."""
     n = len(truth.born)
