@@ -23,6 +23,8 @@ class Meter:
         self._begin = self._told = time.monotonic()
         self._first: tuple[float, int, int] | None = None
         """Time, bytes and hits when one looked first: what came before is no measure of speed."""
+        self._last: int | None = None
+        """Bytes of the last line; None: there was none."""
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=Console(file=self._stream),
@@ -44,17 +46,16 @@ class Meter:
             self._first = (now, n_bytes, hits)
         since, bytes_before, hits_before = self._first
         seconds = max(now - since, 1e-3)
-        rate = (hits - hits_before) / seconds / 1e6
-        self._bar.update(self._task, completed=n_bytes, rate=f"{rate:.1f} Mhit/s")
-        if self._lines and now - self._told >= self._line_s:
-            self._told = now
+        rate = speed(hits - hits_before, seconds, digits=1)
+        self._bar.update(self._task, completed=n_bytes, rate=rate)
+        ends = self._last is not None and self._last < self._total <= n_bytes  # who heard of a part hears of the whole
+        if self._lines and (ends or now - self._told >= self._line_s):
+            self._told, self._last = now, n_bytes
             left_s = (self._total - n_bytes) * seconds / max(n_bytes - bytes_before, 1)
-            left = f", {_clock(left_s)} left" if n_bytes > bytes_before else ""
-            print(
-                f"ophyd-timepix: {n_bytes / max(self._total, 1):.0%} of {_size(self._total)}, {rate:.1f} Mhit/s{left}",
-                file=self._stream,
-                flush=True,
-            )
+            left = f"{_clock(left_s)} left" if bytes_before < n_bytes < self._total else ""
+            done = f"{n_bytes / self._total if self._total else 1:.0%} of {_size(self._total)}"
+            line = ", ".join(part for part in (done, rate, left) if part)
+            print(f"ophyd-timepix: {line}", file=self._stream, flush=True)
 
     def say(self, description: str) -> None:
         """What is being done now."""
@@ -63,10 +64,19 @@ class Meter:
             print(f"ophyd-timepix: {description}", file=self._stream, flush=True)
 
 
+def speed(hits: int, seconds: float, *, digits: int) -> str:
+    """Mhit/s; nothing where so few hits came that it would read 0."""
+    told = f"{hits / seconds / 1e6:.{digits}f}" if seconds > 0 else ""
+    return f"{told} Mhit/s" if told.strip("0.") else ""
+
+
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(max(0.0, seconds)), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if n_bytes >= unit:
+            return f"{n_bytes / unit:.{1 if name == 'GB' else 0}f} {name}"
+    return f"{n_bytes} B"

@@ -26,6 +26,7 @@ from ..config.text import explain
 from ..protocol.chip_config import ConfigWord, GeneralConfig, PllConfig
 from ..spool.sources import Recording, open_recording
 from .asking import Placing, recorded_processing, with_chip_words
+from .meter import speed
 from .part_runner import places, skipped
 from .parts import PART_BYTES, PartStore
 from .product import Product, Wish, make_product, truncated
@@ -260,7 +261,8 @@ def print_result(result: dict[str, Any], product: Product, seconds: float) -> No
         print(f"{name:>12} {result[name]:>15,}")
     print(f"{'unaccounted':>12} {result['ledger']['unaccounted']:>15,}")
     print(result["ledger"]["verdict"])
-    print(f"{result['hits_per_second'] / 1e6:.2f} Mhit/s in {result['seconds']:.2f} s ({seconds:.2f} s with start-up)")
+    rate = speed(product.hits, product.seconds, digits=2)
+    print(f"{rate and f'{rate} in '}{result['seconds']:.2f} s ({seconds:.2f} s with start-up)")
     if product.parts_before:
         print(f"{product.parts_before} of {product.parts} parts were finished before")
     print(f"event file {product.event_file}")

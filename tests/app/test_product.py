@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from ophyd_timepix.app import asking, cli, part_runner, product, survey
-from ophyd_timepix.app.meter import Meter
+from ophyd_timepix.app.meter import Meter, speed
 from ophyd_timepix.app.part_runner import SkippedError, run_part
 from ophyd_timepix.app.parts import Job, cut_into_parts, timer_zero_before
 from ophyd_timepix.app.provenance import Hasher, code_version, sha256_of
@@ -554,3 +554,29 @@ def test_where_no_terminal_is_a_line_says_how_far_it_is():
     with Meter(10, quiet=True, stream=said, line_s=0) as meter:
         meter.show(5, 5)
     assert said.getvalue().splitlines() == lines
+
+
+def test_a_small_file_ends_with_all_of_it_in_kb_and_without_a_rate_of_nothing():
+    said = io.StringIO()
+    with Meter(2400, stream=said, line_s=0) as meter:
+        meter.show(0, 0)
+        meter._line_s = 1000  # no line is due any longer
+        meter.show(1200, 150)
+        meter.show(2400, 0)
+        meter.show(2400, 0)
+    assert said.getvalue().splitlines() == ["ophyd-timepix: 0% of 2 kB", "ophyd-timepix: 100% of 2 kB"]
+
+
+def test_what_is_done_before_a_first_line_is_due_has_none():
+    said = io.StringIO()
+    with Meter(2400, stream=said) as meter:
+        meter.show(2400, 300)
+    assert said.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("hits", "seconds", "told"),
+    [(21_400_000, 1.0, "21.40 Mhit/s"), (300, 4.3, ""), (50_000, 1.0, "0.05 Mhit/s"), (0, 0.0, "")],
+)
+def test_a_rate_that_would_read_zero_is_left_out(hits, seconds, told):
+    assert speed(hits, seconds, digits=2) == told
