@@ -163,6 +163,7 @@ def test_what_is_too_much_or_missing_is_counted_by_name(bench, tmp_path, fault, 
     n = len(taken.faults["name"])
     assert taken.ledger[entry] == n >= 2
     assert taken.ledger["lost_datagrams"] == 0
+    assert taken.ledger["pixel_words"] == taken.ledger["sent_pixel_words"], "none too many became data"
 
 
 def test_what_came_twice_becomes_no_data_and_makes_nothing_doubtful(bench, tmp_path):
