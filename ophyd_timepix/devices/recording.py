@@ -296,10 +296,10 @@ class Recording:
         (`time.monotonic`).
         """
         pipeline, board = self.connect(), self._board()
-        reading = self._sample_timer()
-        before = Moment(reading.counts, reading.host_before_ns)
         self._begun = self._since_open(board.sent_counters())
         self._arrived_before = self._ask(pipeline, lambda: pipeline.baseline(self._begun))
+        reading = self._sample_timer()
+        before = Moment(reading.counts, reading.host_before_ns)
         board.open_shutter()
         opened = time.monotonic()
         counts = self.timer_counts()
@@ -378,9 +378,7 @@ class Recording:
     def end(self, *, end_counts: int | None, cancelled: bool) -> Acquired:
         """Wait until the pipeline has everything that the board sent, on disk."""
         pipeline = self.connect()
-        if end_counts is not None:
-            self._ask(pipeline, lambda: pipeline.shut(end_counts))
-        counters = self._settled_counters(self._board())
+        counters = self._settled_counters(self._board(), lambda: self._tell_that_it_is_shut(end_counts))
         sent, self.tdc_counted = self._drained(pipeline, self._since_open(counters)), counters.tdc_triggers
         acquired = self._ask(pipeline, lambda: pipeline.end(sent, end_counts=end_counts, cancelled=cancelled))
         self._note(acquired)
@@ -395,6 +393,12 @@ class Recording:
             lambda: self._since_open(self._board().sent_counters()),
             lambda: self._ask(pipeline, pipeline.progress).arrived_datagrams,
         )
+
+    def _tell_that_it_is_shut(self, end_counts: int | None) -> None:
+        """So that what comes from now on is no shot that has to be taken back."""
+        pipeline = self.connect()
+        if end_counts is not None:
+            self._ask(pipeline, lambda: pipeline.shut(end_counts))
 
     def abandon(self) -> None:
         """End an acquisition after a failure of the board: what arrived is kept, flagged as cancelled."""
@@ -416,10 +420,14 @@ class Recording:
             self.rows_on_disk = acquired.row_stop
             self.acquired.append(acquired)
 
-    def _settled_counters(self, board: Board) -> SentCounters:
-        """The board's counters once they stand still: two readings agree, or the time is over (a warning says so)."""
+    def _settled_counters(self, board: Board, meanwhile: Callable[[], None] = lambda: None) -> SentCounters:
+        """The board's counters once they stand still: two readings agree, or the time is over (a warning says so).
+
+        meanwhile: done while the first reading grows old.
+        """
         began = read_at = moved_at = time.monotonic()
         before = board.sent_counters()
+        meanwhile()
         pause = threading.Event()
         while read_at < began + COUNTERS_TIMEOUT_S:
             pause.wait(max(0.0, read_at + COUNTERS_INTERVAL_S - time.monotonic()))

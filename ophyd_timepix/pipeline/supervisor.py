@@ -369,9 +369,9 @@ class Supervisor:
         run = self._opened()
         told = Moment(*arguments["before"]), int(arguments["counts"])
         if run.acquisition is not None:
-            yield self._children["capture"].send("opened", told)
-            if run.request.centroid:
-                yield self._children["decode"].send("opened", told)
+            names = ("capture", "decode") if run.request.centroid else ("capture",)
+            for wanted in [self._children[name].send("opened", told) for name in names]:
+                yield wanted
         return {}
 
     def _shutter_shut(self, arguments: dict[str, Any]) -> Call:
