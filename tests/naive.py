@@ -3,12 +3,12 @@
 What they share with the package is the word table and the settings, nothing else.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import ceil, floor, inf, nan
+from math import atan2, ceil, floor, hypot, inf, isnan, nan, pi
 
-from ophyd_timepix.config import Calibration, CentroidTime, Edge, Metric, Processing
+from ophyd_timepix.config import Calibration, CentroidTime, Edge, Gate, MassCalibration, Metric, Processing
 from ophyd_timepix.decode import Count, Mark
 from ophyd_timepix.protocol import words as w
 from ophyd_timepix.protocol.chip_config import GeneralConfig
@@ -812,3 +812,200 @@ def forced_cuts(hits: list[Hit], opened: list[int], window: int, chain_max: int)
             cuts.append(i)
             since = i
     return tuple(cuts)
+
+
+# --- blocks -----------------------------------------------------------------------------------------------------------
+
+
+def natural_cuts(ticks: list[int], triggers: list[int], window: int) -> list[int]:
+    """Indices that no cluster reaches across: a silence is before them, or a shot opens there."""
+    return [
+        i
+        for i, (before, tick) in enumerate(pairwise(ticks), start=1)
+        if tick - before > window or any(before < trigger <= tick for trigger in triggers)
+    ]
+
+
+def block_end(
+    ticks: list[int], triggers: list[int], window: int, target: int, chain_max: int
+) -> tuple[int | None, bool]:
+    """Where a block ends that begins with the first hit, and whether by force; None: it is not known yet."""
+    cuts = natural_cuts(ticks, triggers, window)
+    if len(ticks) <= target:
+        return None, False
+    fitting = [cut for cut in cuts if target <= cut < chain_max]
+    if fitting:
+        return fitting[0], False
+    if len(ticks) <= chain_max:
+        return None, False
+    earlier = [cut for cut in cuts if cut <= chain_max]
+    return (earlier[-1], False) if earlier else (chain_max, True)
+
+
+def last_cut(ticks: list[int], triggers: list[int], window: int, horizon: int) -> int | None:
+    """The last natural cut; behind the last hit is one too, when no later hit can reach it."""
+    if not ticks:
+        return None
+    if horizon - ticks[-1] > window or any(ticks[-1] < trigger <= horizon for trigger in triggers):
+        return len(ticks)
+    return max(natural_cuts(ticks, triggers, window), default=None)
+
+
+def may_be_cut(ticks: list[int], labels: list[int], window: int, at_start: bool, at_end: bool) -> set[int]:
+    """Labels that a forced cut at an end of these hits may have cut."""
+    return {
+        label
+        for tick, label in zip(ticks, labels, strict=True)
+        if label >= 0 and ((at_start and tick - ticks[0] <= window) or (at_end and ticks[-1] - tick <= window))
+    }
+
+
+def close_seams(keys: list[int], seam: int, piece: int, steps: int) -> int:
+    """The first seam where keys must pass more than `steps` others on their way to their places; else all of them."""
+    for start in range(seam, len(keys), piece):
+        newest, passed, i = max(keys[:start]), 0, start
+        while i < len(keys) and keys[i] < newest:
+            passed += sum(key > keys[i] for key in keys[:i])
+            keys = [*sorted(keys[: i + 1]), *keys[i + 1 :]]
+            i += 1
+        if passed > steps:
+            return start
+    return len(keys)
+
+
+# --- datagrams --------------------------------------------------------------------------------------------------------
+
+
+def chunks_of_chips(words: list[int]) -> tuple[dict[int, int], int]:
+    """How many chunks each chip has, and how many words of the last one are not here."""
+    found: dict[int, int] = {}
+    i = 0
+    while i < len(words):
+        if w.CHUNK_MAGIC_FIELD.get(words[i]) == w.CHUNK_MAGIC:
+            chip = w.CHUNK_CHIP.get(words[i])
+            found[chip] = found.get(chip, 0) + 1
+            i += w.CHUNK_BYTES.get(words[i]) // 8
+        i += 1
+    return found, i - len(words)
+
+
+def without_repeats(words: list[int], remembered: int, looked_at: int) -> list[int]:
+    """The same words without datagrams that are one of the last of their chip again."""
+    kept, names = [], {}
+    i = 0
+    while i < len(words):
+        size = w.CHUNK_BYTES.get(words[i]) // 8
+        if w.CHUNK_MAGIC_FIELD.get(words[i]) != w.CHUNK_MAGIC or size == 0:
+            kept.append(words[i])
+            i += 1
+            continue
+        datagram, chip = words[i : i + 1 + size], w.CHUNK_CHIP.get(words[i])
+        i += 1 + size
+        name = name_of(datagram[1:], looked_at, whole=len(datagram) == 1 + size or len(datagram) > looked_at)
+        if name is not None and chip < w.MAX_CHIPS:
+            before = names.setdefault(chip, [])
+            repeats = (size, name) in before[-remembered:]
+            before.append((size, name))
+            if repeats:
+                continue
+        kept += datagram
+    return kept
+
+
+def name_of(words: list[int], looked_at: int, whole: bool) -> list[int] | None:
+    """Words that tell a datagram from all others of its chip; None: nothing does, or its end is not here."""
+    for n, word in enumerate(words[:looked_at], start=1):
+        header, top = w.HEADER.get(word), w.TOP_BYTE.get(word)
+        if header == w.PIXEL_DATA_DRIVEN or header == w.TdcByte.TDC1_RISING >> 4 or top == w.PACKET_ID_BYTE:
+            return words[:n]
+        if header not in (w.PIXEL_SEQUENTIAL, w.TIMER_LOW_BYTE >> 4, w.COMMAND_END_BYTE >> 4):
+            return None
+    return words[:looked_at] if whole else None
+
+
+# --- gates, pictures, spectra -----------------------------------------------------------------------------------------
+
+
+def is_inside(corners: Sequence[tuple[float, float]], x: float, y: float) -> bool:
+    """Sum of the angles under which the edges are seen: a full turn inside, none outside."""
+    turn = 0.0
+    for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
+        a, b = atan2(y0 - y, x0 - x), atan2(y1 - y, x1 - x)
+        turn += (b - a + pi) % (2 * pi) - pi
+    return abs(turn) > pi
+
+
+def keeps(gate: Gate, centroid: Mapping[str, float], calibration: MassCalibration | None = None) -> bool:
+    """Whether a centroid lies in a gate."""
+    for name, (low, high) in gate.windows(calibration).items():
+        value = centroid[name]
+        if isnan(value) or (low is not None and value < low) or (high is not None and value >= high):
+            return False
+    x, y = centroid["x"], centroid["y"]
+    if gate.circle is not None:
+        return hypot(x - gate.circle[0], y - gate.circle[1]) < gate.circle[2]
+    if gate.ring is not None:
+        return gate.ring[2] <= hypot(x - gate.ring[0], y - gate.ring[1]) < gate.ring[3]
+    return gate.polygon is None or is_inside(gate.polygon, x, y)
+
+
+def of_valid_shots(rows: list[int], shot: list[int], valid: list[int], first: int) -> list[int]:
+    """Rows whose shot is in the table, which begins with shot `first`, and is valid."""
+    marked = {first + i for i, mark in enumerate(valid) if mark}
+    return [row for row in rows if shot[row] >= 0 and shot[row] in marked]
+
+
+def shot_span(rows: list[int], shot: list[int]) -> tuple[int, int]:
+    """The first shot of rows, and the one after the last."""
+    shots = [shot[row] for row in rows if shot[row] >= 0]
+    return (min(shots), max(shots) + 1) if shots else (-1, -1)
+
+
+def per_shot(shot: list[int], n_shots: int) -> list[int]:
+    """How many rows each shot has."""
+    return [sum(number == one for number in shot) for one in range(n_shots)]
+
+
+def picture(points: Iterable[tuple[float, float]], lines: int, columns: int) -> list[list[int]]:
+    """How many points (x, y) are nearest to each pixel; those outside are left out."""
+    image = [[0] * columns for _ in range(lines)]
+    for x, y in points:
+        column, line = floor(x + 0.5), floor(y + 0.5)
+        if 0 <= line < lines and 0 <= column < columns:
+            image[line][column] += 1
+    return image
+
+
+def histogram(values: Iterable[float], start: float, width: float, bins: int) -> list[int]:
+    """How many values lie in each bin; NaN lies in none."""
+    counts = [0] * bins
+    for value in values:
+        for k in range(bins):
+            counts[k] += start + k * width <= value < start + (k + 1) * width
+    return counts
+
+
+def spectrum(values: Iterable[int], bins: int) -> list[int]:
+    """How often each whole number occurs; what is larger than the last bin belongs to it."""
+    counts = [0] * bins
+    for value in values:
+        counts[min(value, bins - 1)] += 1
+    return counts
+
+
+def pixel(x: float, y: float, lines: int, columns: int) -> int:
+    """Number of the pixel nearest to a point; what lies outside belongs to the rim."""
+    column = min(max(floor(x + 0.5), 0), columns - 1)
+    return min(max(floor(y + 0.5), 0), lines - 1) * columns + column
+
+
+def pulses(shot: list[int]) -> list[tuple[int, int]]:
+    """(shot, first row) of each pulse: of every shot up to the last, empty or not, and of rows outside of one."""
+    found = []
+    highest, before = -1, None
+    for row, number in enumerate(shot):
+        if number != before:
+            empty = range(highest + 1, number)
+            found += [(one, row) for one in (*empty, number)]
+        highest, before = max(highest, number), number
+    return found

@@ -7,10 +7,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ophyd_timepix.app.truth import Agreement, compare, epochs_with_data, flight_times_ns
-from ophyd_timepix.clock import TICK_NS
+from ophyd_timepix.app.truth import Agreement, compare, connected, epochs_with_data, flight_times_ns
+from ophyd_timepix.clock import TICK_NS, ns_to_ticks
 from ophyd_timepix.config import Processing
+from tests import naive
+from tests.strategies import N_EXAMPLES
 
 EPOCH = 3
 SHOT_TICKS = np.array([1_000_000, 5_000_000])
@@ -129,3 +133,21 @@ def test_nothing_sent_and_nothing_recorded_is_no_agreement() -> None:
     empty = Agreement(0, 0, 0, 0, 0, 0, 0, 0, 0, float("nan"))
     assert not empty.holds
     assert not replace(empty, centroids=1).holds
+
+
+@settings(max_examples=N_EXAMPLES, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 99), st.integers(0, 1), st.integers(0, 5), st.integers(0, 9)), max_size=40),
+    st.lists(st.integers(0, 99), max_size=3),
+    st.sampled_from((1.0, 1.5, 2.0)),
+)
+def test_clusters_of_the_oracle_are_those_of_the_slow_twin(
+    drawn: list[tuple[int, int, int, int]], opened: list[int], radius_px: float
+) -> None:
+    processing = Processing(radius_px=radius_px, window_ns=50)
+    hits = sorted((16 * tick, chip, y, x, 1) for tick, chip, y, x in drawn)
+    shot = [sum(16 * tick <= hit[0] for tick in opened) for hit in hits]
+    tick, chip, y, x, _ = np.array(hits, np.int64).reshape(-1, 5).T.copy()
+    root = connected(tick, x, y, chip, np.array(shot, np.int64), radius_px**2, ns_to_ticks(50))
+    labels = np.unique(root, return_inverse=True)[1]
+    assert labels.tolist() == naive.clusters(hits, shot, processing)

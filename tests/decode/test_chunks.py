@@ -1,10 +1,17 @@
 """Chunk headers: cut chunks, damage, foreign chips, the header that looks like a hit."""
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ophyd_timepix.decode import Count, Decoder
+from ophyd_timepix.decode.chunks import count_chunks
 from ophyd_timepix.protocol import words as w
-from tests.strategies import as_words, hit_word
+from tests import naive
+from tests.strategies import N_EXAMPLES, as_words, cuts, hit_word
 
 
 def hits(n, start=0):
@@ -55,3 +62,16 @@ def test_end_of_readout_is_told_by_chip():
     assert decoder.counts[Count.END_OF_READOUT_0] == 0
     assert decoder.counts[Count.END_OF_READOUT_1] == 1
     assert decoder.counts[Count.CONTROL_WORDS] == 1
+
+
+@settings(max_examples=N_EXAMPLES, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 255), st.integers(0, 5), st.integers(0, 7)), max_size=20), st.data())
+def test_chunks_are_counted_as_by_the_slow_twin_wherever_the_words_are_cut(chunks, data):
+    words = []
+    for chip, n_between, n_words in chunks:
+        words += [*hits(n_between), w.chunk_header(chip, 8 * n_words), *hits(n_words)]
+    words = words[: data.draw(st.integers(0, len(words)))]
+    counted, beyond = np.zeros(256, np.int64), 0
+    for start, stop in pairwise(data.draw(cuts(len(words)))):
+        beyond = count_chunks(as_words(words[start:stop]), beyond, counted)
+    assert ({chip: n for chip, n in enumerate(counted.tolist()) if n}, beyond) == naive.chunks_of_chips(words)

@@ -4,14 +4,17 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ophyd_timepix.decode.repeats import REMEMBERED, Repeats
+from ophyd_timepix.decode.repeats import LOOKED_AT, REMEMBERED, Repeats
 from ophyd_timepix.protocol.words import chunk_header
+from tests import naive
+from tests.strategies import N_EXAMPLES
 
+EXAMPLES = settings(max_examples=N_EXAMPLES, deadline=None)
 PIXEL, TDC, PACKET, TIMER = 0xB << 60, 0x6F << 56, 0x50 << 56, 0x44 << 56
-FRAME, CONTROL, UNKNOWN = 0xA << 60, 0x71B0 << 48, 0x30 << 56
+FRAME, END, CONTROL, UNKNOWN = 0xA << 60, 0x71B0 << 48, 0x7102 << 48, 0x30 << 56
 
 
 def chunk(chip: int, *words: int) -> list[int]:
@@ -28,9 +31,9 @@ def streams(draw) -> tuple[list[list[int]], list[bool]]:
     chunks: list[list[int]] = []
     again: list[bool] = []
     for k in range(draw(st.integers(0, 25))):
-        kind = draw(st.sampled_from((PIXEL, TDC, PACKET, FRAME, CONTROL)))
+        kind = draw(st.sampled_from((PIXEL, TDC, PACKET, FRAME, END)))
         timeless = [CONTROL | 7] * draw(st.integers(0, 3))
-        more = range(draw(st.integers(0, 4))) if kind < CONTROL or kind == PIXEL else ()
+        more = range(draw(st.integers(0, 4))) if kind in (PIXEL, TDC, PACKET) else ()
         chunks.append(chunk(draw(st.integers(0, 3)), *timeless, kind | (k + 1) << 4, *more))
         again.append(False)
         if draw(st.booleans()):
@@ -39,6 +42,7 @@ def streams(draw) -> tuple[list[list[int]], list[bool]]:
     return chunks, again
 
 
+@EXAMPLES
 @given(streams(), st.lists(st.integers(0, 150), max_size=6))
 def test_what_came_twice_is_left_out_wherever_the_stream_is_cut(case, cuts):
     chunks, again = case
@@ -57,10 +61,33 @@ def test_what_came_twice_is_left_out_wherever_the_stream_is_cut(case, cuts):
     assert repeats.largest == max((len(one) - 1 for one in chunks), default=0)
 
 
+@st.composite
+def any_words(draw) -> list[int]:
+    """Datagrams of all kinds of words, few different ones, so that many come again; some words lie between them."""
+    kinds = st.sampled_from((PIXEL, PIXEL | 1, TDC, PACKET, TIMER, FRAME, CONTROL, CONTROL | 1, UNKNOWN))
+    long = st.integers(LOOKED_AT - 2, LOOKED_AT + 2).map(lambda n: [CONTROL] * n)
+    words = []
+    for inside in draw(st.lists(st.lists(kinds, max_size=3) | long, max_size=25)):
+        if draw(st.integers(0, 9)) == 0:
+            words += inside[:2]
+        words += chunk(draw(st.sampled_from((0, 0, 1, 7))), *inside)
+    return words
+
+
+@EXAMPLES
+@given(any_words(), st.lists(st.integers(0, 150), max_size=6), st.integers(0, 3))
+def test_what_is_left_is_what_the_slow_twin_leaves(words, cuts, missing):
+    words, repeats = words[: len(words) - missing], Repeats()
+    edges = [0, *sorted(min(cut, len(words)) for cut in cuts), len(words)]
+    kept = [word for a, b in pairwise(edges) for word in repeats.without(np.array(words[a:b], np.uint64)).tolist()]
+    assert [*kept, *repeats.flush().tolist()] == naive.without_repeats(words, REMEMBERED, LOOKED_AT)
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [
         (chunk(0, UNKNOWN, PIXEL), chunk(0, UNKNOWN, PIXEL)),
+        (chunk(0, CONTROL | 5), chunk(0, CONTROL | 5)),
         (chunk(0, TIMER | 1 << 16), chunk(0, TIMER | 2 << 16)),
         (chunk(0, CONTROL | 5, PIXEL | 1), chunk(0, CONTROL | 5, PIXEL | 2)),
         (chunk(0, CONTROL | 5, PIXEL | 1), chunk(0, CONTROL | 6, PIXEL | 1)),
@@ -70,6 +97,7 @@ def test_what_came_twice_is_left_out_wherever_the_stream_is_cut(case, cuts):
     ],
     ids=[
         "words of no known kind",
+        "remarks",
         "answers of a timer",
         "a remark before two hits",
         "two remarks before a hit",
@@ -88,11 +116,18 @@ def test_words_that_may_come_again_are_no_repeats(first, second):
     "words",
     [
         [TIMER | 9, CONTROL | 1, 0x45 << 56, CONTROL | 2, PIXEL | 3, TDC | 32],
-        [CONTROL | 1],
+        [END | 1],
+        [CONTROL | 1, END | 1],
         [FRAME | 1, FRAME | 2],
-        [*[CONTROL | 1] * 40, PIXEL | 3],
+        [TIMER | 9, *[CONTROL | 1] * 40, PIXEL | 3],
     ],
-    ids=["a timer before hits", "the end of a read-out alone", "words of a frame", "very many remarks"],
+    ids=[
+        "a timer before hits",
+        "the end of a read-out alone",
+        "a remark before it",
+        "words of a frame",
+        "very many remarks",
+    ],
 )
 def test_a_datagram_that_does_not_begin_with_a_time_of_its_own_is_known_again_too(words):
     repeats = Repeats()

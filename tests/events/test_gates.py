@@ -1,7 +1,6 @@
 """Gates on arrays against slow, obvious twins."""
 
 import math
-from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +10,8 @@ from hypothesis import strategies as st
 
 from ophyd_timepix.config import Gate, MassCalibration
 from ophyd_timepix.events.gates import Condition, Tally, conditions, rows_of_valid_shots, shot_span
+from tests import naive
+from tests.strategies import N_EXAMPLES
 
 
 def table(n, seed=0):
@@ -31,26 +32,9 @@ def every(n):
     return np.arange(n, dtype=np.int32)
 
 
-def naive_inside(corners, x, y):
-    """Sum of the angles under which the edges are seen: a full turn inside, none outside."""
-    turn = 0.0
-    for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
-        a, b = math.atan2(y0 - y, x0 - x), math.atan2(y1 - y, x1 - x)
-        turn += (b - a + math.pi) % (2 * math.pi) - math.pi
-    return abs(turn) > math.pi
-
-
-def naive_keep(gate, columns, row, calibration=None):
-    for name, (low, high) in gate.windows(calibration).items():
-        value = float(columns[name][row])
-        if math.isnan(value) or (low is not None and value < low) or (high is not None and value >= high):
-            return False
-    x, y = float(columns["x"][row]), float(columns["y"][row])
-    if gate.circle is not None:
-        return math.hypot(x - gate.circle[0], y - gate.circle[1]) < gate.circle[2]
-    if gate.ring is not None:
-        return gate.ring[2] <= math.hypot(x - gate.ring[0], y - gate.ring[1]) < gate.ring[3]
-    return gate.polygon is None or naive_inside(gate.polygon, x, y)
+def centroids_of(columns):
+    """Row by row."""
+    return [{name: float(column[row]) for name, column in columns.items()} for row in range(len(columns["x"]))]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +54,8 @@ def naive_keep(gate, columns, row, calibration=None):
 def test_a_gate_keeps_what_a_loop_over_its_definition_keeps(gate):
     columns, calibration = table(500), MassCalibration(t0_ns=10, k_ns=100)
     rows = Condition.of(gate, calibration).select(every(500), columns.__getitem__)
-    assert rows.tolist() == [row for row in range(500) if naive_keep(gate, columns, row, calibration)]
+    kept = [row for row, one in enumerate(centroids_of(columns)) if naive.keeps(gate, one, calibration)]
+    assert rows.tolist() == kept
 
 
 def test_rows_that_are_out_already_stay_out():
@@ -99,6 +84,19 @@ def test_columns_are_not_asked_for_when_no_row_is_left():
     assert condition.columns == ("tof", "tot", "x", "y")
 
 
+SHOTS = st.lists(st.integers(-1, 12), max_size=40).map(sorted)
+FEW = settings(max_examples=N_EXAMPLES, deadline=None)
+
+
+@FEW
+@given(SHOTS, st.lists(st.booleans(), max_size=12), st.integers(0, 9), st.integers(1, 3))
+def test_rows_of_valid_shots_are_those_of_the_slow_twin(shot, valid, first, step):
+    rows = every(len(shot))[::step].copy()
+    found = rows_of_valid_shots(rows, np.array(shot, np.int64), np.array(valid, np.uint8), first)
+    assert found.tolist() == naive.of_valid_shots(rows.tolist(), shot, valid, first)
+    assert shot_span(rows, np.array(shot, np.int64)) == naive.shot_span(rows.tolist(), shot)
+
+
 def test_only_rows_of_valid_shots_stay():
     shot = np.array([-1, 4, 4, 5, 6, 7, 7])
     rows = rows_of_valid_shots(every(7), shot, np.array([1, 0, 1], np.uint8), 4)
@@ -107,7 +105,7 @@ def test_only_rows_of_valid_shots_stay():
     assert shot_span(every(1), shot) == (-1, -1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=N_EXAMPLES // 2, deadline=None)
 @given(st.integers(0, 200), st.integers(0, 2**32 - 1), st.lists(st.integers(0, 200), max_size=4))
 def test_a_tally_is_the_mean_and_its_error_over_shots_however_the_rows_are_cut(n, seed, cuts):
     columns = table(n, seed)
@@ -118,8 +116,7 @@ def test_a_tally_is_the_mean_and_its_error_over_shots_however_the_rows_are_cut(n
         tally.add(np.flatnonzero(keep[start:stop]).astype(np.int32), columns["shot"][start:stop])
     shots = max(n // 3, 1) + 5
     result = tally.result(shots)
-    found = Counter(columns["shot"][keep].tolist())
-    per_shot = [found[shot] for shot in range(shots)]
+    per_shot = naive.per_shot(columns["shot"][keep].tolist(), shots)
     assert result.counts == keep.sum()
     assert result.counts_per_shot == pytest.approx(np.mean(per_shot))
     assert result.error == pytest.approx(np.std(per_shot, ddof=1) / math.sqrt(shots))

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ophyd_timepix.events.block import REL_TICK_MIN, REL_TICK_SHIFT
-from ophyd_timepix.events.order import SORTED_TOGETHER, sort_keys
+from ophyd_timepix.events.order import SORTED_TOGETHER, _close_seams, sort_keys
+from tests import naive
+from tests.strategies import N_EXAMPLES
 
 N = 5 * SORTED_TOGETHER + 17
 
@@ -52,3 +56,16 @@ def test_keys_are_in_order_whatever_their_order_was(order):
     expected = np.sort(keys)
     sort_keys(keys)
     assert np.array_equal(keys, expected)
+
+
+@settings(max_examples=N_EXAMPLES, deadline=None)
+@given(st.lists(st.integers(0, 60), max_size=60), st.integers(1, 9), st.sampled_from((0, 3, 20, 1000)))
+def test_seams_are_closed_until_one_costs_too_much_as_in_the_slow_twin(ticks, piece, steps):
+    keys = keys_at(np.array(ticks, np.int64))
+    for start in range(0, len(keys), piece):
+        keys[start : start + piece].sort()
+    before = keys.tolist()
+    seam = _close_seams(keys, piece, piece, steps)
+    assert seam == naive.close_seams(before, piece, piece, steps)
+    assert sorted(before) == sorted(keys.tolist())
+    assert keys[:seam].tolist() == sorted(keys[:seam].tolist())

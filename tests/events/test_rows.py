@@ -46,7 +46,7 @@ def processings(draw) -> Processing:
         radius_px=draw(st.sampled_from((1.0, 1.5, 2.0, 2.9, 5.0))),
         window_ns=draw(st.sampled_from((25.0, 100.0, 117.6470588, 400.0))),
         metric=draw(st.sampled_from(Metric)),
-        min_samples=draw(st.sampled_from((1, 1, 2, 3, 5))),
+        min_samples=draw(st.sampled_from((1, 1, 2, 3, 5, 9))),
         min_size=draw(st.sampled_from((1, 1, 2))),
         split=draw(st.booleans()),
         split_radius_px=draw(st.sampled_from((1.0, 2.5))),
