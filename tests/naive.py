@@ -912,6 +912,10 @@ def without_repeats(words: list[int], remembered: int, looked_at: int) -> list[i
     return kept
 
 
+READ_OUTS = (0x71A0, 0x71B0)
+"""A chip's remark that its read-out has ended."""
+
+
 def name_of(words: list[int], looked_at: int, whole: bool) -> list[int] | None:
     """Words that tell a datagram from all others of its chip; None: nothing does, or its end is not here."""
     for n, word in enumerate(words[:looked_at], start=1):
@@ -920,7 +924,11 @@ def name_of(words: list[int], looked_at: int, whole: bool) -> list[int] | None:
             return words[:n]
         if header not in (w.PIXEL_SEQUENTIAL, w.TIMER_LOW_BYTE >> 4, w.COMMAND_END_BYTE >> 4):
             return None
-    return words[:looked_at] if whole else None
+    tells = any(
+        w.HEADER.get(word) == w.PIXEL_SEQUENTIAL or w.TOP_BYTE.get(word) == w.TIMER_LOW_BYTE or word >> 48 in READ_OUTS
+        for word in words[:looked_at]
+    )
+    return words[:looked_at] if whole and tells else None
 
 
 # --- gates, pictures, spectra -----------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 A word of a data-driven pixel or of the TDC bears its own time, and a numbered packet its number: no two datagrams of a
 chip have the same one within seconds. So a datagram of the same chip, size and words, up to the first such, as one of
 the last thousand is that one again. Timer and control words, and pixels of a sequential read-out, may stand before it
-(32 words at most are looked at) or make up the datagram: of them all have to agree, as they say when they
-were sent to 0.4 ms only. What begins with yet another word cannot be told.
+(32 words at most are looked at). Of a datagram without such a word all have to agree, as they say when they were sent
+to 0.4 ms only; and one of them has to be the timer's, the end of a read-out or a pixel: other remarks of a chip may
+come again so soon. What begins with yet another word cannot be told.
 
 The same datagrams are found wherever the stream is cut into calls.
 """
@@ -61,6 +62,18 @@ _TDC: Final = w.TdcByte.TDC1_RISING >> 4
 _TIMER: Final = w.TIMER_LOW_BYTE >> 4
 _CONTROL: Final = w.COMMAND_END_BYTE >> 4
 _PACKET_ID: Final = w.PACKET_ID_BYTE
+_TIMER_LOW: Final = w.TIMER_LOW_BYTE
+_ENDS: Final = tuple(
+    w.COMMAND_END_BYTE << 8 | code for code in (w.END_OF_READOUT_SEQUENTIAL, w.END_OF_READOUT_DATA_DRIVEN)
+)
+_NEVER: Final = -1
+"""It cannot be known again."""
+_NOTHING: Final = 0
+"""Nothing yet: more words may say it."""
+_ENOUGH: Final = 1
+"""It can if no more words follow; those that do belong to its name."""
+_ALL: Final = 2
+"""It can."""
 LOOKED_AT: Final = 32
 """Words of a datagram that are looked at."""
 _SPREAD: Final = 0x1E3779B97F4A7C15
@@ -68,17 +81,19 @@ _SPREAD: Final = 0x1E3779B97F4A7C15
 
 
 @inlined
-def _name(words: Ints, start: int, stop: int) -> tuple[bool, bool, int]:
-    """Whether words that begin a datagram suffice to know it again; whether more of them may; its name so far."""
-    name = 0
+def _name(words: Ints, start: int, stop: int) -> tuple[int, int]:
+    """What words that begin a datagram say of whether it can be known again, and its name so far."""
+    name, told = 0, _NOTHING
     for word in words[start:stop]:
-        header = (word >> 60) & 0xF
+        header, byte = (word >> 60) & 0xF, (word >> 56) & 0xFF
         name = name * _SPREAD ^ word
-        if header in (_DATA_DRIVEN, _TDC) or (word >> 56) & 0xFF == _PACKET_ID:
-            return True, False, name
+        if header in (_DATA_DRIVEN, _TDC) or byte == _PACKET_ID:
+            return _ALL, name
         if header not in (_TIMER, _CONTROL, _SEQUENTIAL):
-            return False, False, name
-    return False, True, name
+            return _NEVER, name
+        if header == _SEQUENTIAL or byte == _TIMER_LOW or (word >> 48) & 0xFFFF in _ENDS:
+            told = _ENOUGH
+    return told, name
 
 
 @inlined
@@ -118,13 +133,13 @@ def find_repeats(words: Ints, state: Ints, memory: Ints, found: Ints) -> int:
             i += 1
             continue
         looked_at = i + 1 + min(size, LOOKED_AT)
-        known, goes_on, name = _name(words, i + 1, min(looked_at, n_words))
-        if goes_on and looked_at > n_words:
+        told, name = _name(words, i + 1, min(looked_at, n_words))
+        if looked_at > n_words and told in (_NOTHING, _ENOUGH):
             state[WAITING] = n_words - i
             break
         chip = (word >> _CHIP_SHIFT) & _CHIP_MASK
         repeats = False
-        if chip < _MAX_CHIPS and (known or goes_on):
+        if chip < _MAX_CHIPS and told in (_ENOUGH, _ALL):
             repeats = _came_before(memory[chip], state[NUMBERS + chip], name, size)
             state[NUMBERS + chip] += 1
         state[LARGEST] = max(state[LARGEST], size)

@@ -64,8 +64,8 @@ def test_what_came_twice_is_left_out_wherever_the_stream_is_cut(case, cuts):
 @st.composite
 def any_words(draw) -> list[int]:
     """Datagrams of all kinds of words, few different ones, so that many come again; some words lie between them."""
-    kinds = st.sampled_from((PIXEL, PIXEL | 1, TDC, PACKET, TIMER, FRAME, CONTROL, CONTROL | 1, UNKNOWN))
-    long = st.integers(LOOKED_AT - 2, LOOKED_AT + 2).map(lambda n: [CONTROL] * n)
+    kinds = st.sampled_from((PIXEL, PIXEL | 1, TDC, PACKET, TIMER, FRAME, CONTROL, END, UNKNOWN))
+    long = st.integers(LOOKED_AT - 2, LOOKED_AT + 2).map(lambda n: [END] + [CONTROL] * (n - 1))
     words = []
     for inside in draw(st.lists(st.lists(kinds, max_size=3) | long, max_size=25)):
         if draw(st.integers(0, 9)) == 0:
