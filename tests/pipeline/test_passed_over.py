@@ -12,6 +12,7 @@ from ophyd_timepix.config import Geometry, Processing
 from ophyd_timepix.decode.decoder import Framing
 from ophyd_timepix.pipeline.decode_stage import _Stream
 from ophyd_timepix.pipeline.ledger import DecodeTotals
+from ophyd_timepix.pipeline.locating import Way
 from ophyd_timepix.pipeline.losses import FINE_TICKS, LossSpan
 from ophyd_timepix.pipeline.messages import RunRequest
 from ophyd_timepix.protocol.words import chunk_header
@@ -32,7 +33,7 @@ def chunks(*contents: list[int], chip: int = 0) -> np.ndarray:
     return np.array([word for words in contents for word in (chunk_header(chip, 8 * len(words)), *words)], np.uint64)
 
 
-def decode(words: np.ndarray, cuts: list[int], n_chips: int = 1) -> DecodeTotals:
+def decode(words: np.ndarray, cuts: list[int], n_chips: int = 1, way: Way | None = None) -> DecodeTotals:
     run = RunRequest(event_file="run.h5", n_chips=n_chips, geometry=Geometry.for_chips(n_chips))
     stream = _Stream(run, Framing.TPX3)
     stream.begin(1, 0)
@@ -40,7 +41,25 @@ def decode(words: np.ndarray, cuts: list[int], n_chips: int = 1) -> DecodeTotals
     for start, stop in pairwise(edges):
         stream.add(Slice(words[start:stop].copy(), None, 8 * start))
     stream.flush_decoder()
-    return stream.end_acquisition(None, 8 * len(words))
+    return stream.end_acquisition(way, 8 * len(words))
+
+
+@given(cuts=st.lists(st.integers(0, 60), max_size=4))
+def test_a_datagram_of_rubbish_explains_all_pixels_that_it_lacks_those_that_look_like_control_too(cuts):
+    """Nothing else of the acquisition is in doubt then, although nobody can say which word is missing where."""
+    control, timer = 0x71 << 56, 0x44 << 56
+    good = [hit(k * STEP) for k in range(40)]
+    rubbish = [control, UNKNOWN, timer, UNKNOWN, control]
+    words = chunks(good[:10], good[10:20], rubbish, good[23:30], [control], good[30:])
+
+    def losses(n_sent: int) -> list[LossSpan]:
+        way = Way(0, 0, sent=6, arrived=6, words_before=0, words=n_sent)
+        return decode(words, cuts, way=way).losses
+
+    n_came = 37
+    (span,) = losses(n_came + len(rubbish))
+    assert (span.cause, span.chip, span.amount) == ("altered", 0, 2)
+    assert [(one.cause, one.chip) for one in losses(n_came + len(rubbish) + 1)] == [("altered", -1), ("altered", 0)]
 
 
 @pytest.mark.parametrize(
