@@ -860,6 +860,11 @@ def may_be_cut(ticks: list[int], labels: list[int], window: int, at_start: bool,
     }
 
 
+def key(tick: int, pixel: int) -> int:
+    """A number by which hits are in order; `tick` counts from a base."""
+    return tick * (1 << 28) + pixel
+
+
 def close_seams(keys: list[int], seam: int, piece: int, steps: int) -> int:
     """The first seam where keys must pass more than `steps` others on their way to their places; else all of them."""
     for start in range(seam, len(keys), piece):

@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.cluster import DBSCAN
 
 from ophyd_timepix.config import Geometry, Metric, Processing
 from ophyd_timepix.events import BlockArrays, BlockBuilder, CentroidFinder, Flag, dbscan
 from ophyd_timepix.events.centroid import Scratch, centroid_block
 from ophyd_timepix.events.cluster import neighbourhood
+from tests import naive
 from tests.rows import HandMade, Rows, assert_same_rows, flush
+from tests.strategies import N_EXAMPLES
 
 TICKS_PER_NS = 96 / 25
 
@@ -124,6 +128,32 @@ def test_one_pass_over_the_map_and_two_give_the_same(metric, min_samples, monkey
         found.append(rows)
     assert_same_rows(*found)
     assert found[0].totals["n_noise"] > 0
+
+
+@settings(max_examples=N_EXAMPLES, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 300), st.integers(0, 1), st.integers(0, 5), st.integers(0, 6), st.integers(0, 9)),
+        max_size=50,
+    ),
+    st.sampled_from(Metric),
+    st.sampled_from((2, 3, 5)),
+    st.sampled_from((1.0, 2.0, 2.5)),
+    st.sampled_from((1, dbscan.PAIRED_MAX)),
+)
+def test_dense_clusters_are_those_of_the_slow_twin_in_one_pass_and_in_two(drawn, metric, min_samples, radius, paired):
+    processing = Processing(metric=metric, min_samples=min_samples, radius_px=radius, hits=True)
+    hits = sorted((6 * tick, *rest) for tick, *rest in drawn)
+    labels = naive.clusters(hits, [-1] * len(hits), processing)
+    rows = Rows(processing, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dbscan, "PAIRED_MAX", paired)
+        builder = BlockBuilder(processing, 2)
+        builder.add(HandMade(hits))
+        flush(builder, rows)
+    expected = naive.centroids(hits, [-1] * len(hits), [], labels, Geometry.for_chips(2).table().tolist())
+    row_of = {i: row for row, centroid in enumerate(expected) for i in centroid.members}
+    assert rows.table("hits").get("cluster", np.empty(0)).tolist() == [row_of.get(i, -1) for i in range(len(hits))]
 
 
 def columns_of(hits, processing, **options):

@@ -1,12 +1,14 @@
 """Keys are sorted whatever their order was, piece by piece where they are nearly in order."""
 
+from itertools import takewhile
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ophyd_timepix.events.block import REL_TICK_MIN, REL_TICK_SHIFT
-from ophyd_timepix.events.order import SORTED_TOGETHER, _close_seams, sort_keys
+from ophyd_timepix.events.order import SORTED_TOGETHER, _close_seams, pack_keys, shift_keys, sort_keys, split_final
 from tests import naive
 from tests.strategies import N_EXAMPLES
 
@@ -69,3 +71,27 @@ def test_seams_are_closed_until_one_costs_too_much_as_in_the_slow_twin(ticks, pi
     assert seam == naive.close_seams(before, piece, piece, steps)
     assert sorted(before) == sorted(keys.tolist())
     assert keys[:seam].tolist() == sorted(keys[:seam].tolist())
+
+
+@settings(max_examples=N_EXAMPLES, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-1, 300), st.integers(0, 9)), max_size=40),
+    st.integers(0, 9),
+    st.integers(0, 300),
+)
+def test_hits_become_keys_move_with_their_base_and_are_final_below_the_horizon(drawn, later, horizon):
+    base = 100
+    hits = [(base + REL_TICK_MIN + tick, pixel) for tick, pixel in drawn]
+    ticks, pixels = (np.array([hit[i] for hit in hits], kind) for i, kind in enumerate((np.int64, np.uint32)))
+    pool, ready = np.zeros(len(hits), np.int64), np.full(len(hits) + 1, -1)
+    n = pack_keys(ticks, pixels, base, pool)
+    hits = list(takewhile(lambda hit: hit[0] >= base + REL_TICK_MIN, hits))  # the first too early one ends it
+    assert pool[:n].tolist() == [naive.key(tick - base, pixel) for tick, pixel in hits]
+    shift_keys(pool, 0, n, later)
+    keys = [naive.key(tick - base - later, pixel) for tick, pixel in hits]
+    assert pool[:n].tolist() == keys
+    limit = naive.key(REL_TICK_MIN + horizon - later, 0)
+    n_final = split_final(pool, n, limit, ready, 1)
+    final, rest = [key for key in keys if key < limit], [key for key in keys if key >= limit]
+    assert (n_final, pool[: n - n_final].tolist()) == (len(final), rest)
+    assert ready[: 1 + n_final].tolist() == [-1, *final]
