@@ -29,7 +29,8 @@ class Mark(IntEnum):
     """A silence, and nothing tells how many turns of the counter it lasted. before, after: its ends."""
     RESUMED = 9
     """A chip goes on after marks of missing or senseless words: what they tell of is not later than `after`, but for
-    the lateness bound. It stands at a header, so that it does not depend on calls."""
+    the lateness bound. It stands at a header, so that it does not depend on calls. amount: words of timer and control
+    in the chunks of those: words may be damaged so that they look like these."""
     ASTRAY = 10
     """Words outside of chunks may be of this chip. It stands before the mark of the words. amount: 0."""
     EARLY = 11

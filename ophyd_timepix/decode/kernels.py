@@ -125,7 +125,9 @@ C_OPEN: Final = C_HELD + 3 * HELD_MAX
 """1: the chip has not gone on after a mark, ..."""
 C_OPEN_SINCE: Final = C_OPEN + 1
 """before which this was its newest time."""
-N_CHIP: Final = C_OPEN + 2
+C_OTHERS: Final = C_OPEN + 2
+"""Words of timer and control in its chunk; while it has not gone on after a mark, since the chunk of the mark."""
+N_CHIP: Final = C_OPEN + 3
 
 HOW_COUNTING: Final = 1
 """Events and the sum of their ToT, no time."""
@@ -391,7 +393,7 @@ def _resume(store: Store) -> None:
             newest = state[S_NEWEST] + state[S_SKEW]
         chips[chip, C_OPEN] = 0
         state[S_N_OPEN] -= 1
-        _mark(_M_RESUMED, chip, 0, since, newest, store)
+        _mark(_M_RESUMED, chip, chips[chip, C_OTHERS], since, newest, store)
 
 
 @internal
@@ -774,6 +776,8 @@ def _rare(word: int, chip: int, store: Store) -> None:
         return
     byte = (word >> 56) & 0xFF
     kind = _KINDS[byte]
+    if kind not in (_K_TDC, _K_UNKNOWN):
+        store.chips[chip, C_OTHERS] += 1
     if kind == _K_TDC:
         _edge(word, chip, store)
     elif kind == _K_TIMER_LOW:
@@ -892,6 +896,8 @@ def _open_chunk(word: int, store: Store) -> None:
     state[S_CHIP] = chip
     if chip < _MAX_CHIPS:
         counts[_N_CHUNKS + chip] += 1
+    if chip < state[S_N_CHIPS] and store.chips[chip, C_OPEN] == 0:
+        store.chips[chip, C_OTHERS] = 0
     state[S_MODE] = (word >> _CHUNK_MODE_SHIFT) & _CHUNK_MODE_MASK
     state[S_LEFT] = ((word >> _CHUNK_BYTES_SHIFT) & _CHUNK_BYTES_MASK) >> 3
     _release_overtaken(store)

@@ -154,6 +154,8 @@ class Losses:
         self.lost_on_the_way = 0
         """Datagrams that certainly were; known after `spans`."""
         self._late: LossSpan | None = None
+        self._unsure = 0
+        """Words of timer and control that came with altered ones: they may have been pixels."""
         self._passed_over: dict[tuple[int, str], LossSpan] = {}
         """Of each chip and cause, until the chip goes on."""
         self.words_before = 0
@@ -274,6 +276,7 @@ class Losses:
         told = np.isin(marks[:, k.M_KIND], list(MARKED))
         for kind, chip, _, amount, before, after in marks[told].tolist():
             if kind == Mark.RESUMED:
+                self._unsure += amount
                 self._resume(chip, after * TICKS_PER_COUNT + self._lateness)
                 continue
             if kind == Mark.UNFRAMED:
@@ -375,7 +378,7 @@ class Losses:
         for span in self._spans:
             if span.cause in noted:
                 noted[span.cause] += span.amount
-        here = noted.pop(ALTERED) + noted.pop(DAMAGED) // 8  # those have their place already
+        here = noted.pop(ALTERED) + noted.pop(DAMAGED) // 8 + self._unsure  # those have their place already
         lost = max(0, way.missing) + sum(noted.values())
         missing = unexplained(way.sent_words - sums.words, lost, max(0, -way.missing), sums.largest)
         if -here <= missing <= here:
