@@ -126,6 +126,8 @@ class Recording:
         self._number = 0
         self._begun = Sent(datagrams=0)
         """What the board had sent, and ..."""
+        self._counts_are_known = False
+        """The last acquisition ended with the board's counters."""
         self._arrived_before = 0
         """what had arrived of it, when the acquisition began."""
         self._seen: tuple[int, Sent] | None = None
@@ -208,6 +210,7 @@ class Recording:
             self._said = COMPLETE
             self.acquired = []
             self._number = 0
+            self._counts_are_known = False
             self._keeps = not file.preview
             if self._keeps:
                 self.paths = paths
@@ -248,6 +251,7 @@ class Recording:
         with self._lock:
             pipeline = self.connect()
             self.run = None
+            self._look_for_stragglers(pipeline)
             summary = self._ask(
                 pipeline,
                 lambda: pipeline.close_run(_plain(start), configuration=_plain(configuration), cancelled=superseded),
@@ -257,6 +261,18 @@ class Recording:
                 _say_how_it_went(summary)
         self._rest()
         return summary
+
+    def _look_for_stragglers(self, pipeline: PipelineClient) -> None:
+        """What came behind the last acquisition, against what the board sent. One that fails tells nothing."""
+        if not self._counts_are_known:
+            return
+        arrived = self._ask(pipeline, pipeline.progress).arrived_datagrams
+        try:
+            sent = self._since_open(self._board().sent_counters())
+        except Exception as error:  # noqa: BLE001 - the run is closed and good, whatever the board says now
+            logger.warning("the board could not be asked what it sent behind the last acquisition: %s", error)
+            return
+        self._ask(pipeline, lambda: pipeline.baseline(sent.model_copy(update={"arrived": arrived})))
 
     def _rest(self) -> None:
         """Pause the read-out between runs. A board that does not answer now says so at the next run."""
@@ -381,6 +397,7 @@ class Recording:
         counters = self._settled_counters(self._board(), lambda: self._tell_that_it_is_shut(end_counts))
         sent, self.tdc_counted = self._drained(pipeline, self._since_open(counters)), counters.tdc_triggers
         acquired = self._ask(pipeline, lambda: pipeline.end(sent, end_counts=end_counts, cancelled=cancelled))
+        self._counts_are_known = True
         self._note(acquired)
         return acquired
 
@@ -403,6 +420,7 @@ class Recording:
     def abandon(self) -> None:
         """End an acquisition after a failure of the board: what arrived is kept, flagged as cancelled."""
         pipeline = self.connect()
+        self._counts_are_known = False
         acquired = self._ask(pipeline, lambda: pipeline.end(None, cancelled=True))
         self._note(acquired)
 

@@ -204,8 +204,8 @@ class CaptureStage(Stage):
     def _baseline(self, sent: Sent | None) -> int:
         """From here on is compared: what had arrived. Of a run, before its first acquisition, the board's count is 0.
 
-        sent: what the board says in answer to a question that was put when the acquisition had begun. It may go on
-        sending meanwhile (edges pass a closed shutter).
+        sent: what the board says in answer to a question that was put when the acquisition had begun; or, with what had
+        arrived before the question, behind the last one. It may go on sending meanwhile (edges pass a closed shutter).
         """
         if self._begun is None or sent is None:
             self._at_end = self._capture.baseline()
@@ -213,7 +213,7 @@ class CaptureStage(Stage):
             return self._known.arrived
         meanwhile = sent.datagrams - self._known.sent
         expected = self._known.arrived + meanwhile
-        came, now = self._begun.arrived, self._wait_for(expected)
+        came, now = self._begun.arrived if sent.arrived is None else sent.arrived, self._wait_for(expected)
         self._strays = Strays.between(meanwhile, expected, came, now)
         self._known = Known(sent.datagrams, min(max(expected, came), now), _words(sent), sent.paused)
         self._capture.compare_from(*self._known[:2], *_counts(sent))
@@ -254,6 +254,7 @@ class CaptureStage(Stage):
         if way is not None:
             self._known = Known(way.sent, way.arrived, way.words, way.paused or 0)
         self.report("drained", Drained(stop, since, self._stray_words, ended_by, way, self._strays))
+        self._strays = Strays()
 
     def _way(self, totals: Totals) -> Way | None:
         if self._draining is None:
@@ -276,8 +277,9 @@ class CaptureStage(Stage):
         quiet_since = max(self._capture.last_datagram_ns, self._drain_began)
         return "silence" if now - quiet_since >= SILENCE_NS and self._capture.backlog() == 0 else None
 
-    def _close_recording(self, _: object) -> Totals:
-        return self._capture.close()
+    def _close_recording(self, _: object) -> tuple[Totals, Strays]:
+        """The counters, and what came or was lost behind the last acquisition, as far as the board was asked."""
+        return self._capture.close(), self._strays
 
 
 def _words(sent: Sent) -> int | None:

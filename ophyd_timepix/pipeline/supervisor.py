@@ -31,7 +31,7 @@ from ..spool.ring import Mark, arrived_datagrams, disk_seconds_left, stopped_by
 from .capture_stage import CaptureStage
 from .centroid_stage import CentroidStage
 from .decode_stage import DecodeStage, EndRequest
-from .ledger import Ledger, Part, add_ledgers
+from .ledger import Ledger, Part, add_ledgers, with_verdict
 from .messages import (
     SUPERVISOR,
     Acquired,
@@ -371,7 +371,7 @@ class Supervisor:
         if run.acquisition is not None:
             names = ("capture", "decode") if run.request.centroid else ("capture",)
             for wanted in [self._children[name].send("opened", told) for name in names]:
-                yield wanted
+                _ = yield wanted
         return {}
 
     def _shutter_shut(self, arguments: dict[str, Any]) -> Call:
@@ -437,13 +437,16 @@ class Supervisor:
         run = self._opened()
         if run.acquisition is not None:
             raise RuntimeError(f"acquisition {run.acquisition} is running; end it before the run closes")
-        totals = yield self._children["capture"].send("close")
+        totals, strays = yield self._children["capture"].send("close")
         ledger = run.ledger
         ledger["stray_words"] = (
             ledger.get("stray_words", 0) + totals.payload_bytes // 8 - ledger.get("received_words", 0)
         )
+        for name, n in (("stray_datagrams", strays.too_many), ("lost_stray_datagrams", strays.lost)):
+            if n:
+                ledger[name] = ledger.get(name, 0) + n
         self._run = None
-        summary = yield from self._close_files(run, ledger, arguments)
+        summary = yield from self._close_files(run, with_verdict(ledger), arguments)
         return summary
 
     def _close_files(

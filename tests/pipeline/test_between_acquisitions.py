@@ -137,6 +137,16 @@ def test_what_the_board_sends_behind_its_closed_shutter_is_no_surplus_and_no_los
     assert ended.strays == Strays(sent=4)
 
 
+def test_what_comes_behind_the_last_acquisition_is_compared_when_the_run_is_closed(bench):
+    bench.begin()
+    bench.send(5)
+    assert bench.end().strays == Strays()
+    bench.send(2, lost=1)
+    bench.stage.requests["baseline"](bench.counters.model_copy(update={"arrived": 6}))
+    totals, strays = bench.stage.requests["close"](None)
+    assert (totals.datagrams, strays) == (6, Strays(lost=1, sent=2))
+
+
 def test_what_is_lost_between_two_acquisitions_is_lost_in_neither(bench):
     bench.begin()
     bench.send(5)

@@ -145,6 +145,22 @@ def test_triggers_that_stop_or_never_come_are_missing_live_and_from_the_recordin
     assert read_table(again.event_file, "shots")["valid"].tolist() == [1] * n
 
 
+def test_what_comes_too_much_behind_the_last_acquisition_is_in_doubt(pipeline, tmp_path):
+    (port,) = pipeline.bind([Receiver(chip=0, host=HOST)])
+    pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5"))
+    sent = acquire(pipeline, port, 1, hit_words(100, 1))
+    pipeline.end(Sent(datagrams=sent))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for k in range(3):
+            sender.sendto(hit_words(5, 50_000 + 10_000 * k).tobytes(), (HOST, port))
+    while pipeline.progress().arrived_datagrams < sent + 3:
+        pass
+    pipeline.baseline(Sent(datagrams=sent + 1, arrived=sent + 3))  # one of them the board has sent
+    ledger = pipeline.close_run().ledger
+    assert (ledger["stray_words"], ledger["stray_datagrams"], ledger["lost_stray_datagrams"]) == (15, 2, 0)
+    assert ledger["verdict"].startswith("doubtful: 2 datagrams that came after an acquisition had ended")
+
+
 def test_datagrams_that_never_came_are_named(pipeline, tmp_path):
     (port,) = pipeline.bind([Receiver(chip=0, host=HOST)])
     pipeline.open_run(RunRequest(event_file=tmp_path / "run.h5"))
