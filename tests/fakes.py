@@ -330,7 +330,8 @@ class FakePipeline:
         self.calls: list[str] = []
         self.openings: list[tuple[int, int]] = []
         """The timer before the shutter opened and after, of each acquisition."""
-        self.closings: list[int] = []
+        self.shuttings: list[int] = []
+        """The timer before it closed."""
         self.requests: list[RunRequest] = []
         self.closings: list[dict[str, Any]] = []
         self.acquisitions: list[Acquired] = []
@@ -410,7 +411,7 @@ class FakePipeline:
         self.openings.append((before.counts, counts))
 
     def shut(self, counts: int) -> None:
-        self.closings.append(counts)
+        self.shuttings.append(counts)
 
     def baseline(self, sent: Sent | None = None) -> int:
         return 0
