@@ -277,6 +277,14 @@ class LateWords:
         self._due = np.empty(0, np.int64)
         self._newest = np.full(1, -1, np.int64)
 
+    def begin(self, latency_counts: int, words: int) -> None:
+        """So many words that come from now on shall be late (below 0: all). What came before plays no part: the timers
+        may have been restarted.
+        """
+        self.latency_counts, self.left = latency_counts, words
+        if not self._words.size:
+            self._newest[0] = -1
+
     @property
     def active(self) -> bool:
         """Whether words are held, or shall be."""
@@ -690,8 +698,7 @@ class DataFaults:
 
     def _arm_late(self, fault: DataFault) -> None:
         for late in self._late:
-            late.latency_counts = round(fault.value * COUNTS_PER_US)
-            late.left = fault.times or -1
+            late.begin(round(fault.value * COUNTS_PER_US), fault.times or -1)
 
     def _arm_edges(self, fault: DataFault) -> None:
         self.edges_always = True

@@ -306,7 +306,7 @@ def test_a_strike_says_what_the_datagram_held() -> None:
 def test_late_words_come_later_and_beyond_the_wrap_state_a_wrong_time(latency_us: float, wrong: bool) -> None:
     words = synthesize("uniform", duration_s=0.01, rate_hz=2e6, shot_rate_hz=0).words[0]
     late = LateWords()
-    late.latency_counts, late.left = round(latency_us * 40), 50
+    late.begin(round(latency_us * 40), 50)
     first, taken, became = late.pass_on(words[:5000].copy())
     rest, none, _ = late.pass_on(words[5000:].copy())
     out = np.concatenate([first, rest, late.flush()])
@@ -324,6 +324,19 @@ def test_late_words_come_later_and_beyond_the_wrap_state_a_wrong_time(latency_us
     newest = np.maximum.accumulate(np.delete(states[:, 3], late_places))
     behind_us = (newest[late_places - np.arange(50)] - was[:, 3]) / 3840
     assert latency_us <= behind_us.min() <= latency_us + 10
+
+
+def test_late_words_are_as_late_after_the_timers_were_restarted() -> None:
+    words = synthesize("uniform", duration_s=0.01, rate_hz=2e6, shot_rate_hz=0).words[0]
+    r, turns = Rig(), []
+    for start in (5000, 0):
+        r.arm("late=500:5")
+        r.faults.send(0, words[start:].copy(), 400_000)
+        (strike,) = r.faults.strikes
+        was, became = (np.frombuffer(part, np.uint64) & np.uint64(0xFFFF) for part in (strike.sent, strike.became))
+        turns.append((became - was).tolist())
+        r.faults.strikes.clear()
+    assert turns == [[1] * 5] * 2
 
 
 def test_all_words_may_be_late_until_faults_are_cleared() -> None:
