@@ -3,6 +3,7 @@ the whole of it. For suspenders and for a prompt; in documents is the verdict of
 in its own stream.
 """
 
+import json
 import math
 from typing import Any, Final
 
@@ -32,6 +33,25 @@ FINAL: Final = (
     "board_pauses",
     "loss_intervals",
     "max_lateness_ns",
+    "repeated_datagrams",
+    "stray_words",
+    "hits",
+    "edges",
+    "timer_words",
+    "control_words",
+    "unknown_words",
+    "altered_words",
+    "rejected_late_hits",
+    "rejected_late_edges",
+    "rejected_early_hits",
+    "rejected_early_edges",
+    "rejected_time_jumps",
+    "rejected_edges",
+    "filtered_hits",
+    "hits_before_first_trigger",
+    "tdc_gaps",
+    "missing_triggers",
+    "double_triggers",
 )
 """Entries of a point's ledger that are signals of the same name."""
 UNKNOWN: Final = -1
@@ -55,6 +75,26 @@ class LedgerNow(Device):
     board_pauses = _entry("datagrams", "waited on the board because its read-out was paused")
     loss_intervals = _entry("", "stretches of time that something is missing from; known at the end")
     max_lateness_ns = _entry("ns", "how late the latest hit was that found its place; known at the end", 0.0)
+    repeated_datagrams = _entry("datagrams", "came twice, and were left out; this and what follows is known at the end")
+    stray_words = _entry("words", "came between this point and the one before")
+    hits = _entry("words", "of pixels that became hits")
+    edges = _entry("words", "of the TDC that became edges, repeats of other chips included")
+    timer_words = _entry("words", "of the chips' timers")
+    control_words = _entry("words", "of the chips about themselves")
+    unknown_words = _entry("words", "of no known kind")
+    altered_words = _entry("words", "of pixels that came as something else, or not with their datagram")
+    rejected_late_hits = _entry("words", "of pixels, too late for their place in time")
+    rejected_late_edges = _entry("words", "of the TDC, too late likewise")
+    rejected_early_hits = _entry("words", "of pixels from before the shutter opened")
+    rejected_early_edges = _entry("words", "of the TDC from before the shutter opened")
+    rejected_time_jumps = _entry("words", "with an impossible time")
+    rejected_edges = _entry("words", "of the TDC without a valid stamp")
+    filtered_hits = _entry("hits", "taken out by filters")
+    hits_before_first_trigger = _entry("hits", "of no shot, because no trigger had come")
+    tdc_gaps = _entry("", "places at which the counter of the TDC passes over edges")
+    missing_triggers = _entry("triggers", "should have come by their period and did not")
+    double_triggers = _entry("triggers", "came within half a period of the one before")
+    chips = _entry("", "of each chip what was sent, received, dropped, malformed, and its hits; as JSON", "{}")
     lost_datagrams = _entry("datagrams", "known to be lost, for whatever cause")
     spool_bytes = _entry("bytes", "received and not decoded yet: what the spool holds for processing")
     recording_bytes = _entry("bytes", "received in the run, headers of chunks included")
@@ -95,6 +135,7 @@ class LedgerNow(Device):
         for name in FINAL:
             if ledger.get(name, 0) is not None:
                 getattr(self, name).publish(ledger.get(name, 0))
+        self.chips.publish(json.dumps(ledger.get("chips", {})))
         lost = int(ledger.get("lost_datagrams") or 0)
         if ledger.get("lost_on_the_way", 0) is None:
             self.surplus_datagrams.publish(UNKNOWN)

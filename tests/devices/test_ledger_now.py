@@ -1,8 +1,10 @@
 """The ledger is known while a point is exposed, and fit for suspenders, whether a point is exposed or not."""
 
+import json
 import math
 import threading
 import time
+from pathlib import Path
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -11,6 +13,7 @@ from bluesky.suspenders import SuspendCeil, SuspendFloor
 
 from ophyd_timepix.control import SentCounters
 from ophyd_timepix.devices import detector, exposure
+from ophyd_timepix.devices.ledger_now import FINAL
 from ophyd_timepix.pipeline.messages import Progress, Sent
 
 
@@ -99,6 +102,20 @@ def test_what_the_board_could_not_be_asked_is_not_zero_but_what_was_known_last(t
     assert (now.lost_on_the_way.get(), now.sent_datagrams.get()) == (3, 70)
     assert (now.surplus_datagrams.get(), now.kernel_dropped.get(), now.lost_datagrams.get()) == (-1, 2, 5)
     tpx.unstage()
+
+
+def test_what_became_of_the_words_of_a_point_is_told_class_by_class_and_chip_by_chip(tpx, pipe, now):
+    classes = dict(zip(FINAL, range(100, 200), strict=False))
+    chips = {"0": {"received_datagrams": 7, "hits": 5}, "1": {"received_datagrams": 8, "hits": 6}}
+    pipe.entries = classes | {"chips": chips}
+    tpx.trigger().wait(60)
+    assert {name: getattr(now, name).get() for name in classes} == classes
+    assert json.loads(now.chips.get()) == chips
+
+
+def test_the_page_on_the_ledger_knows_every_entry_that_is_a_signal():
+    page = (Path(__file__).parents[2] / "docs" / "explanations" / "loss-ledger.md").read_text()
+    assert not [name for name in FINAL if f"`{name}`" not in page]
 
 
 def test_a_master_that_could_not_be_written_fails_no_run(RE, checker, installed, tpx, pipe, caplog):
