@@ -486,10 +486,11 @@ def assign_shots(
     end_tick: int | None = None,
     lost: Sequence[tuple[int, int]] = (),
     horizon: int = 0,
+    open_tick: int | None = None,
 ) -> Shots:
     """Sort, remove repeats, give each hit the last opening before it, filter.
 
-    horizon: up to here the stream was whole when it ended.
+    horizon: up to here the stream was whole when it ended. open_tick, end_tick: between them the shutter was open.
     """
     unique = sorted(edge[:4] for edge in edges)
     if n_chips > 1:
@@ -506,11 +507,15 @@ def assign_shots(
     opened, inferred = [tick + delay for tick, _ in line], [put_in for _, put_in in line]
     if delay < 0 and triggers:
         spans.append((-inf, triggers[0] - 1))
-    at_ends = missing_at_ends(triggers, [hit[0] for hit in hits], end_tick, processing.trigger_period_ns)
+    at_ends = missing_at_ends(triggers, [hit[0] for hit in hits], end_tick, processing.trigger_period_ns, open_tick)
     if at_ends[1]:
         spans.append((triggers[-1] + floor(processing.trigger_period_ns * 96 / 25) + delay, inf))
-    if delay > 0:
-        spans.append((max(horizon, -inf if end_tick is None else end_tick), inf))
+    if open_tick is not None:
+        spans.append((-inf, open_tick - 1))
+    if end_tick is not None:
+        spans.append((end_tick, inf))
+    elif delay > 0:
+        spans.append((horizon, inf))
     kept: list[Hit] = []
     shot: list[int] = []
     low = -inf if processing.tof_min_ns is None else ceil(processing.tof_min_ns * 96 / 25)
@@ -584,7 +589,11 @@ def out_of_rhythm(triggers: list[int], processing: Processing) -> list[tuple[int
 
 
 def missing_at_ends(
-    triggers: list[int], hits: list[int], end_tick: int | None, period_ns: float | None
+    triggers: list[int],
+    hits: list[int],
+    end_tick: int | None,
+    period_ns: float | None,
+    open_tick: int | None = None,
 ) -> tuple[int, int]:
     """How many are missing before the first and behind the last, while hits or the shutter say that it was open."""
     if not period_ns:
@@ -592,8 +601,9 @@ def missing_at_ends(
     period = period_ns * 96 / 25
     begin, end = (min(hits), max(hits)) if hits else (None, None)
     end = end if end_tick is None else end_tick
+    begin = min((tick for tick in (begin, open_tick) if tick is not None), default=None)
     if not triggers:
-        return (1, 0) if begin is None else (max(0, floor((end - begin) / period - 0.5)), 0)
+        return (1, 0) if begin is None or end is None else (max(0, floor((end - begin) / period - 0.5)), 0)
     before = 0 if begin is None else max(0, floor((triggers[0] - begin) / period - 0.5))
     return before, 0 if end is None else max(0, floor((end - triggers[-1]) / period - 0.5))
 
@@ -849,6 +859,11 @@ def last_cut(ticks: list[int], triggers: list[int], window: int, horizon: int) -
     if horizon - ticks[-1] > window or any(ticks[-1] < trigger <= horizon for trigger in triggers):
         return len(ticks)
     return max(natural_cuts(ticks, triggers, window), default=None)
+
+
+def first_from(ticks: list[int], tick: int, start: int = 0) -> int:
+    """Index of the first of ticks[start:] that is not earlier than `tick`; behind the last when none is."""
+    return next((i for i in range(start, len(ticks)) if ticks[i] >= tick), len(ticks))
 
 
 def may_be_cut(ticks: list[int], labels: list[int], window: int, at_start: bool, at_end: bool) -> set[int]:

@@ -105,6 +105,7 @@ def process(
     places: Iterable[int] | None = None,
     partial: bool = False,
     end_tick: int | None = None,
+    open_tick: int | None = None,
     lateness_ticks: int = 1_920_000,
     block: BlockArrays | None = None,
     lost: Iterable[tuple[int, int]] = (),
@@ -117,6 +118,8 @@ def process(
     block = block or BlockArrays()
     corrections = Corrections(processing, calibration, n_chips)
     rows = Rows(processing, n_chips, calibration)
+    if open_tick is not None:
+        builder.open_shutter(open_tick)
     for low, high in lost:
         builder.invalidate(low, high)
     for batch in batches(decoder, words, (0, len(words)) if places is None else places):

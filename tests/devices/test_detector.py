@@ -59,6 +59,29 @@ def test_an_exposure_publishes_what_it_gave(tpx, pipelines):
     tpx.unstage()
 
 
+def test_the_timer_is_read_around_the_opening_of_the_shutter_and_before_its_closing(tpx, pipe, fake_board, monkeypatch):
+    events: list[str | int] = []
+
+    def timer() -> TimerReading:
+        events.append(1000 + len(events))
+        return TimerReading(events[-1], 50_000_000, 50_000_100)
+
+    def told(name: str):
+        really = getattr(fake_board, name)
+        return lambda: (events.append(name), really())
+
+    monkeypatch.setattr(fake_board.chip(0), "timer", timer)
+    for name in ("open_shutter", "close_shutter"):
+        monkeypatch.setattr(fake_board, name, told(name))
+    tpx.stage()
+    tpx.trigger().wait(60)
+    tpx.unstage()
+    ((before, opened),), (closed,) = pipe.openings, pipe.shuttings
+    open_at = events.index("open_shutter")
+    assert events[open_at - 1 : open_at + 2] == [before, "open_shutter", opened]
+    assert closed in events[open_at + 1 : events.index("close_shutter", open_at)]
+
+
 def test_an_exposure_by_time_keeps_the_shutter_open_that_long(tpx):
     tpx.shots.put(0)
     tpx.exposure.put(0.05)

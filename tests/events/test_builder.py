@@ -45,6 +45,23 @@ def test_the_last_shot_is_valid_when_its_tof_window_ends_before_the_shutter_clos
     assert rows.table("shots")["valid"].tolist() == [1, valid]
 
 
+@pytest.mark.parametrize(
+    ("tof_max_ns", "valid"), [(None, [0, 1, 1, 0, 0]), (100.0, [0, 1, 1, 1, 0])], ids=["to the next", "to tof_max"]
+)
+def test_only_shots_that_lie_wholly_inside_the_open_shutter_are_valid(tof_max_ns, valid):
+    processing = Processing(tof_max_ns=tof_max_ns)
+    rows, builder = Rows(processing, 1), BlockBuilder(processing, 1)
+    builder.open_shutter(2000)
+    builder.add(HandMade(edges=[edge(tick) for tick in (1999, 2000, 3000, 4000, 5001)]))
+    builder.close_shutter(4999)
+    flush(builder, rows, 4999)
+    assert rows.table("shots")["valid"].tolist() == valid
+    assert (builder.shots, builder.early_shots) == (5, 1)
+    builder.add(HandMade(edges=[edge(tick) for tick in (6000, 7000)]))  # of the next nobody knows when it opened
+    flush(builder, rows)
+    assert rows.table("shots")["valid"].tolist() == [*valid, 1, 0]
+
+
 def test_shots_and_edges_count_on_through_the_acquisitions_of_a_run():
     rows, builder = Rows(Processing(), 1), BlockBuilder(Processing(), 1)
     for start in (0, 10**9, 2 * 10**9):

@@ -71,7 +71,14 @@ def rows_of(stream: Stream, processing: Processing, **options) -> Rows:
 
 
 def assert_rows_equal_twin(
-    rows: Rows, stream: Stream, processing: Processing, end_tick: int | None, chain_max: int, lost=(), calibration=None
+    rows: Rows,
+    stream: Stream,
+    processing: Processing,
+    end_tick: int | None,
+    chain_max: int,
+    lost=(),
+    calibration=None,
+    open_tick=None,
 ):
     """Decode, order, shots, filter, clusters, centroids: every row of every table."""
     twin = naive.NaiveDecoder(True, stream.n_chips, lateness=LATENESS)
@@ -79,7 +86,7 @@ def assert_rows_equal_twin(
     twin.flush()
     hits, *filtered = naive.keep_hits(twin.hits, processing)
     hits = naive.corrected(hits, calibration)
-    shots = naive.assign_shots(hits, twin.edges, processing, stream.n_chips, end_tick, lost, rows.horizon)
+    shots = naive.assign_shots(hits, twin.edges, processing, stream.n_chips, end_tick, lost, rows.horizon, open_tick)
     window = int(processing.window_ns * 96 // 25)
     forced = naive.forced_cuts(shots.hits, shots.opened, window, chain_max)
     labels = naive.clusters(shots.hits, shots.shot, processing, forced)
@@ -143,12 +150,13 @@ def test_rows_equal_the_slow_twin(data, processing):
         for first, length in data.draw(st.lists(st.tuples(st.sampled_from(DENSE), st.sampled_from(DENSE)), max_size=3))
     ]
     calibration = data.draw(st.sampled_from(CALIBRATIONS))
+    open_tick = data.draw(st.sampled_from((None, stream.start * 96, *(edge[0] for edge in stream.edges))))
     rows = rows_of(
-        stream, processing, end_tick=end_tick, lost=lost, target_hits=target, chain_max=chain_max, sort_piece=4,
-        calibration=calibration,
+        stream, processing, end_tick=end_tick, open_tick=open_tick, lost=lost, target_hits=target, chain_max=chain_max,
+        sort_piece=4, calibration=calibration,
         block=BlockArrays(capacity=SMALL), places=data.draw(cuts(len(stream.words))), partial=data.draw(st.booleans()),
     )  # fmt: skip
-    assert_rows_equal_twin(rows, stream, processing, end_tick, chain_max, lost, calibration)
+    assert_rows_equal_twin(rows, stream, processing, end_tick, chain_max, lost, calibration, open_tick)
 
 
 @EXAMPLES

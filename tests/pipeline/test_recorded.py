@@ -4,7 +4,7 @@ import numpy as np
 
 from ophyd_timepix.pipeline.locating import Way
 from ophyd_timepix.pipeline.recorded import recorded_ways
-from ophyd_timepix.spool.index import RECORD, Kind, Row, spans
+from ophyd_timepix.spool.index import RECORD, Kind, Moment, Row, spans
 
 
 def ways(*rows: Row, n_bytes: int = 1000) -> list[Way | None]:
@@ -61,3 +61,12 @@ def test_what_waited_on_the_board_is_that_of_beginning_and_end_of_each_acquisiti
     records = np.array([BASELINE, begin(0, 1, 7), ends[0], base, ends[1]], RECORD)
     told = recorded_ways(records, spans(records, 1000))
     assert [(way.paused_before, way.paused) for way in told if way] == [(0, 3), (4, 9)]
+
+
+def test_the_index_tells_when_the_shutter_of_an_acquisition_opened_and_of_an_older_one_nothing():
+    told = [Row(40, 3, 9, 0, 2, end_counts=70, kind=Kind.BEGIN), Row(80, 5, 9, 0, 2, end_counts=90, kind=Kind.OPEN)]
+    closed = Row(900, 9, 97, 0, 0, end_counts=500, kind=Kind.END)
+    records = np.array([begin(0, 1, 7), end(40, 9, 9), begin(40, 2, 9), *told, closed], RECORD)
+    first, second = spans(records, 1000)
+    assert (first.begin, first.open_counts, first.end_counts) == (None, None, None)
+    assert (second.begin, second.open_counts, second.end_counts) == (Moment(70, 3), 90, 500)

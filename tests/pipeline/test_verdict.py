@@ -63,3 +63,8 @@ def test_nothing_is_published_before_everything_is_accounted_for():
 
 def test_a_run_finished_without_its_recording_says_that_it_does_not_know():
     assert verdict(GOOD | {"unaccounted": None}).startswith("not known")
+
+
+def test_shots_outside_of_the_open_shutter_are_told_and_no_loss():
+    line = verdict(GOOD | {"valid_shots": 4990, "shots_outside_shutter": 10, "rejected_early_edges": 7})
+    assert line == "complete: nothing was lost; 4,990 of 5,000 shots are valid, 10 not wholly inside the open shutter"
