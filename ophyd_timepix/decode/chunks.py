@@ -35,6 +35,19 @@ def count_chunks(words: npt.NDArray[np.uint64], skip: int, chunks: npt.NDArray[n
     return beyond
 
 
+@kernel
+def follow_chunks(words: npt.NDArray[np.uint64], first: int) -> tuple[int, int]:
+    """Hop from header to header, the first of them at `first`. Returns (the last header that is there, or -1; where the
+    next should be): beyond the words, or at one that is none.
+    """
+    last = -1
+    i = first
+    while i < words.size and words[i] & _MAGIC_MASK == _MAGIC:
+        last = i
+        i += 1 + int(np.int64(words[i] >> _BYTES_SHIFT >> _WORD_SHIFT))
+    return last, i
+
+
 def first_chunk(words: npt.NDArray[np.uint64]) -> int:
     """Words of the first chunk, its header included, as far as they are here; all of them when there is no header."""
     first = int(words[0])

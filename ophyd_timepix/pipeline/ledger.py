@@ -131,6 +131,7 @@ class Ledger:
         self._differences: list[int] = []
         self._sent_of_chips: tuple[int, ...] = ()
         self._file: tuple[str, ...] = ()
+        self._is_indexed = True
         """The recording that places are in; none: the run's own."""
         self._way: Way | None = None
         self._strays = Strays()
@@ -173,6 +174,7 @@ class Ledger:
         cut_bytes, missing_bytes: what the recording lacks behind its end.
         """
         self._file = (str(recording.path),)
+        self._is_indexed = span.counted is not None
         if span.counted is not None:
             self._take_index(span.counted, way, strays or Strays())
         self._entries |= {
@@ -252,10 +254,18 @@ class Ledger:
             left_out = self._entries["stray_words"] + self._entries["repeated_words"]
             self._differences.append(received - left_out - decoded)
         else:
-            self._differences.append(
-                self._entries["recording_bytes"] // 8 - counts[Count.WORDS] - totals.repeated_words
-            )
+            self._differences.append(self._recorded_words() - counts[Count.WORDS] - totals.repeated_words)
         self._entries["altered_words"] = self._altered_words(totals.largest_datagram, totals.words_before)
+
+    def _recorded_words(self) -> int:
+        """Words that the recording holds, headers of chunks included.
+
+        Without an index damaged bytes are of no word, and what follows them is whole up to the very last byte.
+        """
+        n_bytes: int = self._entries["recording_bytes"]
+        if not self._is_indexed and self._entries["damaged_bytes"]:
+            n_bytes += self._entries["truncated_bytes"] - self._entries["damaged_bytes"]
+        return n_bytes // 8
 
     def _take_repeats(self, totals: DecodeTotals) -> None:
         """Datagrams that came twice are known one by one: they neither hide what was lost nor are they too many."""

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from ..protocol.chip_config import GeneralConfig, PllConfig
 from .comparison import Comparison
 from .index import DAMAGED, RECORD, SILENCE_NS, Beginning, Index, Loss, PagedWindow, Poll, read_index
 from .segments import Segment, SegmentReader, find_segments
+
+if TYPE_CHECKING:
+    from .odd_bytes import OddBytes
 
 Words = npt.NDArray[np.uint64]
 
@@ -164,10 +167,21 @@ class RecordingReader:
         self._comparison: Comparison | None = None
         if self.index is not None and self.index.has_checksums:
             self._comparison = Comparison(self.index, recording.n_bytes, self._file)
+        self._odd_bytes = self._chunks_of_others(start)
+        self._odd: tuple[Loss, ...] = ()
+        """Bytes of no word just before the next slice."""
         self._damaged_to = -1
         self._beginning = Beginning()
         self._told_end = False
         self.position = start
+
+    def _chunks_of_others(self, start: int) -> "OddBytes | None":
+        """Who looks for chunks at odd bytes; None where an index tells of damage, or there are no chunks."""
+        if not self.recording.chunked or self.index is not None or start:
+            return None
+        from .odd_bytes import OddBytes  # it has a kernel, and those who record need none
+
+        return OddBytes()
 
     @property
     def at_end(self) -> bool:
@@ -194,12 +208,31 @@ class RecordingReader:
         cut = self._beginning.note(self._window.cut(start, stop, self._acquisition, self._beginning.until_ns))
         view = out[: cut.stop - start]
         self._file.read(view, start)
+        if self._odd_bytes is not None:
+            return self._up_to_odd_bytes(view, self._odd_bytes) or self.next_slice(out)
         view, damage = self._compare(view, start)
         losses = cut.losses + damage
         if self._told_end and not (losses or cut.poll or cut.is_base):
             return None
         self.position += view.size
         return Slice(view.view("<u8"), cut.host_ns, start, losses, cut.poll, cut.lasting_ns, cut.is_base)
+
+    def _up_to_odd_bytes(self, view: npt.NDArray[np.uint8], odd_bytes: "OddBytes") -> Slice | None:
+        """The whole words of `view`, which begins at the present position, up to a chunk at an odd byte, if any.
+
+        Behind that a last word may be whole that was none before.
+        """
+        start, losses = self.position, self._odd
+        n, n_odd = odd_bytes.look(view, start, is_end=start + view.size >= self._stop)
+        self.position += n + n_odd
+        if n_odd:
+            end = self.recording.n_bytes + self.recording.truncated_bytes
+            self._stop = end - (end - self.position) % 8
+        self._odd = (Loss(-1, DAMAGED, n_odd),) if n_odd else ()
+        if n or (losses and not n_odd):
+            return Slice(view[:n].view("<u8"), None, start, losses)
+        self._odd = losses + self._odd
+        return None
 
     def _compare(self, view: npt.NDArray[np.uint8], start: int) -> tuple[npt.NDArray[np.uint8], tuple[Loss, ...]]:
         """What of a slice is all as it was received, or all of it damaged; and what to tell of that.

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ophyd_timepix.decode import Count, Decoder
-from ophyd_timepix.decode.chunks import count_chunks
+from ophyd_timepix.decode.chunks import count_chunks, follow_chunks
 from ophyd_timepix.protocol import words as w
 from tests import naive
 from tests.strategies import N_EXAMPLES, as_words, cuts, hit_word
@@ -75,3 +75,22 @@ def test_chunks_are_counted_as_by_the_slow_twin_wherever_the_words_are_cut(chunk
     for start, stop in pairwise(data.draw(cuts(len(words)))):
         beyond = count_chunks(as_words(words[start:stop]), beyond, counted)
     assert ({chip: n for chip, n in enumerate(counted.tolist()) if n}, beyond) == naive.chunks_of_chips(words)
+
+
+@settings(max_examples=N_EXAMPLES, deadline=None)
+@given(st.lists(st.one_of(st.integers(0, 4), st.none()), max_size=12), st.integers(0, 3), st.integers(0, 3))
+def test_hopping_from_header_to_header_ends_where_none_is(sizes, before, cut):
+    """None: a word that is no header."""
+    words: list[int] = [1] * before
+    headers = []
+    sound = True
+    for size in sizes:
+        sound = sound and size is not None
+        if sound:
+            headers.append(len(words))
+        words += [2] if size is None else [w.chunk_header(0, 8 * size), *[3] * size]
+    stop = len(words) if None not in sizes else before + sum(1 + n for n in sizes[: sizes.index(None)])
+    words = words[: max(before, len(words) - cut)]
+    there = [at for at in headers if at < len(words)]
+    behind = stop if len(there) == len(headers) else headers[len(there)]
+    assert follow_chunks(as_words(words), before) == (there[-1] if there else -1, behind)

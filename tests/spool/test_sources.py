@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from ophyd_timepix.app.asking import recorded_file
-from ophyd_timepix.protocol.words import chunk_header
-from ophyd_timepix.spool.index import RECORD, SILENCE_NS, STRETCH_NS, Kind, Loss, Poll, Row, header, index_path
+from ophyd_timepix.protocol.words import CHUNK_BYTES, CHUNK_MAGIC, chunk_header
+from ophyd_timepix.spool.index import DAMAGED, RECORD, SILENCE_NS, STRETCH_NS, Kind, Loss, Poll, Row, header, index_path
 from ophyd_timepix.spool.sources import Format, RecordingError, RecordingReader, open_recording
 
 TIME_NS = 0x1700_0000_0000_0000
@@ -184,3 +184,60 @@ def test_bytes_behind_the_last_record_have_nothing_to_be_compared_with(tmp_path)
         file.seek(96)
         file.write(b"changed!")
     assert [losses for *_, losses in pieces_of(recording)] == [()]
+
+
+# --- chunks at odd bytes ----------------------------------------------------------------------------------------------
+
+
+def numbered_chunks(n_chunks: int, n_words: int) -> bytes:
+    """Words that count on through chunks of one chip."""
+    payload = np.arange(1, n_chunks * n_words + 1, dtype="<u8").reshape(n_chunks, n_words)
+    return b"".join(words(chunk_header(1, 8 * n_words)) + part.tobytes() for part in payload)
+
+
+def read_all(path, slice_bytes):
+    """Numbered words in chunks, headers left out, and the bytes that were told to be of no word."""
+    out, odd = [], 0
+    with RecordingReader(open_recording(path)) as reader:
+        while (piece := reader.next_slice(np.empty(slice_bytes, np.uint8))) is not None:
+            out += piece.words.tolist()
+            odd += sum(loss.datagrams for loss in piece.losses if loss.cause == DAMAGED)
+        assert reader.at_end
+    numbers, left = [], 0
+    for word in out:
+        if word & 0xFFFFFFFF == CHUNK_MAGIC:
+            left = CHUNK_BYTES.get(word) // 8
+        elif left:
+            left -= 1
+            numbers.append(word)
+    return numbers, odd
+
+
+@pytest.mark.parametrize("slice_bytes", [352, 1 << 12, 1 << 20])
+def test_chunks_behind_missing_or_added_bytes_are_found_at_any_byte(tmp_path, slice_bytes):
+    """Wherever that is, the words of all other chunks are there, wherever slices end. A chunk before a header that is
+    hurt may be the one that is.
+    """
+    n_chunks, n_words = 12, 20
+    content, chunk = numbered_chunks(n_chunks, n_words), 8 * (n_words + 1)
+    path = tmp_path / "a.tpx3"
+    for inside, change in itertools.product((0, 3, 8, 77), range(-7, 8)):
+        if change == 0:
+            continue
+        at = 4 * chunk + inside
+        path.write_bytes(content[:at] + bytes(max(change, 0)) + content[at + max(-change, 0) :])
+        found, odd = read_all(path, slice_bytes)
+        hurt = (3, 4) if inside < 8 else (4,)
+        others = [word for word in range(1, n_chunks * n_words + 1) if (word - 1) // n_words not in hurt]
+        assert [word for word in found if word in others] == others, (inside, change)
+        if slice_bytes > 2 * chunk + 16:
+            assert set(found) <= {*others, *range(3 * n_words + 1, 5 * n_words + 1)}, (inside, change)
+        assert odd == change % 8
+
+
+def test_a_recording_behind_one_that_was_cut_off_within_a_word_is_read_to_its_end(tmp_path):
+    path = tmp_path / "a.tpx3"
+    path.write_bytes(numbered_chunks(3, 20)[:-5] + numbered_chunks(3, 20))
+    found, odd = read_all(path, 1 << 20)
+    assert found == [*range(1, 41), *range(1, 61)]
+    assert odd == 3

@@ -127,6 +127,27 @@ def test_a_truncated_recording_keeps_what_is_good_and_says_so(tmp_path):
     assert read_table(tmp_path / "a.h5", "centroids", ["x"])["x"].tolist() == [10.0]
 
 
+def test_recordings_put_behind_each_other_that_were_cut_off_within_a_word_are_read_to_the_end(tmp_path):
+    """All that follows lies at odd bytes: no hit is lost but those of the chunks that were cut."""
+    recording = tmp_path / "a.tpx3"
+    for k in range(30):
+        write_tpx3(tmp_path / "b.tpx3", [hit_word(k, y, 30, 10_000 * k + 100 * y) for y in range(0, 100, 5)])
+        content = (tmp_path / "b.tpx3").read_bytes()
+        with recording.open("ab") as file:
+            file.write(content[:-1] if k % 10 == 4 else content)
+    done = command("process", recording, "-o", tmp_path / "a.h5", "--hits", "--json")
+    assert done.returncode == 1
+    assert "60 words lie outside any chunk" in done.stderr
+    assert f"a.tpx3: unframed, 160 bytes at byte {4 * 168}" in done.stderr
+    ledger = json.loads(done.stdout)["ledger"]
+    assert (ledger["unaccounted"], ledger["damaged_bytes"]) == (0, 3 * 7)
+    rows = read_table(tmp_path / "a.h5", "hits", ["x"])["x"]
+    assert np.array_equal(rows, np.repeat([k for k in range(30) if k % 10 != 4], 20))
+    strict = command("process", recording, "-o", tmp_path / "b.h5", "--strict")
+    assert strict.returncode == 1
+    assert not (tmp_path / "b.h5").exists()
+
+
 def test_a_recording_cut_within_a_chunk_says_so(tmp_path):
     recording = write_tpx3(tmp_path / "a.tpx3", [hit_word(10, 20, 30, 1000), hit_word(1, 2, 3, 5000)])
     recording.write_bytes(recording.read_bytes()[:-8])
