@@ -158,13 +158,20 @@ def masked_pixels(text: str) -> tuple[Pixel, ...]:
 
 
 def _pixels_of(text: str) -> tuple[Pixel, ...]:
-    if Path(text).is_file():
+    if _is_file(text):
         return read_pixels(Path(text))
     if not text.strip():
         raise ValueError(f"no pixel is given; say {NONE} to leave out none")
     if "," not in text:
         raise ValueError(f"there is no file {text}, and it is no list of pixels (chip,x,y chip,x,y ...)")
     return checked(parse_pixels(text))
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # a list may be longer than any name
+        return False
 
 
 def processing_of(options: argparse.Namespace, otherwise: Processing | None = None) -> Processing:

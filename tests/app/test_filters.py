@@ -38,6 +38,12 @@ def test_a_file_of_pixels_has_remarks_and_each_pixel_counts_once(tmp_path: Path)
     assert processing_of(parsed("--masked-pixels", str(tmp_path / "hot.txt"))).masked_pixels == ((0, 5, 6), (1, 2, 3))
 
 
+def test_a_list_of_pixels_may_be_longer_than_any_name_of_a_file():
+    pixels = tuple((1, x, y) for x in range(64) for y in range(10, 14))
+    assert len(pixels_text(pixels)) > 1024
+    assert processing_of(parsed("--masked-pixels", pixels_text(pixels))).masked_pixels == pixels
+
+
 def test_text_and_list_of_pixels_say_the_same():
     pixels = ((0, 5, 6), (3, 255, 0))
     assert parse_pixels(pixels_text(pixels)) == pixels
