@@ -47,15 +47,15 @@ LOSSES: Final = (
         "S12",
         "",
         "kernel, malformed, unrecorded, damaged, way (between board and machine), altered, jump, packet, cut, "
-        "unframed, tdc, late, epoch, trigger and double (triggers missing, too many); pause: no loss, datagrams waited "
-        "on the board",
+        "unframed, tdc, late, wrap (so late that times may be wrong), epoch, trigger and double (triggers missing, "
+        "too many); pause: no loss, datagrams waited on the board",
     ),
     Column("chip", "<i2", "", "chip number, -1: any"),
     Column(
         "amount",
         "<i8",
         "",
-        "datagrams lost (way: at most); tdc: edges; trigger, double: triggers; late, altered, jump: words; cut, "
+        "datagrams lost (way: at most); tdc: edges; trigger, double: triggers; late, wrap, altered, jump: words; cut, "
         "unframed: words at most; packet: packets; damaged: bytes; pause: datagrams that waited",
     ),
     Column(
