@@ -102,7 +102,7 @@ def test_the_first_and_the_last_word_of_a_step(
     monkeypatch.setattr(tpx._recording, "close_shutter", lambda: (closed.append(time.monotonic()), close_shutter()))
     opened: list[int] = []
     open_shutter = tpx._recording.open_shutter
-    monkeypatch.setattr(tpx._recording, "open_shutter", lambda: (opened.append(time.monotonic_ns()), open_shutter()))
+    monkeypatch.setattr(tpx._recording, "open_shutter", lambda: (opened.append(time.monotonic_ns()), open_shutter())[1])
     triggered: list[int] = []
     last_ms = []
     tpx.stage()
