@@ -49,6 +49,7 @@ FINAL: Final = (
     "rejected_edges",
     "filtered_hits",
     "hits_before_first_trigger",
+    "shots_outside_shutter",
     "tdc_gaps",
     "missing_triggers",
     "double_triggers",
@@ -91,6 +92,7 @@ class LedgerNow(Device):
     rejected_edges = _entry("words", "of the TDC without a valid stamp")
     filtered_hits = _entry("hits", "taken out by filters")
     hits_before_first_trigger = _entry("hits", "of no shot, because no trigger had come")
+    shots_outside_shutter = _entry("shots", "not wholly inside the open shutter, and so not valid")
     tdc_gaps = _entry("", "places at which the counter of the TDC passes over edges")
     missing_triggers = _entry("triggers", "should have come by their period and did not")
     double_triggers = _entry("triggers", "came within half a period of the one before")

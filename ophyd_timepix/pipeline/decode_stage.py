@@ -457,7 +457,8 @@ class _Stream:
         counts = self._decoder.counts - self._counts_before
         words = total(counts.tolist(), PIXEL_CLASSES) + int(counts[Count.FOREIGN_CHIP_WORDS]) + self._decoder.held
         repeated = self._repeated
-        return Sums(int((repeated.datagrams - self._repeated_before.datagrams).sum()), words, repeated.largest)
+        repeats = int((repeated.datagrams - self._repeated_before.datagrams).sum())
+        return Sums(repeats, words, repeated.largest, int(counts[Count.EARLY_HITS]))
 
     def add(self, piece: Slice) -> None:
         """Decode the next words. What is missing before them is known to the builder before it has them."""

@@ -99,6 +99,8 @@ class Sums(NamedTuple):
     """Words of pixels."""
     largest: int = 0
     """Words of the largest datagram of the run."""
+    early: int = 0
+    """Of the words, those of the time before the acquisition: the board may have counted them before, or not."""
 
 
 @dataclass
@@ -381,6 +383,7 @@ class Losses:
         here = noted.pop(ALTERED) + noted.pop(DAMAGED) // 8 + self._unsure  # those have their place already
         lost = max(0, way.missing) + sum(noted.values())
         missing = unexplained(way.sent_words - sums.words, lost, max(0, -way.missing), sums.largest)
+        missing += min(max(0, -missing), sums.early)
         if -here <= missing <= here:
             return
         sign = 1 if missing > 0 else -1
