@@ -909,6 +909,14 @@ def chunks_of_chips(words: list[int]) -> tuple[dict[int, int], int]:
     return found, i - len(words)
 
 
+def follow_chunks(words: list[int], first: int) -> tuple[int, int]:
+    """The last header (-1: none) of chunks that follow each other from `first` on, and where the next should be."""
+    if first >= len(words) or w.CHUNK_MAGIC_FIELD.get(words[first]) != w.CHUNK_MAGIC:
+        return -1, first
+    last, behind = follow_chunks(words, first + 1 + w.CHUNK_BYTES.get(words[first]) // 8)
+    return max(first, last), behind
+
+
 def without_repeats(words: list[int], remembered: int, looked_at: int) -> list[int]:
     """The same words without datagrams that are one of the last of their chip again."""
     kept, names = [], {}

@@ -137,8 +137,8 @@ def test_nothing_sent_and_nothing_recorded_is_no_agreement() -> None:
 
 @settings(max_examples=N_EXAMPLES, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 99), st.integers(0, 1), st.integers(0, 5), st.integers(0, 9)), max_size=40),
-    st.lists(st.integers(0, 99), max_size=3),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 1), st.integers(0, 3), st.integers(0, 4)), max_size=40),
+    st.lists(st.integers(0, 40), max_size=3),
     st.sampled_from((1.0, 1.5, 2.0)),
 )
 def test_clusters_of_the_oracle_are_those_of_the_slow_twin(

@@ -94,3 +94,4 @@ def test_hopping_from_header_to_header_ends_where_none_is(sizes, before, cut):
     there = [at for at in headers if at < len(words)]
     behind = stop if len(there) == len(headers) else headers[len(there)]
     assert follow_chunks(as_words(words), before) == (there[-1] if there else -1, behind)
+    assert naive.follow_chunks(words, before) == (there[-1] if there else -1, behind)

@@ -27,7 +27,7 @@ def rows_of(rng, n, first_shot, n_shots):
         "shot": np.where(shot < 0, -1, shot + first_shot),
         "x": rng.uniform(0, 255, n).astype(np.float32),
         "y": rng.uniform(0, 255, n).astype(np.float32),
-        "tof": np.where(shot < 0, np.nan, rng.uniform(0, 1000, n)),
+        "tof": np.where(shot < 0, np.nan, rng.integers(-50, 1000, n) // 5 * 5.0),  # borders of bins and gates, too
         "tot": rng.integers(0, 6000, n).astype(np.uint32),
         "size": rng.integers(1, 300, n).astype(np.uint32),
     }

@@ -9,7 +9,7 @@ from tests import naive
 from tests.strategies import N_EXAMPLES
 
 EXAMPLES = settings(max_examples=N_EXAMPLES, deadline=None)
-FLOATS = st.floats(-10, 30, width=32) | st.just(float("nan"))
+FLOATS = st.floats(-10, 30, width=32) | st.sampled_from((-1.0, 1.0, 3.0, 19.0, 21.0, 23.0, float("nan")))
 
 
 @EXAMPLES
