@@ -22,6 +22,11 @@ SECOND = 1000 * MS
 LATENESS = MS // 2
 
 
+def lists_to(most: int, elements: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+    """Lists of up to `most`, each length as likely: those of hypothesis have five elements in the mean."""
+    return st.integers(0, most).flatmap(lambda n: st.lists(elements, min_size=n, max_size=n))
+
+
 def hit_word(count: int, ftoa: int, x: int, y: int, tot: int, header: int = w.PIXEL_DATA_DRIVEN) -> int:
     """A pixel word; `count` is the time in 25 ns counts, of any size."""
     dcol, super_pixel, pixel = w.pixel_address(x, y)

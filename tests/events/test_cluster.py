@@ -12,7 +12,7 @@ from ophyd_timepix.events.centroid import Scratch, centroid_block
 from ophyd_timepix.events.cluster import neighbourhood
 from tests import naive
 from tests.rows import HandMade, Rows, assert_same_rows, flush
-from tests.strategies import N_EXAMPLES
+from tests.strategies import N_EXAMPLES, lists_to
 
 TICKS_PER_NS = 96 / 25
 
@@ -132,9 +132,8 @@ def test_one_pass_over_the_map_and_two_give_the_same(metric, min_samples, monkey
 
 @settings(max_examples=N_EXAMPLES, deadline=None)
 @given(
-    st.lists(
-        st.tuples(st.integers(0, 300), st.integers(0, 1), st.integers(0, 5), st.integers(0, 6), st.integers(0, 9)),
-        max_size=50,
+    lists_to(
+        50, st.tuples(st.integers(0, 300), st.integers(0, 1), st.integers(0, 5), st.integers(0, 6), st.integers(0, 9))
     ),
     st.sampled_from(Metric),
     st.sampled_from((2, 3, 5)),

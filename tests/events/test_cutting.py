@@ -9,11 +9,11 @@ from ophyd_timepix.events.block import REL_TICK_SHIFT
 from ophyd_timepix.events.centroid import flag_forced_cut
 from ophyd_timepix.events.columns import Flag
 from tests import naive
-from tests.strategies import N_EXAMPLES
+from tests.strategies import N_EXAMPLES, lists_to
 
 EXAMPLES = settings(max_examples=N_EXAMPLES, deadline=None)
 BASE = 1000
-TICKS = st.lists(st.integers(0, 150), max_size=40).map(sorted)
+TICKS = lists_to(40, st.integers(0, 150)).map(sorted)
 TRIGGERS = st.lists(st.integers(0, 150), max_size=4).map(sorted)
 WINDOWS = st.sampled_from((0, 3, 10, 1000))
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ophyd_timepix.events.block import REL_TICK_MIN, REL_TICK_SHIFT
 from ophyd_timepix.events.order import SORTED_TOGETHER, _close_seams, pack_keys, shift_keys, sort_keys, split_final
 from tests import naive
-from tests.strategies import N_EXAMPLES
+from tests.strategies import N_EXAMPLES, lists_to
 
 N = 5 * SORTED_TOGETHER + 17
 
@@ -61,7 +61,7 @@ def test_keys_are_in_order_whatever_their_order_was(order):
 
 
 @settings(max_examples=N_EXAMPLES, deadline=None)
-@given(st.lists(st.integers(0, 60), max_size=60), st.integers(1, 9), st.sampled_from((0, 3, 20, 1000)))
+@given(lists_to(60, st.integers(0, 60)), st.integers(1, 9), st.sampled_from((0, 3, 20, 1000)))
 def test_seams_are_closed_until_one_costs_too_much_as_in_the_slow_twin(ticks, piece, steps):
     keys = keys_at(np.array(ticks, np.int64))
     for start in range(0, len(keys), piece):
@@ -75,7 +75,7 @@ def test_seams_are_closed_until_one_costs_too_much_as_in_the_slow_twin(ticks, pi
 
 @settings(max_examples=N_EXAMPLES, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(-1, 300), st.integers(0, 9)), max_size=40),
+    lists_to(40, st.tuples(st.integers(-1, 300), st.integers(0, 9))),
     st.integers(0, 9),
     st.integers(0, 300),
 )
