@@ -447,9 +447,7 @@ class Cut(NamedTuple):
     """The acquisition is compared with what the board counts from here on: a BASELINE stands here."""
 
 
-def cut_slice(
-    records: Records, start: int, stop: int, acquisition: int | None = None, single_until_ns: int = 0
-) -> Cut:
+def cut_slice(records: Records, start: int, stop: int, acquisition: int | None = None, single_until_ns: int = 0) -> Cut:
     """How far a reader at `start` may go towards `stop` in one slice, and what stands at `start`.
 
     The slice ends before the first record that is younger than its first by `SILENCE_NS`, so that one time serves for
