@@ -130,7 +130,7 @@ def test_one_pass_over_the_map_and_two_give_the_same(metric, min_samples, monkey
     assert found[0].totals["n_noise"] > 0
 
 
-@settings(max_examples=N_EXAMPLES, deadline=None)
+@settings(max_examples=min(40, N_EXAMPLES), deadline=None)
 @given(
     lists_to(
         50, st.tuples(st.integers(0, 300), st.integers(0, 1), st.integers(0, 5), st.integers(0, 6), st.integers(0, 9))
