@@ -79,7 +79,7 @@ def test_to_the_recording_without_a_loss(tmp_path, rate, length, n_chips):
     print(json.dumps(report))
     assert report["unaccounted"] == 0
     assert report["sent"] == report["received"] + report["dropped by the kernel"] + report["lost on the way"]
-    if length == 8960:
+    if length == 8960 and n_chips == 1:
         assert report["cores of capture"] <= HALF_A_CORE
     if free:
         assert report["sent"] == report["received"]
