@@ -106,6 +106,7 @@ def test_tpx_fly(RE, checker, tpx, length):
 def test_a_flight_opens_no_plot_that_stays_empty(RE, tpx, capsys):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     pyplot.switch_backend("Agg")
+    pyplot.close("all")  # what other tests of this process have left open is none of it
     RE.subscribe(BestEffortCallback())
     RE(tpx_fly(tpx, shots=200))
     assert "New stream: 'tpx_frames'" in capsys.readouterr().out
