@@ -169,7 +169,9 @@ class LiveSource:
         n_records = int(marks[Mark.INDEX_RECORDS])
         n = min(n_records - self._cursor, limit, size)
         first = self._cursor % size
-        records = np.concatenate([self._index[first : first + n], self._index[: max(0, first + n - size)]])
+        records = self._index[first : first + n].copy()
+        if first + n > size:  # joining records takes long, and few looks go over the end
+            records = np.concatenate([records, self._index[: first + n - size]])
         if int(marks[Mark.INDEX_RECORDS]) - size >= self._cursor:
             if self._recording is None:  # nobody needs what is overwritten: it was of words outside acquisitions
                 self._cursor = int(marks[Mark.INDEX_RECORDS]) - size // 2

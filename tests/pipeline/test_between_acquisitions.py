@@ -159,6 +159,15 @@ def test_what_is_lost_between_two_acquisitions_is_lost_in_neither(bench):
     assert ended.strays == Strays(lost=1, sent=4)
 
 
+def assert_recorded_alike(bench, live):
+    """The closed recording tells of each acquisition what was told when it ended."""
+    bench.stage.requests["close"](None)
+    records = read_index(bench.spool).records
+    found = spans(records, bench.spool.stat().st_size)
+    assert recorded_ways(records, found) == [ended.way for ended in live]
+    assert recorded_strays(records, found) == [ended.strays for ended in live]
+
+
 def test_the_recording_tells_the_same_of_what_came_in_between(bench):
     live = []
     for lost, after in ((0, 3), (2, 0), (0, 1)):
@@ -166,11 +175,7 @@ def test_the_recording_tells_the_same_of_what_came_in_between(bench):
         bench.send(9, lost=lost)
         live.append(bench.end())
         bench.come(after)
-    bench.stage.requests["close"](None)
-    records = read_index(bench.spool).records
-    found = spans(records, bench.spool.stat().st_size)
-    assert recorded_ways(records, found) == [ended.way for ended in live]
-    assert recorded_strays(records, found) == [ended.strays for ended in live]
+    assert_recorded_alike(bench, live)
 
 
 def test_edges_behind_the_last_reading_of_the_counters_hide_no_loss_and_are_none_too_many(bench):
@@ -185,11 +190,7 @@ def test_edges_behind_the_last_reading_of_the_counters_hide_no_loss_and_are_none
     assert [missing(ended) for ended in live] == [0, 1, 2, 0]
     assert [ended.ended_by for ended in live] == ["counters", "silence", "silence", "counters"]
     assert {ended.strays.too_many + ended.strays.lost for ended in live} == {0}
-    bench.stage.requests["close"](None)
-    records = read_index(bench.spool).records
-    found = spans(records, bench.spool.stat().st_size)
-    assert recorded_ways(records, found) == [ended.way for ended in live]
-    assert recorded_strays(records, found) == [ended.strays for ended in live]
+    assert_recorded_alike(bench, live)
 
 
 def test_what_comes_between_the_beginning_and_the_boards_answer_is_not_among_what_it_counts_from_there(bench):
