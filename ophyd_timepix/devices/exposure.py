@@ -19,7 +19,7 @@ from ophyd.status import Status
 
 from ..events.sums import PointArrays
 from ..events.tallies import GateCounts
-from ..pipeline.errors import PipelineError
+from ..pipeline.errors import PipelineError, StageDied
 from ..pipeline.messages import Acquired, Counting, Progress
 from .pace import Pace, ShotPace, TimePace
 from .recording import Recording
@@ -322,7 +322,9 @@ class Exposure:
                 pace.end(edges, acquired.shot_stop - acquired.shot_start, self._recording.tdc_counted)
             return acquired
         except Exception as error:
-            self._clean_up_after(error)
+            died = self._clean_up_after(error)
+            if died is not None:
+                raise died from error
             raise
 
     def _may_open(self) -> bool:
@@ -332,19 +334,26 @@ class Exposure:
             self._shut.clear()
             return True
 
-    def _clean_up_after(self, failure: Exception) -> None:
-        """Put everything to rest after a failure. The failure is what is reported; what fails now is logged."""
+    def _clean_up_after(self, failure: Exception) -> StageDied | None:
+        """Put everything to rest after a failure. The failure is what is reported; what fails now is logged.
+
+        But for a stage that turns out to be dead: its death is the cause of what was noticed first, and it says more
+        (that nothing is recorded any more is seen before the stage that could not write has ended). It is returned.
+        """
         try:
             self._recording.close_shutter()
         except Exception as error:  # noqa: BLE001
             logger.error("the shutter could not be closed after a failure: %s", error)
         self._shut.set()
         if isinstance(failure, PipelineError):
-            return
+            return None
         try:
             self._recording.abandon()
+        except StageDied as died:
+            return died
         except Exception as error:  # noqa: BLE001
             logger.error("the acquisition could not be ended after a failure: %s", error)
+        return None
 
     def _pace(self) -> Pace:
         goal = self.goal
