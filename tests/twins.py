@@ -81,7 +81,7 @@ TABLE: Final = (
     Shown("events.validity", "follow_counters", "gaps", _ROWS),
     Shown("events.cutting", "_tick _last_cut find_cut find_last_cut", "block_end last_cut natural_cuts", _ENDS),
     Shown("events.cutting", "first_after _first_hit_from", "first_from", _SEARCHES),
-    Shown("events.cutting", "fill_hits keep_tof", "assign_shots", _SHOTS),
+    Shown("events.cutting", "find_shots keep_tof", "assign_shots", _SHOTS),
     Shown(
         "events.cluster",
         "_in_reach _link_components add_to_sums at cell_of fetch_rows find_root gather_components link_by_pluses "

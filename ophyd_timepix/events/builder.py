@@ -11,7 +11,7 @@ Knows no file and no process. Everything is reused: memory grows to the largest 
 """
 
 import math
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,8 @@ from ..clock import NS_PER_COUNT, TICKS_PER_COUNT, ns_to_ticks
 from ..config import Edge, Processing
 from ..protocol.words import TDC_COUNTER
 from . import cutting, order
-from .block import REL_TICK_MAX, REL_TICK_MIN, REL_TICK_SHIFT, BlockArrays, Capacity
+from .block import REL_TICK_MAX, REL_TICK_MIN, REL_TICK_SHIFT, UNSORTED_MAX, BlockArrays, Capacity
+from .finish import find_shots
 from .queue import ColumnQueue
 from .triggers import Irregular, ShotTriggers
 from .validity import FALLING_SHIFT, INPUT_SHIFT, EdgeSequence, Gap, InvalidSpans
@@ -60,6 +61,14 @@ class HitBatch(Protocol):
     def edge_counter(self) -> npt.NDArray[np.uint16]: ...
     @property
     def horizon_ticks(self) -> int: ...
+
+
+class _Stretch(NamedTuple):
+    """Ready hits in no order; all are later than those before them."""
+
+    start: int
+    stop: int
+    first_tick: int
 
 
 class BlockBuilder:
@@ -109,6 +118,8 @@ class BlockBuilder:
         self._next_edge = first_edge
         self.shots = first_shot
         """Shots opened so far: the number of the next one."""
+        self.sorts_later = False
+        """Whether whoever takes a block has the time to sort it (`finish_block`). It changes no row."""
         self.repeated_edges = 0
         """Edges so far that a chip repeated after another."""
         self.early_shots = 0
@@ -128,6 +139,7 @@ class BlockBuilder:
         self._left = 0
         self._start = 0
         self._stop = 0
+        self._unsorted: list[_Stretch] = []
         self._horizon = -_FOREVER
         self._ripened = -_FOREVER
         self._edges_ripened = -_FOREVER
@@ -298,31 +310,37 @@ class BlockBuilder:
 
     def _fill_hits(self, into: BlockArrays, end: int, forced: bool) -> None:
         header = into.header
-        base = self._base or 0
-        triggers = self._triggers.columns()[0]
-        wanted, start = end, self._start
-        end, header.n_shots, header.n_before_first_trigger = cutting.fill_hits(
-            self._ready,
-            start,
-            end,
-            base,
-            triggers,
-            len(triggers),
-            self._first_trigger,
-            into.keys,
-            into.shot_first_hit,
-            into.shot_number,
-            into.shot_tick,
-        )
-        forced = forced and end == wanted
-        header.base_tick = base
-        header.n_hits = end - start
+        header.base_tick = self._base or 0
+        n = end - self._start
+        into.keys[:n] = self._ready[self._start : end]
+        if not self._leave(into, end):
+            find_shots(into, n, self._triggers.columns()[0], self._first_trigger)
+        forced = forced and header.n_hits == n
         header.forced_cut = int(forced)
         header.after_forced_cut, self._after_forced_cut = int(self._after_forced_cut), forced
-        self._start = end
+        self._start += header.n_hits
         if self._start == self._stop:
             self._start = self._stop = 0
         self._forget_triggers()
+
+    def _leave(self, into: BlockArrays, end: int) -> bool:
+        """Leave the order and the shots of a block to whoever takes it. False: it is in order, or would be too long."""
+        left = [stretch for stretch in self._unsorted if stretch.start < end]
+        if not left:
+            return False
+        triggers = self._triggers.columns()[0]
+        n_triggers = int(cutting.first_after(triggers, len(triggers), self._tick_at(end - 1)))
+        if len(left) > UNSORTED_MAX or n_triggers >= into.capacity.shots:
+            self._sort_from(self._start)
+            into.keys[: end - self._start] = self._ready[self._start : end]
+            return False
+        del self._unsorted[: len(left)]
+        header = into.header
+        into.unsorted[: len(left)] = [(start - self._start, stop - self._start) for start, stop, _ in left]
+        into.shot_tick[:n_triggers] = triggers[:n_triggers]
+        header.n_hits, header.n_unsorted = end - self._start, len(left)
+        header.n_triggers, header.first_trigger = n_triggers, self._first_trigger
+        return True
 
     def _fill_edges(self, into: BlockArrays) -> None:
         n = min(len(self._edges), into.capacity.edges)
@@ -351,6 +369,9 @@ class BlockBuilder:
         """(end, forced) of a full block; one without hits when edges or shots have piled up."""
         if max(len(self._edges), len(self._closed)) >= _EDGES_MAX:
             return self._start, False
+        n = self._stop - self._start
+        if n > self._target:
+            self._sort_from(self._start + (self._target - 1 if n <= self._chain_max else 0))
         triggers = self._triggers.columns()[0]
         end, forced = cutting.find_cut(
             self._ready,
@@ -367,6 +388,7 @@ class BlockBuilder:
 
     def _relaxed_cut(self) -> tuple[int, bool] | None:
         """(end, False) of what can be cut off now, full or not."""
+        self._sort_from(self._start)
         triggers = self._triggers.columns()[0]
         end = cutting.find_last_cut(
             self._ready,
@@ -434,23 +456,46 @@ class BlockBuilder:
         n_final = int(order.split_final(self._pool, self._n_pool, limit_key, self._ready, self._stop))
         self._n_pool -= n_final
         self._left = self._n_pool
-        stop = self._stop + n_final
-        order.sort_keys(self._ready[self._stop : stop])
-        if n_final:
-            first, last = (base + (int(self._ready[k]) >> REL_TICK_SHIFT) for k in (self._stop, stop - 1))
-            self._seen = (first if self._seen is None else self._seen[0], last)
-        if self._tof_filter is not None:
-            triggers = self._triggers.columns()[0]
-            kept = int(
-                cutting.keep_tof(self._ready, self._stop, stop, base, triggers, len(triggers), *self._tof_filter)
-            )
-            self._n_filtered += stop - kept
-            stop = kept
-        self._stop = stop
+        start, stop = self._stop, self._stop + n_final
+        if n_final == 0:
+            return
+        if self.sorts_later and self._tof_filter is None:
+            first, last = int(self._ready[start:stop].min()), int(self._ready[start:stop].max())
+            self._unsorted.append(_Stretch(start, stop, base + (first >> REL_TICK_SHIFT)))
+        else:
+            order.sort_keys(self._ready[start:stop])
+            first, last = int(self._ready[start]), int(self._ready[stop - 1])
+        first, last = (base + (key >> REL_TICK_SHIFT) for key in (first, last))
+        self._seen = (first if self._seen is None else self._seen[0], last)
+        self._stop = stop if self._tof_filter is None else self._keep_tof(start, stop, *self._tof_filter)
+
+    def _keep_tof(self, start: int, stop: int, low: int, high: int) -> int:
+        """Remove what comes too early or too late in its shot; where what is kept ends."""
+        triggers = self._triggers.columns()[0]
+        kept = int(cutting.keep_tof(self._ready, start, stop, self._base or 0, triggers, len(triggers), low, high))
+        self._n_filtered += stop - kept
+        return kept
+
+    def _sort_from(self, place: int) -> None:
+        """Sort what is not, from the stretch on that ready[place] is in."""
+        while self._unsorted and self._unsorted[-1].stop > place:
+            start, stop, _ = self._unsorted.pop()
+            order.sort_keys(self._ready[start:stop])
+
+    def _tick_at(self, place: int) -> int:
+        return (self._base or 0) + int(self._ready[place] >> REL_TICK_SHIFT)
+
+    def _first_ready_tick(self) -> int:
+        """Of the earliest hit that is ready."""
+        if self._unsorted and self._unsorted[0].start == self._start:
+            return self._unsorted[0].first_tick
+        return self._tick_at(self._start)
 
     def _make_room_for_ready(self, n: int) -> None:
         if self._stop + n > len(self._ready):
             self._ready = _with_room(self._ready, self._start, self._stop, n)
+            by = self._start
+            self._unsorted = [_Stretch(start - by, stop - by, first) for start, stop, first in self._unsorted]
             self._start, self._stop = 0, self._stop - self._start
 
     def _move_base(self) -> None:
@@ -458,7 +503,7 @@ class BlockBuilder:
         base = self._base or 0
         pending = [int(self._far.columns(1)[0][0])] if len(self._far) else []
         if self._stop > self._start:
-            pending.append(base + int(self._ready[self._start] >> REL_TICK_SHIFT))
+            pending.append(self._first_ready_tick())
         if self._n_pool:
             pending.append(base + int(self._pool[: self._n_pool].min() >> REL_TICK_SHIFT))
         if not pending:
@@ -574,7 +619,7 @@ class BlockBuilder:
         triggers = self._triggers.columns()[0]
         needed_from = self._ripened
         if self._stop > self._start:
-            needed_from = (self._base or 0) + int(self._ready[self._start] >> REL_TICK_SHIFT)
+            needed_from = self._first_ready_tick()
         n = int(cutting.first_after(triggers, len(triggers), needed_from)) - 1
         if n > 0:
             self._triggers.drop(n)

@@ -34,6 +34,7 @@ from .cluster import (
 )
 from .columns import Flag
 from .energy import EnergySum
+from .finish import finish_block
 
 Ints = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -376,6 +377,7 @@ def centroid_block(
     energy: EnergySum | None = None,
 ) -> None:
     """Find the clusters of a block and write its centroid columns; with `hits` also labels and hit columns."""
+    finish_block(block)
     header = block.header
     header.has_energy = int(energy is not None)
     n = header.n_hits

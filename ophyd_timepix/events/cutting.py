@@ -113,44 +113,41 @@ def find_last_cut(
 
 
 @kernel
-def fill_hits(
-    ready: Keys,
-    start: int,
-    end: int,
+def find_shots(
+    keys: Keys,
+    n: int,
     base: int,
     triggers: Keys,
     n_triggers: int,
     first_number: int,
-    keys: Keys,
     shot_first_hit: Keys,
     shot_number: Keys,
     shot_tick: Keys,
 ) -> tuple[int, int, int]:
-    """Put hits [start, end) and their shots into a block.
+    """The shots of a block's sorted hits keys[:n]. triggers[0] is the shot number `first_number`.
 
-    Returns (end, shots, hits before the first trigger); `end` is earlier than asked when the block has no room for
-    more shots. triggers[0] is the shot number `first_number`.
+    Returns (hits, shots, hits before the first trigger); hits are fewer than `n` when the block has no room for more
+    shots.
     """
     n_shots = 0
     n_before = 0
-    i = start
+    i = 0
     trigger = -1
-    while i < end:
+    while i < n:
         if n_shots == shot_number.shape[0]:
-            end = i
+            n = i
             break
-        trigger = first_after(triggers, n_triggers, _tick(ready, i, base)) - 1
-        shot_first_hit[n_shots] = i - start
+        trigger = first_after(triggers, n_triggers, _tick(keys, i, base)) - 1
+        shot_first_hit[n_shots] = i
         shot_number[n_shots] = first_number + trigger if trigger >= 0 else -1
         shot_tick[n_shots] = triggers[trigger] if trigger >= 0 else 0
         n_shots += 1
         first = i
-        i = _first_hit_from(ready, i + 1, end, base, triggers[trigger + 1]) if trigger + 1 < n_triggers else end
+        i = _first_hit_from(keys, i + 1, n, base, triggers[trigger + 1]) if trigger + 1 < n_triggers else n
         if trigger < 0:
             n_before = i - first
-    shot_first_hit[n_shots] = end - start
-    keys[: end - start] = ready[start:end]
-    return end, n_shots, n_before
+    shot_first_hit[n_shots] = n
+    return n, n_shots, n_before
 
 
 @kernel

@@ -294,11 +294,21 @@ class DecodeStage(Stage):
 
     def _emit_full(self, stream: "_Stream") -> None:
         while True:
-            number = self._free_block()
-            if not stream.builder.take(self._shared.blocks[number]):
-                self._free.append(number)
+            stream.builder.sorts_later = self._others_have_time()
+            if not stream.builder.ready():
                 return
+            number = self._free_block()
+            stream.builder.take(self._shared.blocks[number])
             self._hand_over(number, stream)
+
+    def _others_have_time(self) -> bool:
+        """Whether the centroid processes keep up: then they sort. When all blocks wait for them, this process does.
+
+        So that two processes are done at the same time, whichever of them has more to do.
+        """
+        while self._free_source.poll():
+            self._free.append(self._free_source.recv())
+        return bool(self._free)
 
     def _emit_partial(self, stream: "_Stream") -> None:
         """For those who watch: what is final already, though it does not fill a block."""

@@ -6,7 +6,7 @@ import pytest
 from ophyd_timepix.clock import TICKS_PER_SECOND
 from ophyd_timepix.config import Processing
 from ophyd_timepix.events import BlockArrays, BlockBuilder, Capacity
-from tests.rows import HandMade, Rows, flush
+from tests.rows import HandMade, Rows, assert_same_rows, flush
 
 LATE = TICKS_PER_SECOND // 2000
 SMALL = Capacity(hits=1 << 10, shots=16, edges=16)
@@ -228,3 +228,47 @@ def test_a_long_pending_set_is_sorted_once_not_again_and_again(monkeypatch):
         while builder.take(block):
             pass
     assert looked_at < 6 * n
+
+
+def stream_of(n: int, edges_every: int = 0) -> HandMade:
+    """Hits in no order within 400 ticks, over the whole chip, and edges among them."""
+    rng = np.random.default_rng(11)
+    ticks = 10**6 + 40 * np.arange(n) + rng.integers(0, 400, n)
+    hits = np.stack([ticks, np.zeros(n, np.int64), *rng.integers(0, 256, (2, n)), rng.integers(1, 1000, n)], 1)
+    edges = [edge(10**6 + 40 * k, k) for k in range(5, n, edges_every)] if edges_every else []
+    return HandMade(hits, edges, horizon_ticks=10**6 + 39 * n)
+
+
+def rows_from(stream: HandMade, sorts_later: bool, capacity: Capacity = Capacity()) -> Rows:  # noqa: B008
+    processing, block = Processing(hits=True, window_ns=25.0), BlockArrays(capacity=capacity)
+    rows = Rows(processing, 1)
+    builder = BlockBuilder(processing, 1, target_hits=200, chain_max=1 << 10, sort_piece=64)
+    builder.sorts_later = sorts_later
+    for start in range(0, len(stream.ticks), 90):
+        part = HandMade(horizon_ticks=int(stream.ticks[start : start + 90].min()) - 400)
+        part.ticks, part.pixels = stream.ticks[start : start + 90], stream.pixels[start : start + 90]
+        edges = (stream.edge_ticks >= 10**6 + 40 * start) & (stream.edge_ticks < 10**6 + 40 * (start + 90))
+        for name in ("edge_ticks", "edge_input", "edge_falling", "edge_counter"):
+            setattr(part, name, getattr(stream, name)[edges])
+        builder.add(part)
+        while builder.take(block):
+            rows.add(block)
+    flush(builder, rows, block=block)
+    return rows
+
+
+@pytest.mark.parametrize("edges_every", [0, 1, 7, 300])
+def test_whoever_takes_a_block_may_sort_it_and_finds_the_same_rows(edges_every):
+    stream = stream_of(4000, edges_every)
+    ours, theirs = rows_from(stream, False), rows_from(stream, True)
+    assert_same_rows(ours, theirs)
+    assert ours.n_unsorted == 0
+    assert theirs.n_unsorted > 10
+    assert theirs.totals["n_before_first_trigger"] == ours.totals["n_before_first_trigger"]
+
+
+def test_a_block_with_more_triggers_than_it_has_room_for_is_sorted_at_once():
+    stream = stream_of(4000, 1)
+    ours, theirs = (rows_from(stream, later, SMALL) for later in (False, True))
+    assert_same_rows(ours, theirs)
+    assert theirs.n_unsorted == 0

@@ -12,6 +12,7 @@ from tests.strategies import LATENESS, MS, N_EXAMPLES, SECOND, Stream, as_words,
 
 EXAMPLES = settings(max_examples=N_EXAMPLES, deadline=None)
 DENSE = (0, 0, 0, 0, 1, 2, 4, 16, 100, LATENESS + 1, MS, 17 * MS)
+SORTED_BY = st.sampled_from(((False,), (True,), (True, True, False)))
 SMALL = Capacity(hits=4096, shots=4, edges=4)
 
 
@@ -106,7 +107,8 @@ def assert_rows_equal_twin(
     assert rows.totals["n_filtered"] == shots.filtered
     assert rows.filtered == tuple(filtered)
     gaps = [(gap.low_ticks, gap.high_ticks, gap.input, gap.missing) for gap in rows.gaps]
-    assert sorted(gaps) == sorted(naive.gaps(shots.edges))
+    delay = round(processing.trigger_delay_ns * 96 / 25)  # gaps lie on the line of the shots
+    assert sorted(gaps) == sorted((low + delay, high + delay, *who) for low, high, *who in naive.gaps(shots.edges))
     assert rows.rhythm == shots.rhythm
 
     hit_rows = rows.table("hits")
@@ -153,7 +155,7 @@ def test_rows_equal_the_slow_twin(data, processing):
     open_tick = data.draw(st.sampled_from((None, stream.start * 96, *(edge[0] for edge in stream.edges))))
     rows = rows_of(
         stream, processing, end_tick=end_tick, open_tick=open_tick, lost=lost, target_hits=target, chain_max=chain_max,
-        sort_piece=4, calibration=calibration,
+        sort_piece=4, calibration=calibration, sorts_later=data.draw(SORTED_BY),
         block=BlockArrays(capacity=SMALL), places=data.draw(cuts(len(stream.words))), partial=data.draw(st.booleans()),
     )  # fmt: skip
     assert_rows_equal_twin(rows, stream, processing, end_tick, chain_max, lost, calibration, open_tick)
@@ -172,6 +174,7 @@ def test_rows_do_not_depend_on_how_the_stream_is_cut(data, processing):
         partial=data.draw(st.booleans()),
         target_hits=data.draw(st.sampled_from((1, 7, 50))),
         sort_piece=data.draw(st.sampled_from((1, 10, 1000))),
+        sorts_later=data.draw(SORTED_BY),
         chain_max=50,
         calibration=calibration,
         block=BlockArrays(capacity=SMALL),
