@@ -880,6 +880,11 @@ def key(tick: int, pixel: int) -> int:
     return tick * (1 << 28) + pixel
 
 
+def final(keys: list[int], limit: int) -> tuple[list[int], list[int]]:
+    """Keys that no later hit can come before, and the others."""
+    return [key for key in keys if key < limit], [key for key in keys if key >= limit]
+
+
 def close_seams(keys: list[int], seam: int, piece: int, steps: int) -> int:
     """The first seam where keys must pass more than `steps` others on their way to their places; else all of them."""
     for start in range(seam, len(keys), piece):

@@ -1,7 +1,7 @@
 """From words to rows through decoder, builder and centroiding, in one process: what the pipeline does, without it."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import cycle, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,8 +56,8 @@ class Rows:
         self.totals: dict[str, int] = {}
         self.n_blocks = 0
         self.headers: list[dict[str, int]] = []
-        self.n_unsorted = 0
-        """Stretches of hits that came in no order."""
+        self.n_unfinished = 0
+        """Blocks that came in no order."""
         self.gaps: list[Gap] = []
         self.rhythm = (0, 0, 0)
         """Missing, double, and put-in triggers."""
@@ -69,7 +69,7 @@ class Rows:
     def add(self, block: BlockArrays) -> None:
         """Centroid a block and keep its rows."""
         assert block.header.sequence == self.n_blocks
-        self.n_unsorted += block.header.n_unsorted
+        self.n_unfinished += block.header.unfinished
         self.finder.process(block)
         first_row = sum(len(part["toa"]) for part in self._tables["centroids"])
         parts = {
@@ -113,28 +113,22 @@ def process(
     block: BlockArrays | None = None,
     lost: Iterable[tuple[int, int]] = (),
     calibration: Calibration | None = None,
-    sorts_later: Sequence[bool] = (False,),
     **builder_options: Any,
 ) -> Rows:
-    """One acquisition. partial: take whatever is final after each batch. lost: spans of ticks. sorts_later: whether
-    whoever takes a block has the time to sort it, block by block, over and over.
-    """
+    """One acquisition. partial: take whatever is final after each batch. lost: spans of ticks."""
     decoder = Decoder(framing, n_chips, lateness_ticks=lateness_ticks)
     builder = BlockBuilder(processing, n_chips, **builder_options)
     block = block or BlockArrays()
     corrections = Corrections(processing, calibration, n_chips)
     rows = Rows(processing, n_chips, calibration)
-    later = cycle(sorts_later)
     if open_tick is not None:
         builder.open_shutter(open_tick)
     for low, high in lost:
         builder.invalidate(low, high)
     for batch in batches(decoder, words, (0, len(words)) if places is None else places):
         builder.add(corrections.apply(batch))
-        builder.sorts_later = next(later)
         while builder.take(block):
             rows.add(block)
-            builder.sorts_later = next(later)
         if partial and builder.take_partial(block):
             rows.add(block)
         rows.horizon = batch.horizon_ticks - corrections.earlier_ticks

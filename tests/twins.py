@@ -32,7 +32,10 @@ _DECODER = (
 _CHUNKS = ("tests/decode/test_chunks.py::test_chunks_are_counted_as_by_the_slow_twin_wherever_the_words_are_cut",)
 _HOPS = ("tests/decode/test_chunks.py::test_hopping_from_header_to_header_ends_where_none_is",)
 _REPEATS = ("tests/decode/test_repeats.py::test_what_is_left_is_what_the_slow_twin_leaves",)
-_ROWS = ("tests/events/test_rows.py::test_rows_equal_the_slow_twin",)
+_ROWS = (
+    "tests/events/test_rows.py::test_rows_equal_the_slow_twin",
+    "tests/events/test_rows.py::test_rows_of_a_busy_camera_equal_the_slow_twin",
+)
 _SPLIT = ("tests/events/test_split.py::test_parts_equal_those_of_the_slow_twin",)
 _DENSE = (
     "tests/events/test_cluster.py::test_dense_clusters_are_those_of_the_slow_twin_in_one_pass_and_in_two",
@@ -48,6 +51,7 @@ _SEARCHES = ("tests/events/test_cutting.py::test_searches_find_what_a_look_at_ea
 _FLAGS = ("tests/events/test_cutting.py::test_clusters_that_a_forced_cut_may_have_cut_are_flagged",)
 _SEAMS = ("tests/events/test_order.py::test_seams_are_closed_until_one_costs_too_much_as_in_the_slow_twin",)
 _KEYS = ("tests/events/test_order.py::test_hits_become_keys_move_with_their_base_and_are_final_below_the_horizon",)
+_PILES = ("tests/events/test_order.py::test_final_hits_are_dealt_into_piles_that_follow_each_other",)
 _GATES = ("tests/events/test_gates.py::test_a_gate_keeps_what_a_loop_over_its_definition_keeps",)
 _VALID = ("tests/events/test_gates.py::test_rows_of_valid_shots_are_those_of_the_slow_twin",)
 _TALLY = ("tests/events/test_gates.py::test_a_tally_is_the_mean_and_its_error_over_shots_however_the_rows_are_cut",)
@@ -75,7 +79,8 @@ TABLE: Final = (
     Shown("events.corrections", "keep_hits", "keep_hits", _ROWS),
     Shown("events.corrections", "subtract_by_tot subtract_by_pixel", "corrected", _ROWS),
     Shown("events.energy", "sum_by_tot sum_by_pixel", "energy", _ROWS),
-    Shown("events.order", "pack_keys split_final shift_keys", "key", _KEYS),
+    Shown("events.order", "pack_keys split_final shift_keys", "key final", _KEYS),
+    Shown("events.order", "deal_final", "final", _PILES),
     Shown("events.order", "_close_seams", "close_seams", _SEAMS),
     Shown("events.order", "sort_edges close_up_edges", "assign_shots", _SHOTS),
     Shown("events.validity", "follow_counters", "gaps", _ROWS),

@@ -8,9 +8,8 @@ Inputs                                  meaning
 --------------------------------------  -----------------------------------------------------------------------------
 header                                  `BlockHeader`
 keys[n_hits]                            hits, ascending: rel_tick << 28 | chip << 26 | y << 18 | x << 10 | ToT, so that
-                                        the order is (time, chip, y, x, ToT); tick = header.base_tick + rel_tick
-unsorted[n_unsorted]                    (start, stop) of hits in no order yet, stretch by stretch, each later than those
-                                        before it; `finish.finish_block` sorts them and finds the shots
+                                        the order is (time, chip, y, x, ToT); tick = header.base_tick + rel_tick. They
+                                        are in no order yet in a block that is not finished (header.unfinished)
 shot_first_hit[n_shots + 1]             the block's hits by shot (shots without a hit are left out)
 shot_number[n_shots], shot_tick[...]    number -1: before the first trigger
 closed_tick[n_closed], ...              rows of /entry/shots, in order: row = shot number
@@ -39,8 +38,6 @@ Y_SHIFT: Final = 18
 X_SHIFT: Final = 10
 PIXEL_MASK: Final = (1 << REL_TICK_SHIFT) - 1
 
-UNSORTED_MAX: Final = 256
-"""Stretches that a block can tell of."""
 _ALIGNMENT: Final = 64
 _HEADER_FIELDS: Final = 32
 
@@ -113,8 +110,8 @@ class BlockHeader:
     n_parts = _Field(23)
     """Clusters that they became; they are among `n_clusters`."""
 
-    n_unsorted = _Field(26)
-    """Stretches of hits that are still to be sorted; above 0: shots are still to be found, too (see `finish`)."""
+    unfinished = _Field(26)
+    """1: hits are still to be sorted and shots to be found, see `finish`."""
     n_triggers = _Field(27)
     """Until then: triggers, in `shot_tick`."""
     first_trigger = _Field(28)
@@ -149,7 +146,6 @@ class BlockArrays:
         views = iter(_views(buffer, capacity))
         self.header = BlockHeader(next(views))
         self.keys: npt.NDArray[np.int64] = next(views)
-        self.unsorted: npt.NDArray[np.int64] = next(views).reshape(-1, 2)
         self.shot_first_hit: npt.NDArray[np.int64] = next(views)
         self.shot_number: npt.NDArray[np.int64] = next(views)
         self.shot_tick: npt.NDArray[np.int64] = next(views)
@@ -224,7 +220,6 @@ def _layout(capacity: Capacity) -> list[tuple[int, str]]:
     return [
         (_HEADER_FIELDS, "<i8"),
         (hits, "<i8"),
-        (2 * UNSORTED_MAX, "<i8"),
         (shots + 1, "<i8"),
         (shots, "<i8"),
         (shots, "<i8"),

@@ -20,7 +20,7 @@ from ..clock import NS_PER_COUNT, TICKS_PER_COUNT, ns_to_ticks
 from ..config import Edge, Processing
 from ..protocol.words import TDC_COUNTER
 from . import cutting, order
-from .block import REL_TICK_MAX, REL_TICK_MIN, REL_TICK_SHIFT, UNSORTED_MAX, BlockArrays, Capacity
+from .block import REL_TICK_MAX, REL_TICK_MIN, REL_TICK_SHIFT, BlockArrays, Capacity
 from .finish import find_shots
 from .queue import ColumnQueue
 from .triggers import Irregular, ShotTriggers
@@ -30,6 +30,8 @@ CHAIN_MAX: Final = 1_000_000
 """Hits without a natural cut before a forced one."""
 SORT_PIECE: Final = 1 << 15
 """Hits that are sorted together at least: they fit in the cache."""
+PILE: Final = 1 << 13
+"""About so many hits are sorted to find a cut among them, where the order of the others is left to somebody else."""
 
 _SPAN: Final = REL_TICK_MAX - REL_TICK_MIN
 """Ticks within reach of a base."""
@@ -63,12 +65,11 @@ class HitBatch(Protocol):
     def horizon_ticks(self) -> int: ...
 
 
-class _Stretch(NamedTuple):
+class _Pile(NamedTuple):
     """Ready hits in no order; all are later than those before them."""
 
     start: int
     stop: int
-    first_tick: int
 
 
 class BlockBuilder:
@@ -79,6 +80,7 @@ class BlockBuilder:
 
     target_hits: hits after which a block ends at the next natural cut.
     chain_max: hits without a natural cut before a forced one; a block must have room for as many.
+    leaves_order: leave it to whoever takes a block to sort it (`finish_block`), where there are many hits at a time.
     """
 
     def __init__(
@@ -89,6 +91,8 @@ class BlockBuilder:
         *,
         chain_max: int = CHAIN_MAX,
         sort_piece: int = SORT_PIECE,
+        leaves_order: bool = False,
+        pile: int = PILE,
         first_shot: int = 0,
         first_edge: int = 0,
     ) -> None:
@@ -104,6 +108,9 @@ class BlockBuilder:
         self._tof_filter = _tof_bounds(processing)
         self._tof_max = None if processing.tof_max_ns is None else ns_to_ticks(processing.tof_max_ns)
 
+        self._leaves_order = leaves_order
+        self._pile = pile
+        self._ends = self._least = np.empty(0, np.int64)
         self._pool = np.empty(1 << 16, np.int64)
         self._ready = np.empty(1 << 19, np.int64)
         self._opened = np.empty(1 << 10, np.int64)
@@ -118,8 +125,6 @@ class BlockBuilder:
         self._next_edge = first_edge
         self.shots = first_shot
         """Shots opened so far: the number of the next one."""
-        self.sorts_later = False
-        """Whether whoever takes a block has the time to sort it (`finish_block`). It changes no row."""
         self.repeated_edges = 0
         """Edges so far that a chip repeated after another."""
         self.early_shots = 0
@@ -139,7 +144,7 @@ class BlockBuilder:
         self._left = 0
         self._start = 0
         self._stop = 0
-        self._unsorted: list[_Stretch] = []
+        self._unsorted: list[_Pile] = []
         self._horizon = -_FOREVER
         self._ripened = -_FOREVER
         self._edges_ripened = -_FOREVER
@@ -325,21 +330,20 @@ class BlockBuilder:
 
     def _leave(self, into: BlockArrays, end: int) -> bool:
         """Leave the order and the shots of a block to whoever takes it. False: it is in order, or would be too long."""
-        left = [stretch for stretch in self._unsorted if stretch.start < end]
+        left = [pile for pile in self._unsorted if pile.start < end]
         if not left:
             return False
         triggers = self._triggers.columns()[0]
         n_triggers = int(cutting.first_after(triggers, len(triggers), self._tick_at(end - 1)))
-        if len(left) > UNSORTED_MAX or n_triggers >= into.capacity.shots:
+        if n_triggers >= into.capacity.shots:
             self._sort_from(self._start)
             into.keys[: end - self._start] = self._ready[self._start : end]
             return False
         del self._unsorted[: len(left)]
         header = into.header
-        into.unsorted[: len(left)] = [(start - self._start, stop - self._start) for start, stop, _ in left]
+        header.unfinished = 1
+        header.n_hits, header.n_triggers, header.first_trigger = end - self._start, n_triggers, self._first_trigger
         into.shot_tick[:n_triggers] = triggers[:n_triggers]
-        header.n_hits, header.n_unsorted = end - self._start, len(left)
-        header.n_triggers, header.first_trigger = n_triggers, self._first_trigger
         return True
 
     def _fill_edges(self, into: BlockArrays) -> None:
@@ -369,38 +373,50 @@ class BlockBuilder:
         """(end, forced) of a full block; one without hits when edges or shots have piled up."""
         if max(len(self._edges), len(self._closed)) >= _EDGES_MAX:
             return self._start, False
-        n = self._stop - self._start
-        if n > self._target:
-            self._sort_from(self._start + (self._target - 1 if n <= self._chain_max else 0))
+        if self._stop - self._start <= self._target:
+            return None
         triggers = self._triggers.columns()[0]
-        end, forced = cutting.find_cut(
-            self._ready,
-            self._start,
-            self._stop,
-            self._base or 0,
-            self._window,
-            self._target,
-            self._chain_max,
-            triggers,
-            len(triggers),
-        )
-        return None if end == cutting.NO_CUT else (int(end), bool(forced))
+        place = self._start + self._target
+        while True:
+            known = self._sort_around(place)
+            if known - self._start > self._chain_max:
+                self._sort_from(self._start)  # the cut may lie anywhere
+            end, forced = cutting.find_cut(
+                self._ready,
+                self._start,
+                known,
+                self._base or 0,
+                self._window,
+                self._target,
+                self._chain_max,
+                triggers,
+                len(triggers),
+            )
+            if end != cutting.NO_CUT:
+                return int(end), bool(forced)
+            if known == self._stop:
+                return None
+            place = known + 1
 
     def _relaxed_cut(self) -> tuple[int, bool] | None:
         """(end, False) of what can be cut off now, full or not."""
-        self._sort_from(self._start)
         triggers = self._triggers.columns()[0]
-        end = cutting.find_last_cut(
-            self._ready,
-            self._start,
-            self._stop,
-            self._base or 0,
-            self._window,
-            triggers,
-            len(triggers),
-            self._ripened,
-        )
-        return None if end == cutting.NO_CUT else (int(end), False)
+        while True:
+            end = cutting.find_last_cut(
+                self._ready,
+                self._unsorted[-1].stop if self._unsorted else self._start,
+                self._stop,
+                self._base or 0,
+                self._window,
+                triggers,
+                len(triggers),
+                self._ripened,
+            )
+            if end != cutting.NO_CUT:
+                return int(end), False
+            if not self._unsorted:
+                return None
+            self._sort_from(self._stop - 1 if self._unsorted[-1].stop == self._stop else self._unsorted[-1].start)
 
     # --- progress -----------------------------------------------------------------------------------------------------
 
@@ -453,21 +469,41 @@ class BlockBuilder:
         base = self._base or 0
         limit_key = _LAST_KEY if limit - base >= REL_TICK_MAX else max(limit - base, 0) << REL_TICK_SHIFT
         self._make_room_for_ready(self._n_pool)
-        n_final = int(order.split_final(self._pool, self._n_pool, limit_key, self._ready, self._stop))
-        self._n_pool -= n_final
-        self._left = self._n_pool
-        start, stop = self._stop, self._stop + n_final
-        if n_final == 0:
-            return
-        if self.sorts_later and self._tof_filter is None:
-            first, last = int(self._ready[start:stop].min()), int(self._ready[start:stop].max())
-            self._unsorted.append(_Stretch(start, stop, base + (first >> REL_TICK_SHIFT)))
+        start = self._stop
+        if self._leaves_order and self._n_pool >= 2 * self._pile and self._tof_filter is None:
+            self._deal(limit_key)
         else:
-            order.sort_keys(self._ready[start:stop])
-            first, last = int(self._ready[start]), int(self._ready[stop - 1])
-        first, last = (base + (key >> REL_TICK_SHIFT) for key in (first, last))
+            self._stop += int(order.split_final(self._pool, self._n_pool, limit_key, self._ready, start))
+            order.sort_keys(self._ready[start : self._stop])
+        self._n_pool -= self._stop - start
+        self._left = self._n_pool
+        if self._stop > start:
+            self._note_seen(start)
+            if self._tof_filter is not None:
+                self._stop = self._keep_tof(start, self._stop, *self._tof_filter)
+
+    def _deal(self, limit_key: int) -> None:
+        """Into piles that lie one behind the other in time, to be sorted by others."""
+        n = self._n_pool
+        if len(self._ends) < n // self._pile + 2 or len(self._least) < n // order.LOOKED_AT + 2:
+            self._ends = np.empty(2 * n // self._pile + 2, np.int64)
+            self._least = np.empty(2 * n // order.LOOKED_AT + 2, np.int64)
+        _, n_piles = order.deal_final(
+            self._pool, n, limit_key, self._pile, self._ready, self._stop, self._ends, self._least
+        )
+        for end in self._ends[:n_piles].tolist():
+            self._unsorted.append(_Pile(self._stop, end))
+            self._stop = end
+
+    def _note_seen(self, start: int) -> None:
+        """The first hit and the last of ready[start:stop]: they are in its first pile, and in its last."""
+        if not self._unsorted:
+            first, last = int(self._ready[start]), int(self._ready[self._stop - 1])
+        else:
+            first = int(self._ready[start : self._stop].min()) if self._seen is None else 0
+            last = int(self._ready[self._unsorted[-1].start : self._stop].max())
+        first, last = ((self._base or 0) + (key >> REL_TICK_SHIFT) for key in (first, last))
         self._seen = (first if self._seen is None else self._seen[0], last)
-        self._stop = stop if self._tof_filter is None else self._keep_tof(start, stop, *self._tof_filter)
 
     def _keep_tof(self, start: int, stop: int, low: int, high: int) -> int:
         """Remove what comes too early or too late in its shot; where what is kept ends."""
@@ -477,10 +513,18 @@ class BlockBuilder:
         return kept
 
     def _sort_from(self, place: int) -> None:
-        """Sort what is not, from the stretch on that ready[place] is in."""
+        """Sort what is not, from the pile on that ready[place] is in."""
         while self._unsorted and self._unsorted[-1].stop > place:
-            start, stop, _ = self._unsorted.pop()
+            start, stop = self._unsorted.pop()
             order.sort_keys(self._ready[start:stop])
+
+    def _sort_around(self, place: int) -> int:
+        """Sort the piles that ready[place - 1] and ready[place] are in. Returns where the next one begins."""
+        around = [pile for pile in self._unsorted if pile.start <= place and pile.stop >= place]
+        for pile in around:
+            order.sort_keys(self._ready[pile.start : pile.stop])
+            self._unsorted.remove(pile)
+        return next((pile.start for pile in self._unsorted if pile.start > place), self._stop)
 
     def _tick_at(self, place: int) -> int:
         return (self._base or 0) + int(self._ready[place] >> REL_TICK_SHIFT)
@@ -488,14 +532,15 @@ class BlockBuilder:
     def _first_ready_tick(self) -> int:
         """Of the earliest hit that is ready."""
         if self._unsorted and self._unsorted[0].start == self._start:
-            return self._unsorted[0].first_tick
+            first = self._ready[self._start : self._unsorted[0].stop].min()
+            return (self._base or 0) + int(first >> REL_TICK_SHIFT)
         return self._tick_at(self._start)
 
     def _make_room_for_ready(self, n: int) -> None:
         if self._stop + n > len(self._ready):
             self._ready = _with_room(self._ready, self._start, self._stop, n)
             by = self._start
-            self._unsorted = [_Stretch(start - by, stop - by, first) for start, stop, first in self._unsorted]
+            self._unsorted = [_Pile(start - by, stop - by) for start, stop in self._unsorted]
             self._start, self._stop = 0, self._stop - self._start
 
     def _move_base(self) -> None:

@@ -1,6 +1,6 @@
-"""What a builder without time leaves to whoever takes the block: the order of its hits, and their shots.
+"""What a builder leaves to whoever takes the block: the order of its hits, and their shots.
 
-Stretches of hits lie one behind the other in time: each is sorted alone, in any process, with the same result.
+Blocks lie one behind the other in time: each is sorted alone, in any process, with the same result.
 """
 
 from . import cutting, order
@@ -8,13 +8,12 @@ from .block import BlockArrays
 
 
 def finish_block(block: BlockArrays) -> None:
-    """Sort what is not sorted, find the shots. A block that is finished is left as it is."""
+    """Sort the hits, find the shots. A block that is finished is left as it is."""
     header = block.header
-    if not header.n_unsorted:
+    if not header.unfinished:
         return
-    for start, stop in block.unsorted[: header.n_unsorted].tolist():
-        order.sort_keys(block.keys[start:stop])
-    header.n_unsorted = 0
+    order.sort_keys(block.keys[: header.n_hits])
+    header.unfinished = 0
     find_shots(block, header.n_hits, block.shot_tick[: header.n_triggers].copy(), header.first_trigger)
 
 

@@ -17,6 +17,8 @@ Keys = npt.NDArray[np.int64]
 
 SORTED_TOGETHER: Final = 1 << 11
 """Keys of a piece."""
+LOOKED_AT: Final = 1 << 9
+"""Keys of which the least is known."""
 _STEPS: Final = 8 * SORTED_TOGETHER
 """By which keys may be moved where two pieces meet, before they are sorted anew."""
 
@@ -106,6 +108,63 @@ def split_final(pool: Keys, n_pool: int, limit: int, ready: Keys, n_ready: int) 
         n_ready += is_final
         n_left += not is_final
     return n_pool - n_left
+
+
+@kernel
+def deal_final(
+    pool: Keys, n_pool: int, limit: int, pile: int, ready: Keys, n_ready: int, ends: Keys, least: Keys
+) -> tuple[int, int]:
+    """The same in piles of about `pile` keys: all keys of a pile are larger than those of the piles before.
+
+    ends[k]: becomes where pile k ends in `ready`. It needs room for n_pool // pile + 2 piles, `least` for
+    n_pool // LOOKED_AT + 2 numbers. Keys come nearly in order: each pile is found where the keys around it are, and
+    nothing is done twice; where they do not, the rest becomes one pile. Returns (how many are final, piles).
+    """
+    n_chunks = (n_pool + LOOKED_AT - 1) // LOOKED_AT
+    least[n_chunks] = limit
+    for chunk in range(n_chunks - 1, -1, -1):  # the least key from each chunk on
+        smallest = least[chunk + 1]
+        for i in range(chunk * LOOKED_AT, min((chunk + 1) * LOOKED_AT, n_pool)):
+            smallest = min(smallest, pool[i])
+        least[chunk] = smallest
+    first = 0
+    n_piles = 0
+    stop_ready = n_ready
+    left_to_look_at = 4 * n_pool
+    stride = pile
+    while True:
+        is_last = first + stride >= n_pool or left_to_look_at < 0 or n_piles > n_pool // pile
+        below = limit if is_last else min(limit, pool[first + stride])
+        stop = first
+        chunk = first // LOOKED_AT
+        while chunk < n_chunks and least[chunk] < below:
+            chunk += 1
+        stop = min(chunk * LOOKED_AT, n_pool) if chunk * LOOKED_AT > first else first
+        start_ready = stop_ready
+        kept = first
+        for i in range(first, stop):
+            key = pool[i]
+            ready[np.uint64(stop_ready)] = key
+            pool[np.uint64(kept)] = key
+            is_final = key < below
+            stop_ready += is_final
+            kept += not is_final
+        n_kept = kept - first
+        for i in range(n_kept):
+            pool[stop - 1 - i] = pool[kept - 1 - i]
+        left_to_look_at -= stop - first
+        first = stop - n_kept
+        if stop_ready > start_ready:
+            ends[n_piles] = stop_ready
+            n_piles += 1
+            stride = pile
+        else:
+            stride *= 2
+        if below == limit:
+            break
+    for i in range(first, n_pool):
+        pool[i - first] = pool[i]
+    return stop_ready - n_ready, n_piles
 
 
 @kernel

@@ -22,6 +22,7 @@ from ..decode.repeats import Repeats
 from ..events.block import BlockArrays
 from ..events.builder import BlockBuilder
 from ..events.corrections import Corrections
+from ..events.finish import finish_block
 from ..protocol.words import MAX_CHIPS
 from ..spool.index import Moment, Span, timer_estimate
 from ..spool.sources import SLICE_BYTES, Recording, RecordingReader, Slice
@@ -293,22 +294,16 @@ class DecodeStage(Stage):
         gauges[Gauge.CHIPS] = max(int(gauges[Gauge.CHIPS]), stream.chips_seen)
 
     def _emit_full(self, stream: "_Stream") -> None:
-        while True:
-            stream.builder.sorts_later = self._others_have_time()
-            if not stream.builder.ready():
-                return
+        while stream.builder.ready():
             number = self._free_block()
             stream.builder.take(self._shared.blocks[number])
             self._hand_over(number, stream)
 
-    def _others_have_time(self) -> bool:
-        """Whether the centroid processes keep up: then they sort. When all blocks wait for them, this process does.
-
-        So that two processes are done at the same time, whichever of them has more to do.
-        """
+    def _others_are_behind(self) -> bool:
+        """Whether the centroid processes have all blocks, and this process would have to wait for the next."""
         while self._free_source.poll():
             self._free.append(self._free_source.recv())
-        return bool(self._free)
+        return not self._free
 
     def _emit_partial(self, stream: "_Stream") -> None:
         """For those who watch: what is final already, though it does not fill a block."""
@@ -348,7 +343,10 @@ class DecodeStage(Stage):
         return self._free.pop()
 
     def _hand_over(self, number: int, stream: "_Stream") -> None:
-        header = self._shared.blocks[number].header
+        block = self._shared.blocks[number]
+        if block.header.unfinished and self._others_are_behind():
+            finish_block(block)  # so that all are done at the same time, whoever has more to do
+        header = block.header
         header.sequence = self._sequence
         header.acquisition = stream.acquisition
         self._workers[self._sequence % len(self._workers)].send(number)
@@ -368,7 +366,7 @@ class _Stream:
         self._repeats = Repeats() if framing is Framing.TPX3 else None
         self._repeated_before = NO_REPEATS
         self._corrections = Corrections(run.processing, calibration, run.n_chips)
-        self.builder = BlockBuilder(run.processing, run.n_chips, first_shot=first_shot)
+        self.builder = BlockBuilder(run.processing, run.n_chips, leaves_order=True, first_shot=first_shot)
         self._zero_ns = run.timer_zero_ns
         self.acquisition = 0
         self._counts_before = self._decoder.counts.copy()

@@ -1,6 +1,6 @@
 """Keys are sorted whatever their order was, piece by piece where they are nearly in order."""
 
-from itertools import takewhile
+from itertools import chain, pairwise, takewhile
 
 import numpy as np
 import pytest
@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ophyd_timepix.events.block import REL_TICK_MIN, REL_TICK_SHIFT
-from ophyd_timepix.events.order import SORTED_TOGETHER, _close_seams, pack_keys, shift_keys, sort_keys, split_final
+from ophyd_timepix.events.order import (
+    LOOKED_AT,
+    SORTED_TOGETHER,
+    _close_seams,
+    deal_final,
+    pack_keys,
+    shift_keys,
+    sort_keys,
+    split_final,
+)
 from tests import naive
 from tests.strategies import N_EXAMPLES, lists_to
 
@@ -92,6 +101,49 @@ def test_hits_become_keys_move_with_their_base_and_are_final_below_the_horizon(d
     assert pool[:n].tolist() == keys
     limit = naive.key(REL_TICK_MIN + horizon - later, 0)
     n_final = split_final(pool, n, limit, ready, 1)
-    final, rest = [key for key in keys if key < limit], [key for key in keys if key >= limit]
+    final, rest = naive.final(keys, limit)
     assert (n_final, pool[: n - n_final].tolist()) == (len(final), rest)
     assert ready[: 1 + n_final].tolist() == [-1, *final]
+
+
+def dealt(keys: np.ndarray, limit: int, pile: int) -> tuple[list[list[int]], list[int]]:
+    """Piles, and what is not final."""
+    pool, ready = keys.copy(), np.full(len(keys) + 2, -1)
+    ends, least = np.full(len(keys) // pile + 3, -1), np.full(len(keys) // LOOKED_AT + 3, -1)
+    n_final, n_piles = deal_final(pool, len(pool), limit, pile, ready, 1, ends, least)
+    assert (ends[len(keys) // pile + 2], least[len(keys) // LOOKED_AT + 2]) == (-1, -1)
+    assert ready[0] == -1
+    bounds = [1, *ends[:n_piles].tolist()]
+    assert bounds[-1] == 1 + n_final
+    return [ready[a:b].tolist() for a, b in pairwise(bounds)], pool[: len(pool) - n_final].tolist()
+
+
+def assert_dealt_as_in_slow_motion(keys: np.ndarray, limit: int, pile: int) -> list[list[int]]:
+    piles, rest = dealt(keys, limit, pile)
+    assert all(piles)
+    final, expected_rest = naive.final(keys.tolist(), limit)
+    assert (sorted(chain.from_iterable(piles)), sorted(rest)) == (sorted(final), sorted(expected_rest))
+    assert all(max(before) <= min(after) for before, after in pairwise(piles))
+    return piles
+
+
+@settings(max_examples=N_EXAMPLES, deadline=None)
+@given(lists_to(60, st.integers(0, 60)), st.integers(0, 70), st.integers(1, 9))
+def test_final_hits_are_dealt_into_piles_that_follow_each_other(ticks, horizon, pile):
+    assert_dealt_as_in_slow_motion(keys_at(np.array(ticks, np.int64)), naive.key(REL_TICK_MIN + horizon, 0), pile)
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+@pytest.mark.parametrize("limit_share", [0.0, 0.5, 2.0])
+def test_piles_follow_each_other_whatever_the_order_was(order, limit_share):
+    keys = keys_at(order(np.random.default_rng(5)))
+    span = int(keys.max() - keys.min()) if len(keys) else 0
+    limit = int(keys.min() + limit_share * span) + 1 if len(keys) else 1
+    assert_dealt_as_in_slow_motion(keys, limit, 300)
+
+
+def test_piles_of_hits_that_are_nearly_in_order_are_even():
+    keys = keys_at(nearly_in_order(np.random.default_rng(5)))
+    sizes = [len(pile) for pile in assert_dealt_as_in_slow_motion(keys, int(keys.max()) + 1, 500)]
+    assert len(sizes) > 15
+    assert max(sizes) < 1000

@@ -1,18 +1,21 @@
 """Rows from words, against the slow twin; and the same rows however the stream is cut."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ophyd_timepix.config import Calibration, CentroidTime, Edge, Geometry, Metric, Processing
 from ophyd_timepix.events import BlockArrays, Capacity, Flag
+from ophyd_timepix.events.builder import CHAIN_MAX
 from tests import naive
 from tests.rows import Rows, assert_same_rows, process
 from tests.strategies import LATENESS, MS, N_EXAMPLES, SECOND, Stream, as_words, cuts, streams
+from tests.synthesis import busy_stream
 
 EXAMPLES = settings(max_examples=N_EXAMPLES, deadline=None)
 DENSE = (0, 0, 0, 0, 1, 2, 4, 16, 100, LATENESS + 1, MS, 17 * MS)
-SORTED_BY = st.sampled_from(((False,), (True,), (True, True, False)))
+ORDER_BY_OTHERS = st.sampled_from(({}, {"leaves_order": True, "pile": 1}, {"leaves_order": True, "pile": 3}))
 SMALL = Capacity(hits=4096, shots=4, edges=4)
 
 
@@ -155,10 +158,24 @@ def test_rows_equal_the_slow_twin(data, processing):
     open_tick = data.draw(st.sampled_from((None, stream.start * 96, *(edge[0] for edge in stream.edges))))
     rows = rows_of(
         stream, processing, end_tick=end_tick, open_tick=open_tick, lost=lost, target_hits=target, chain_max=chain_max,
-        sort_piece=4, calibration=calibration, sorts_later=data.draw(SORTED_BY),
+        sort_piece=4, calibration=calibration, **data.draw(ORDER_BY_OTHERS),
         block=BlockArrays(capacity=SMALL), places=data.draw(cuts(len(stream.words))), partial=data.draw(st.booleans()),
     )  # fmt: skip
     assert_rows_equal_twin(rows, stream, processing, end_tick, chain_max, lost, calibration, open_tick)
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS, ids=["none", "table", "by chip", "by pixel"])
+@pytest.mark.parametrize(
+    ("metric", "radius_px"), [(Metric.CYLINDER, 2.0), (Metric.ELLIPSOID, 2.0), (Metric.CYLINDER, 5.0)]
+)
+def test_rows_of_a_busy_camera_equal_the_slow_twin(metric, radius_px, calibration):
+    stream = Stream(1, 0, busy_stream(1, 20e6)[:300].tolist())
+    processing = Processing(metric=metric, radius_px=radius_px, hits=True)
+    rows = rows_of(
+        stream, processing, calibration=calibration, target_hits=50, sort_piece=20, leaves_order=True, pile=5
+    )
+    assert rows.totals["n_hits"] > 250
+    assert_rows_equal_twin(rows, stream, processing, None, CHAIN_MAX, calibration=calibration)
 
 
 @EXAMPLES
@@ -174,7 +191,7 @@ def test_rows_do_not_depend_on_how_the_stream_is_cut(data, processing):
         partial=data.draw(st.booleans()),
         target_hits=data.draw(st.sampled_from((1, 7, 50))),
         sort_piece=data.draw(st.sampled_from((1, 10, 1000))),
-        sorts_later=data.draw(SORTED_BY),
+        **data.draw(ORDER_BY_OTHERS),
         chain_max=50,
         calibration=calibration,
         block=BlockArrays(capacity=SMALL),
