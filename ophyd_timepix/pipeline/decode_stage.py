@@ -37,9 +37,10 @@ from .stage import Stage
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 0.004
+LOOK_S: Final = 0.01
 """How often new words are looked for when there are few: each look costs as much as decoding some thousand of them."""
-FEW_BYTES: Final = 1 << 18
+FEW_BYTES: Final = 1 << 20
+"""Bytes that are read at once, however few times a second that is; fewer wait for the next look."""
 PARTIAL_S: Final = 0.02
 """Hits wait at most this long for their block to fill."""
 

@@ -515,6 +515,8 @@ class Window:
 
 def _standing_at(records: Records, acquisition: int | None) -> tuple[tuple[Loss, ...], Poll | None, bool]:
     """The losses and the last reading among records of one address, and whether there is a BASELINE."""
+    if not (records["kind"] != Kind.STRETCH).any():
+        return (), None, False  # as nearly everywhere
     if acquisition is not None:
         records = records[records["acquisition"] == acquisition]
     losses = tuple(
