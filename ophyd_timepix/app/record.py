@@ -9,7 +9,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..config import Geometry
 from ..config.text import to_text
@@ -19,9 +19,13 @@ from ..devices.configuration import MATRICES, keep_matrix
 from ..devices.exposure import COMPARE_S
 from ..devices.recording import Recording, RunFile
 from ..pipeline.client import Pipeline
-from ..pipeline.messages import Acquired, RunSummary
+from ..pipeline.messages import Acquired, RunSummary, Storage
 from ..pipeline.verdict import is_complete
 from .process import add_processing_arguments, processing_of
+
+GIB: Final = 1 << 30
+SMALLEST_SEGMENT_GIB: Final = 0.001
+LARGEST_GIB: Final = 1_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +39,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default=None, help="name of the files (default: the time)")
     parser.add_argument("--workers", type=int, default=1, help="centroid processes (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    _add_storage_arguments(parser)
     add_processing_arguments(parser)
+
+
+def _add_storage_arguments(parser: argparse.ArgumentParser) -> None:
+    """Each but the last is a field of `Storage` in GiB."""
+    group = parser.add_argument_group("recording on the disk")
+    usual = Storage()
+    for option, default, what in (
+        ("--segment-gib", usual.segment_bytes, "a recording goes on in a new file when one has this size"),
+        ("--disk-low-gib", usual.disk_low_bytes, "warn when less is free"),
+        ("--disk-stop-gib", usual.disk_stop_bytes, "end the acquisition, with everything kept, when less is free"),
+    ):
+        gib = default / GIB
+        group.add_argument(option, type=float, default=gib, metavar="GIB", help=f"{what} (default {gib:g} GiB)")
+    group.add_argument("--no-sync", action="store_true", help="do not wait until finished files are on the disk itself")
+
+
+def _storage(options: argparse.Namespace) -> Storage:
+    given = {"--segment-gib": options.segment_gib, "--disk-low-gib": options.disk_low_gib}
+    given["--disk-stop-gib"] = options.disk_stop_gib
+    for option, gib in given.items():
+        least = SMALLEST_SEGMENT_GIB if option == "--segment-gib" else 0
+        if not least <= gib <= LARGEST_GIB:
+            raise ValueError(f"{option} is {least} to {LARGEST_GIB:,} GiB, not {gib:g}")
+    segment, low, stop = (round(gib * GIB) for gib in given.values())
+    return Storage(segment_bytes=segment, disk_low_bytes=low, disk_stop_bytes=stop, durable=not options.no_sync)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,6 +91,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _run_file(options: argparse.Namespace, n_chips: int) -> RunFile:
     processing = processing_of(options)
+    storage = _storage(options)
     directory = _made(options.output)
     name = options.name or time.strftime("tpx_%Y%m%dT%H%M%S")
     return RunFile(
@@ -69,6 +100,7 @@ def _run_file(options: argparse.Namespace, n_chips: int) -> RunFile:
         geometry=Geometry.for_chips(n_chips),
         keep_raw=not options.no_raw,
         centroid=not options.raw_only,
+        storage=storage,
         start={"plan_name": "record"},
     )
 
