@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from pydantic import ValidationError
 
+from .. import __version__
 from ..config import Geometry, Orientation, Processing
 from ..config.geometry import GAP_MAX_PX
+from ..config.text import explain
 from ..decode.chunks import count_chunks
 from ..files.reader import PRODUCT_KEY, read_about
 from ..pipeline.messages import RecordedFile, RunRequest
 from ..protocol.chip_config import column_phase
 from ..protocol.words import MATRIX_SIDE, MAX_CHIPS
-from ..spool.index import read_run
+from ..spool.index import index_path, read_run
 from ..spool.sources import Format, Recording
 from .survey import slices
 
@@ -146,9 +149,28 @@ def recorded_processing(recordings: list[Recording]) -> Processing:
 
 
 def own_run(recording: Recording) -> RunRequest | None:
-    """The run that made this recording, if it is one of ours."""
-    run = read_run(recording.path) if recording.chunked else None
-    return None if run is None else RunRequest.model_validate(run)
+    """The run that made this recording, if it is one of ours. Raises ValueError when another version described it."""
+    return run_of_index(recording.path) if recording.chunked else None
+
+
+def run_of_index(recording: Path) -> RunRequest | None:
+    """The run that made a recording; None: its index, if it has one, is none of ours.
+
+    Raises ValueError when that describes the run in a way that this version does not know.
+    """
+    try:
+        run = read_run(recording)
+        return None if run is None else RunRequest.model_validate(run)
+    except ValueError as error:
+        index = index_path(recording)
+        raise ValueError(
+            f"{index} describes its run as ophyd_timepix {__version__} does not know it: {_told(error)}; use the "
+            "version that recorded it, or move the index away: then the words are read as those of another program"
+        ) from error
+
+
+def _told(error: ValueError) -> str:
+    return explain(error, RunRequest) if isinstance(error, ValidationError) else str(error)
 
 
 def with_chip_words(recording: Recording, general: int | None, pll: int | None) -> Recording:

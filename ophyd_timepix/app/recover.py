@@ -119,6 +119,8 @@ def _todo(found: Found) -> str:
         return "write the master"
     if found.needs_processing:
         return "process the recording"
+    if found.state is State.NO_INDEX:
+        return f"nothing by itself: {found.why}"
     return "finish from its rows" if found.state is State.UNFINISHED else "nothing can be done: no recording"
 
 

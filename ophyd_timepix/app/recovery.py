@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -19,19 +19,23 @@ import h5py
 import numpy as np
 
 from .. import __version__
-from ..files.event_file import TABLES, EventFile, layout_of
+from ..files.event_file import TABLES, EventFile, is_being_written, layout_of, open_for_lock
 from ..files.master import write_master
 from ..files.naming import give_its_name
 from ..files.reader import PRODUCT_KEY, count_rows, open_event_file, read_about, read_ledger, read_table
 from ..pipeline.messages import RecordedFile, RunRequest, RunSummary
-from ..spool.index import Index, index_path, read_index, read_run, spans
+from ..spool.index import MAGIC, Index, index_path, read_index, spans
 from ..spool.recording import claim
 from ..spool.sound import sound_part
 from ..spool.sources import open_recording
+from .asking import run_of_index
 from .recovery_agreement import difference_before_the_cut, is_beginning
 
 KEPT: Final = ".unfinished"
 """What the name of an unfinished event file gets when a new one takes its place."""
+AT_WORK: Final = ".recovering-"
+"""With this begins the folder in which a run is finished."""
+INDEX_NAME: Final = MAGIC[:6]
 STEP_ROWS: Final = 1 << 20
 WORD_BYTES: Final = 8
 
@@ -46,6 +50,11 @@ class State(StrEnum):
     UNFINISHED = "event file unfinished"
     NO_MASTER = "no master"
     RAW_ONLY = "recording only, as asked"
+    NO_INDEX = "index unreadable"
+
+
+BROKEN: Final = (State.NO_EVENT_FILE, State.UNREADABLE, State.UNFINISHED)
+"""The event file has to be made anew."""
 
 
 class RecoveryError(RuntimeError):
@@ -68,6 +77,8 @@ class Found:
     recording: Path | None
     """None: there is none, or it holds nothing."""
     state: State
+    why: str = ""
+    """Why its recording cannot be processed."""
 
     @property
     def master(self) -> Path:
@@ -76,8 +87,7 @@ class Found:
     @property
     def needs_processing(self) -> bool:
         """Whether its words have to be processed again."""
-        broken = self.state in (State.NO_EVENT_FILE, State.UNREADABLE, State.UNFINISHED)
-        return broken and self.recording is not None
+        return self.state in BROKEN and self.recording is not None
 
     @property
     def is_well(self) -> bool:
@@ -111,8 +121,8 @@ def find_runs(paths: Iterable[Path]) -> list[Found]:
 
 def _files_of(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        yield from sorted(path.rglob("*.tpx3"))
-        yield from sorted(path.rglob("*.h5"))
+        for pattern in ("*.tpx3", "*.h5"):
+            yield from sorted(found for found in path.rglob(pattern) if not _is_of_a_recovery(found))
         return
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or directory")
@@ -120,28 +130,54 @@ def _files_of(path: Path) -> Iterator[Path]:
     yield path.with_suffix(".h5") if path.suffix == ".nxs" else path
 
 
+def _is_of_a_recovery(path: Path) -> bool:
+    """One that is at work, or was killed: the next one of the same run drops it."""
+    return any(folder.name.startswith(AT_WORK) for folder in path.parents)
+
+
 def _look_at(path: Path) -> Found | None:
     """The run that a file belongs to; None when it is none of ours."""
     path = path.absolute()
-    if path.suffix == ".tpx3":
-        run = read_run(path)
-        return None if run is None else _of_recording(path, RunRequest.model_validate(run))
     recording = path.with_suffix(".tpx3")
-    if read_run(recording) is not None:
-        return _look_at(recording)
+    if _bears_our_index(recording):
+        return _of_recording(recording)
+    if path == recording:
+        return None
     state = _state_of(path)
     return None if state is None else Found(path, None, state)
 
 
-def _of_recording(recording: Path, run: RunRequest) -> Found:
-    event_file = event_file_of(recording, run)
+def _bears_our_index(recording: Path) -> bool:
+    """Whether there is an index of ours, or what a power cut left of one: nothing, or zeros."""
+    try:
+        with index_path(recording).open("rb") as index:
+            head = index.read(len(INDEX_NAME))
+    except OSError:
+        return False
+    return head == INDEX_NAME or not head.strip(b"\0")
+
+
+def _of_recording(recording: Path) -> Found:
+    try:
+        run = run_of_index(recording)
+    except ValueError as error:
+        run, why = None, str(error)
+    else:
+        why = (
+            f"{index_path(recording)} is cut off, or of another version; without it: ophyd-timepix process {recording} "
+            "-o OTHER.h5"
+        )
+    event_file = recording.with_suffix(".h5") if run is None else event_file_of(recording, run)
     holds_words = recording.exists() and recording.stat().st_size >= WORD_BYTES
     if _is_busy(recording):
         state = State.BUSY
-    elif not run.centroid:
+    elif run is not None and not run.centroid:
         state = State.RAW_ONLY
     else:
         state = _state_of(event_file) or State.UNREADABLE
+    if run is None and state is not State.BUSY:
+        needs_words = holds_words and state in BROKEN
+        return Found(event_file, None, State.NO_INDEX, why) if needs_words else Found(event_file, None, state)
     return Found(event_file, recording if holds_words else None, state)
 
 
@@ -160,7 +196,7 @@ def _is_busy(recording: Path) -> bool:
 @contextlib.contextmanager
 def _claimed(recording: Path) -> Iterator[bool]:
     """Hold a recording. False: somebody else does."""
-    fd = os.open(index_path(recording), os.O_RDONLY)
+    fd = open_for_lock(index_path(recording))
     try:
         yield claim(fd)
     finally:
@@ -177,9 +213,9 @@ def _state_of(event_file: Path) -> State | None:
                 return None
         ledger = read_ledger(event_file)
     except (OSError, KeyError, ValueError):
-        return State.UNREADABLE
+        return State.BUSY if event_file.is_file() and is_being_written(event_file) else State.UNREADABLE
     if not ledger:
-        return State.UNFINISHED
+        return State.BUSY if is_being_written(event_file) else State.UNFINISHED
     return State.COMPLETE if event_file.with_suffix(".nxs").exists() else State.NO_MASTER
 
 
@@ -205,6 +241,8 @@ def recover_run(found: Found, pipeline: Processes | None, *, keep_events: bool =
 
     Raises RecoveryError or OSError; what was there is then still there.
     """
+    if found.state is State.NO_INDEX:
+        found = _without_its_words(found, keep_events=keep_events)
     if found.recording is None:
         return _finish(found, pipeline, keep_events=keep_events)
     with _claimed(found.recording) as free:
@@ -213,11 +251,20 @@ def recover_run(found: Found, pipeline: Processes | None, *, keep_events: bool =
         return _finish(found, pipeline, keep_events=keep_events)
 
 
+def _without_its_words(found: Found, *, keep_events: bool) -> Found:
+    """The same run as if it had no recording, where that is wished and its event file has rows."""
+    state = _state_of(found.event_file)
+    if keep_events and state is State.UNFINISHED:
+        return replace(found, state=state)
+    rows = "; to finish the run with the rows of its event file: --keep-events" if state is State.UNFINISHED else ""
+    raise RecoveryError(found.why + rows)
+
+
 def _finish(found: Found, pipeline: Processes | None, *, keep_events: bool) -> Recovered:
     if found.state is State.NO_MASTER:
         return _write_missing_master(found)
     before = _Before.of(found)
-    place = found.event_file.with_name(f".recovering-{found.event_file.stem}")
+    place = found.event_file.with_name(AT_WORK + found.event_file.stem)
     shutil.rmtree(place, ignore_errors=True)  # of a recovery that was killed: we hold the recording now
     place.mkdir()
     try:
@@ -357,7 +404,7 @@ def _copy_table(source: h5py.Group, file: EventFile, table: str) -> None:
 def _put_in_place(found: Found, made: Path, before: _Before) -> Recovered:
     """The master beside the new file, then both to their names: links between them are relative."""
     if found.event_file.exists() and _state_of(found.event_file) not in (State.UNFINISHED, State.UNREADABLE):
-        raise RecoveryError(f"{found.event_file} was finished by another process meanwhile; nothing was changed")
+        raise RecoveryError(f"another process writes {found.event_file}, or has finished it; nothing was changed")
     ledger = read_ledger(made)
     new_master = made.with_suffix(".nxs")
     if not found.master.exists():

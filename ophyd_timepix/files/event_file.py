@@ -10,6 +10,7 @@ in fixed rooms (HDF5 allows no new object in SWMR mode).
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
@@ -241,6 +242,7 @@ class EventFile:
         try:
             self._lay_out(image_shape, tof_edges_ns, attributes, layout)
             self._file.swmr_mode = True
+            self._held = _hold(path)
         except BaseException:
             self._file.close()
             raise
@@ -333,6 +335,40 @@ class EventFile:
         if self._file:
             self.flush()
             self._file.close()
+            os.close(self._held)
+
+
+def _hold(path: Path) -> int:
+    """A descriptor that tells others, as long as it lives, that the file is being written: see `is_being_written`.
+
+    In SWMR mode HDF5 holds no lock of its own; a shared one keeps no reader away.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return fd
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a process has this event file open as an `EventFile`. A file system without locks tells of none."""
+    fd = open_for_lock(path)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
+
+
+def open_for_lock(path: Path) -> int:
+    """A descriptor for an exclusive lock: NFS gives that only to who may write."""
+    try:
+        return os.open(path, os.O_RDWR)
+    except OSError:
+        return os.open(path, os.O_RDONLY)
 
 
 def _error_number(error: Exception) -> int:

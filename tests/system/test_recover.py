@@ -17,6 +17,7 @@ import pytest
 
 from ophyd_timepix.app.cli import main
 from ophyd_timepix.app.recovery import State, find_runs, is_product
+from ophyd_timepix.files.event_file import EventFile
 from ophyd_timepix.files.reader import count_rows, read_about, read_ledger, read_table
 from ophyd_timepix.protocol import words as w
 from ophyd_timepix.spool.index import index_path
@@ -84,6 +85,14 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "no-recording": lambda d: [(d / name).unlink() for name in ("run.tpx3", "run.tpx3.idx")],
 }
 """What a power loss, or a hand, does to the files of a killed session."""
+UNREADABLE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda index: b"",
+    "cut": lambda index: index[:2000],
+    "zeros": lambda index: bytes(4096),
+    "other-version": lambda index: b"TPXIDX99" + index[8:],
+    "other-settings": lambda index: index.replace(b'"n_chips"', b'"m_chips"'),
+}
+"""What may be left of an index, by which nobody can read it."""
 
 
 def call(*words: object) -> int:
@@ -256,6 +265,55 @@ def test_what_is_being_recorded_is_left_alone(left_behind, tmp_path, capsys):
         code, rows = report(capsys, run)
     assert (code, rows["run"]["state"], rows["run"]["done"]) == (0, State.BUSY, "left alone")
     assert contents(run) == before
+
+
+def test_a_run_without_raw_data_is_left_alone_while_its_event_file_is_written(tmp_path, capsys):
+    """There is no recording that anybody could hold: whoever writes the event file holds that."""
+    (tmp_path / "tpx").mkdir()
+    file = EventFile(
+        tmp_path / "tpx" / "run.h5", image_shape=(4, 4), tof_edges_ns=np.arange(3.0), attributes={"run": "{}"}
+    )
+    try:
+        code, rows = report(capsys, tmp_path)
+        assert (code, rows["tpx"]["state"], rows["tpx"]["done"]) == (0, State.BUSY, "left alone")
+        assert os.listdir(tmp_path / "tpx") == ["run.h5"]
+    finally:
+        file.close()
+    assert report(capsys, tmp_path, "--dry-run")[1]["tpx"]["state"] == State.UNFINISHED
+
+
+def test_what_another_recovery_has_begun_is_no_run(left_behind, tmp_path):
+    place = tmp_path / "killed" / ".recovering-run"
+    shutil.copytree(left_behind / "no-recording", place)
+    assert find_runs([tmp_path]) == []
+
+
+@pytest.mark.parametrize("damage", UNREADABLE)
+def test_a_run_whose_index_cannot_be_read_is_told_and_the_others_are_finished(left_behind, tmp_path, capsys, damage):
+    """Nothing is made of its event file alone while the words lie beside it: that has to be asked for."""
+    shutil.copytree(left_behind / KILLED, tmp_path / "bad")
+    shutil.copytree(left_behind / "no-recording", tmp_path / "other")
+    index = index_path(tmp_path / "bad" / "run.tpx3")
+    index.write_bytes(UNREADABLE[damage](index.read_bytes()))
+    before = contents(tmp_path / "bad")
+    code, rows = report(capsys, tmp_path)
+    assert (code, rows["bad"]["state"], rows["bad"]["failed"]) == (1, State.NO_INDEX, True)
+    assert contents(tmp_path / "bad") == before
+    assert rows["other"]["done"] == "finished"
+    assert call("recover", tmp_path) == 1
+    assert str(index) in capsys.readouterr().err
+    code, rows = report(capsys, tmp_path, "--keep-events")
+    assert (code, rows["bad"]["done"]) == (0, "finished")
+
+
+def test_an_index_of_another_version_is_named_by_process_too(left_behind, tmp_path, capsys):
+    run = shutil.copytree(left_behind / KILLED, tmp_path / "run")
+    index = index_path(run / "run.tpx3")
+    index.write_bytes(UNREADABLE["other-settings"](index.read_bytes()))
+    assert call("process", run / "run.tpx3", "-o", tmp_path / "out.h5", "--quiet") == 1
+    said = capsys.readouterr().err
+    assert str(index) in said
+    assert "m_chips is no setting" in said
 
 
 def test_rows_that_the_words_do_not_give_are_refused_and_all_stays(left_behind, tmp_path, capsys):
