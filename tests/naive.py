@@ -889,7 +889,7 @@ def close_seams(keys: list[int], seam: int, piece: int, steps: int) -> int:
     """The first seam where keys must pass more than `steps` others on their way to their places; else all of them."""
     for start in range(seam, len(keys), piece):
         newest, passed, i = max(keys[:start]), 0, start
-        while i < len(keys) and keys[i] < newest:
+        while i < min(start + piece, len(keys)) and keys[i] < newest:
             passed += sum(key > keys[i] for key in keys[:i])
             keys = [*sorted(keys[: i + 1]), *keys[i + 1 :]]
             i += 1

@@ -72,14 +72,16 @@ def _overlap(floats: npt.NDArray[np.float64], seam: int) -> tuple[int, int]:
 def _close_seams(keys: Keys, seam: int, piece: int, steps: int) -> int:
     """Bring the beginnings of pieces to their places in the pieces before, from `seam` on.
 
-    Returns the first seam where that took too many steps (some of its keys have their place already), or len(keys).
+    Returns the first seam where that took too many steps (some keys of its piece have their place already, those of
+    the pieces behind are as they were), or len(keys).
     """
     n: int = keys.shape[0]
     for start in range(seam, n, piece):
         newest = keys[start - 1]
+        stop = min(start + piece, n)  # a key that is later than all of a piece waits at its end for the next seam
         left = steps
         i = start
-        while i < n and keys[i] < newest:
+        while i < stop and keys[i] < newest:
             key = keys[i]
             j = i
             while j > 0 and keys[j - 1] > key:

@@ -40,6 +40,12 @@ def with_a_straggler_over_several_pieces(rng: np.random.Generator) -> np.ndarray
     return ticks
 
 
+def with_some_that_are_ahead_of_several_pieces(rng: np.random.Generator) -> np.ndarray:
+    ticks = nearly_in_order(rng)
+    ticks[SORTED_TOGETHER - 4 : SORTED_TOGETHER] += 10 * SORTED_TOGETHER
+    return ticks
+
+
 def with_two_pieces_that_changed_places(rng: np.random.Generator) -> np.ndarray:
     ticks = nearly_in_order(rng)
     first, second = (slice(k * SORTED_TOGETHER, (k + 1) * SORTED_TOGETHER) for k in (2, 3))
@@ -51,6 +57,7 @@ ORDERS = {
     "in order": lambda rng: np.arange(N),
     "nearly in order": nearly_in_order,
     "stragglers": with_a_straggler_over_several_pieces,
+    "ahead of several pieces": with_some_that_are_ahead_of_several_pieces,
     "two pieces that changed places": with_two_pieces_that_changed_places,
     "shuffled": lambda rng: rng.permutation(N),
     "reversed": lambda rng: np.arange(N)[::-1],
