@@ -30,7 +30,7 @@ CHAIN_MAX: Final = 1_000_000
 """Hits without a natural cut before a forced one."""
 SORT_PIECE: Final = 1 << 15
 """Hits that are sorted together at least: they fit in the cache."""
-PILE: Final = 1 << 13
+PILE: Final = 1 << 12
 """About so many hits are sorted to find a cut among them, where the order of the others is left to somebody else."""
 
 _SPAN: Final = REL_TICK_MAX - REL_TICK_MIN

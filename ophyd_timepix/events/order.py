@@ -17,6 +17,8 @@ Keys = npt.NDArray[np.int64]
 
 SORTED_TOGETHER: Final = 1 << 11
 """Keys of a piece."""
+SORTED_AT_ONCE: Final = 8 * SORTED_TOGETHER
+"""Keys that fit into a core's own cache."""
 LOOKED_AT: Final = 1 << 9
 """Keys of which the least is known."""
 _STEPS: Final = 8 * SORTED_TOGETHER
@@ -43,23 +45,37 @@ def pack_keys(ticks: Keys, pixels: npt.NDArray[np.uint32], base: int, pool: Keys
 def sort_keys(keys: Keys) -> None:
     """Sort in place, as float64 (see `REL_TICK_MAX`): a tenth faster than as int64 on a machine with AVX2.
 
-    Hits come nearly in order: so small pieces are sorted, all in one call, and where two of them overlap the few keys
-    concerned are moved. Where they are many, that stretch is sorted once more; where that adds up, all is, at once.
+    Hits come nearly in order: so small pieces are sorted, many in one call, and where two of them overlap the few keys
+    concerned are moved, before the next ones are looked at: they are still near then. Where they are many, that stretch
+    is sorted once more; where that adds up, all is, at once.
+    """
+    budget = len(keys)
+    for start in range(0, len(keys), SORTED_AT_ONCE):
+        budget -= _sort_behind(keys[: start + SORTED_AT_ONCE], start, budget)
+        if budget < 0:
+            keys.view(np.float64).sort()
+            return
+
+
+def _sort_behind(keys: Keys, start: int, budget: int) -> int:
+    """Sort keys of which those before `start` are in order. Returns how many were sorted once more.
+
+    More than `budget`: it gave up.
     """
     floats = keys.view(np.float64)
-    whole = len(floats) // SORTED_TOGETHER * SORTED_TOGETHER
-    floats[:whole].reshape(-1, SORTED_TOGETHER).sort(axis=1)
+    whole = start + (len(keys) - start) // SORTED_TOGETHER * SORTED_TOGETHER
+    floats[start:whole].reshape(-1, SORTED_TOGETHER).sort(axis=1)
     floats[whole:].sort()
-    seam = int(_close_seams(keys, SORTED_TOGETHER, SORTED_TOGETHER, _STEPS))
-    sorted_again = 0
+    again = 0
+    seam = int(_close_seams(keys, start or SORTED_TOGETHER, SORTED_TOGETHER, _STEPS))
     while seam < len(keys):
         first, stop = _overlap(floats, seam)
-        sorted_again += stop - first
-        if sorted_again > len(keys):
-            floats.sort()
-            return
+        again += stop - first
+        if again > budget:
+            break
         floats[first:stop].sort()
         seam = int(_close_seams(keys, seam, SORTED_TOGETHER, _STEPS))
+    return again
 
 
 def _overlap(floats: npt.NDArray[np.float64], seam: int) -> tuple[int, int]:

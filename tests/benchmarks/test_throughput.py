@@ -147,7 +147,7 @@ class Stages:
         n_hits = n_blocks = 0
         n_expected = -1
         while n_blocks != n_expected:
-            for connection in wait(self._blocks):
+            for connection in wait(self._blocks) if len(self._blocks) > 1 else self._blocks:
                 number = connection.recv()
                 header = self._shared.blocks[number].header
                 n_hits, n_blocks = n_hits + header.n_hits, n_blocks + 1
