@@ -30,7 +30,7 @@ from ophyd_timepix.spool.index import (
     read_index,
     spans,
 )
-from ophyd_timepix.spool.recording import AHEAD_S, RecordingWriter, claim, salvage
+from ophyd_timepix.spool.recording import AHEAD_S, HASTEN_S, RecordingWriter, claim, salvage
 from ophyd_timepix.spool.ring import N_MARKS, Mark, Ring
 
 RING = 1 << 22
@@ -105,6 +105,32 @@ def test_what_fills_no_block_is_on_disk_soon_all_the_same(place, monkeypatch):
     assert not np.fromfile(place / "a.tpx3", np.uint8)[expected.size : expected.size + 64].any()
     writer.finish(ring, NO_RECORDS)
     assert np.array_equal(np.fromfile(place / "a.tpx3", np.uint8), np.concatenate(parts))
+
+
+def test_what_the_kernel_holds_of_index_and_recording_is_on_its_way_to_the_disk_within_a_second(place, monkeypatch):
+    """By itself the kernel waits for half a minute: a power cut would take the index and what it vouches for."""
+    now = 1000.0
+    monkeypatch.setattr(recording_module.time, "monotonic", lambda: now)
+    hastened: list[str] = []
+    advise = os.posix_fadvise
+
+    def watched(fd, offset, length, advice):
+        if (offset, length, advice) == (0, 0, os.POSIX_FADV_DONTNEED):
+            hastened.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+        advise(fd, offset, length, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", watched)
+    ring = make_ring()
+    writer = RecordingWriter(place / "a.tpx3", {"n_chips": 1})
+    held_by_the_kernel = ["a.tpx3.idx"] if writer.direct else ["a.tpx3.idx", "a.tpx3"]
+    for n_bytes in (8, 3 << 20):  # a low rate, and a high one
+        fill(ring, n_bytes, 1)
+        hastened.clear()
+        now += HASTEN_S
+        while writer.write(ring, NO_RECORDS):
+            pass
+        assert hastened == held_by_the_kernel
+    writer.finish(ring, NO_RECORDS)
 
 
 def test_an_existing_recording_is_never_overwritten(tmp_path):
