@@ -22,6 +22,7 @@ from ophyd_timepix.files.event_file import TABLES, EventFile, layout_with
 from ophyd_timepix.pipeline.errors import PipelineError, StageDied
 from ophyd_timepix.pipeline.messages import (
     Acquired,
+    Arrived,
     Counting,
     GateResult,
     Progress,
@@ -415,6 +416,9 @@ class FakePipeline:
 
     def baseline(self, sent: Sent | None = None) -> int:
         return 0
+
+    def arrived(self) -> Arrived:
+        return Arrived(datagrams=self.told.get("arrived_datagrams", 0), is_all=True)
 
     def poll(self, read: Callable[[], Sent | None]) -> None:
         self.polls.append(read())

@@ -224,14 +224,16 @@ class Capture:
         came = self.totals().arrived if arrived == UNKNOWN else arrived
         return sent is None or sent - self._compared[0] > came - self._compared[1]
 
-    def baseline(self) -> Totals:
-        """The board's count begins here, at 0: what arrived before is not compared with it."""
+    def baseline(self, arrived: int | None = None) -> Totals:
+        """The board's count begins here, at 0: what arrived before is not compared with it.
+
+        arrived: so many had, when it was asked; None: all that have until now.
+        """
         with self._lock:
             totals = self.totals()
-            self._compared = 0, totals.arrived
-            self._journal.record(
-                Kind.POLL, time.monotonic_ns(), sent=0, received_before=totals.arrived, words=0, paused=0
-            )
+            before = totals.arrived if arrived is None else arrived
+            self._compared = 0, before
+            self._journal.record(Kind.POLL, time.monotonic_ns(), sent=0, received_before=before, words=0, paused=0)
             return totals
 
     def compare_from(self, sent: int, arrived: int, words: int = UNKNOWN, paused: int = UNKNOWN) -> None:
@@ -278,6 +280,25 @@ class Capture:
                     return
                 self._polls.popleft()
 
+    def look(self) -> tuple[int, int]:
+        """(datagrams that have arrived, host time up to which all that had reached the sockets is among them).
+
+        A receive thread may rest, or wait for a core: what is in its socket meanwhile has arrived, and is not counted.
+        """
+        with self._lock:
+            asked = time.monotonic_ns()
+            for channel in self._channels:
+                if channel.waiting_bytes == 0:
+                    channel.caught_up_ns = max(channel.caught_up_ns, asked)
+            caught_up = self._tell_caught_up()
+            return self.totals().arrived, caught_up
+
+    def _tell_caught_up(self) -> int:
+        """Since when no channel has had its turn; now, where there is none."""
+        caught_up = min((channel.caught_up_ns for channel in self._channels), default=time.monotonic_ns())
+        self.ring.counts[Mark.CAUGHT_UP_NS] = caught_up
+        return caught_up
+
     def backlog(self) -> int:
         """Memory of the datagrams that wait in the sockets (bytes)."""
         return sum(channel.waiting_bytes for channel in self._channels)
@@ -321,6 +342,7 @@ class Capture:
             self._writer.wake()
             if n < batch.room:
                 channel.caught_up_ns = asked
+                self._tell_caught_up()
                 if n:
                     time.sleep(channel.pause_s)
                 else:

@@ -23,11 +23,22 @@ from ..control import Board, SentCounters, TimerReading, TriggerConfig
 from ..control.timer_service import TimerService
 from ..events.sums import PointArrays
 from ..pipeline.errors import PipelineError, PipelineTimeout, StageDied
-from ..pipeline.messages import Acquired, Counting, Progress, Receiver, RunPaths, RunRequest, RunSummary, Sent, Storage
+from ..pipeline.messages import (
+    Acquired,
+    Arrived,
+    Counting,
+    Progress,
+    Receiver,
+    RunPaths,
+    RunRequest,
+    RunSummary,
+    Sent,
+    Storage,
+)
 from ..pipeline.verdict import COMPLETE, is_complete, verdict
 from ..protocol.chip_config import column_phase
 from ..spool.index import Moment
-from .draining import drained
+from .draining import drained, paired
 from .pace import CountsPerShot
 
 logger = logging.getLogger(__name__)
@@ -55,6 +66,7 @@ class PipelineClient(Protocol):
     def live(self) -> PointArrays | None: ...
     def progress(self) -> Progress: ...
     def baseline(self, sent: Sent | None = None) -> int: ...
+    def arrived(self) -> Arrived: ...
     def poll(self, read: Callable[[], Sent | None]) -> None: ...
     def end(self, sent: Sent | None = None, *, end_counts: int | None = None, cancelled: bool = False) -> Acquired: ...
     def close_run(
@@ -123,6 +135,8 @@ class Recording:
         self._pipeline: PipelineClient | None = None
         self._destinations: list[tuple[str, int]] = []
         self._base = SentCounters(datagrams=0, pixel_words=(0,) * n_chips)
+        self._unsure = 0
+        """By how many what had arrived of these is taken for too many, at most."""
         self._number = 0
         self._begun = Sent(datagrams=0)
         """What the board had sent, and ..."""
@@ -225,11 +239,14 @@ class Recording:
     def _begin_counting(self, pipeline: PipelineClient, board: Board) -> None:
         """From here on all that the board sends has to arrive. A run that nobody can count is not begun."""
         try:
-            self._base = self._settled_counters(board)
+            settled = self._settled_counters(board)
+            self._base, arrived, self._unsure = paired(
+                settled, board.sent_counters, lambda: self._ask(pipeline, pipeline.arrived)
+            )
         except BaseException:
             self._ask(pipeline, lambda: pipeline.close_run({}))
             raise
-        self._ask(pipeline, pipeline.baseline)
+        self._ask(pipeline, lambda: pipeline.baseline(Sent(datagrams=0, arrived=arrived)))
 
     def _restart_timers(self, board: Board) -> int:
         """Timers to 0; the host's `time.monotonic_ns` at which that was."""
@@ -266,7 +283,7 @@ class Recording:
         """What came behind the last acquisition, against what the board sent. One that fails tells nothing."""
         if not self._counts_are_known:
             return
-        arrived = self._ask(pipeline, pipeline.progress).arrived_datagrams
+        arrived = self._ask(pipeline, pipeline.arrived).datagrams
         try:
             sent = self._since_open(self._board().sent_counters())
         except Exception as error:  # noqa: BLE001 - the run is closed and good, whatever the board says now
@@ -367,8 +384,8 @@ class Recording:
 
     def missing(self, progress: Progress) -> int:
         """Datagrams of this acquisition that were lost on the way, at least, by the counters that were compared."""
-        if self._seen is not None and progress.host_ns >= self._seen[0] + ON_THE_WAY_NS:
-            arrived = progress.arrived_datagrams - self._arrived_before
+        if self._seen is not None and progress.caught_up_ns >= self._seen[0] + ON_THE_WAY_NS:
+            arrived = progress.arrived_datagrams - self._arrived_before + self._unsure
             self._missing = max(self._missing, self.seen.datagrams - arrived)
         return self._missing
 
@@ -404,12 +421,14 @@ class Recording:
     def _drained(self, pipeline: PipelineClient, sent: Sent) -> Sent:
         """Wait until what the board sent is here, or lost; with what had arrived of it."""
         begun = self._begun.datagrams - self._arrived_before
-        return drained(
+        here, self._unsure = drained(
             sent,
             begun,
             lambda: self._since_open(self._board().sent_counters()),
-            lambda: self._ask(pipeline, pipeline.progress).arrived_datagrams,
+            lambda: self._ask(pipeline, pipeline.arrived),
+            self._unsure,
         )
+        return here
 
     def _tell_that_it_is_shut(self, end_counts: int | None) -> None:
         """So that what comes from now on is no shot that has to be taken back."""

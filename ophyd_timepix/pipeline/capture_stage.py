@@ -14,7 +14,7 @@ from ..spool.index import UNKNOWN, Moment
 from ..spool.recording import RecordingWriter
 from ..spool.space import Limits, nothing_owed
 from .locating import Strays, Way
-from .messages import Receiver, RunRequest, Sent
+from .messages import Arrived, Receiver, RunRequest, Sent
 from .preview import NoRecording
 from .ring_only import RingOnly
 from .shared import Gauge, Shared
@@ -29,6 +29,8 @@ AUTOGROUP: Final = Path("/proc/self/autogroup")
 ON_THE_WAY_NS: Final = 50_000_000
 """What the board had sent before an acquisition is waited for so long when that begins: the receiver may rest, a switch
 may hold a burst up. What came later would be too many in the acquisition."""
+CAUGHT_UP_WITHIN_NS: Final = 200_000_000
+"""For so long it is waited that what is in the sockets is counted: a receiver may rest, or wait for a core."""
 FEW_BYTES: Final = 16 << 20
 """Of so few the event file does not tell yet by how much it grows."""
 SILENCE_NS: Final = 200_000_000
@@ -137,6 +139,7 @@ class CaptureStage(Stage):
             "begin": self._begin,
             "opened": self._opened,
             "baseline": self._baseline,
+            "arrived": self._arrived,
             "poll": self._poll,
             "end": self._end,
             "close": self._close_recording,
@@ -205,11 +208,13 @@ class CaptureStage(Stage):
         """From here on is compared: what had arrived. Of a run, before its first acquisition, the board's count is 0.
 
         sent: what the board says in answer to a question that was put when the acquisition had begun; or, with what had
-        arrived before the question, behind the last one. It may go on sending meanwhile (edges pass a closed shutter).
+        arrived of it, before the first one or behind the last. It may go on sending meanwhile (edges pass a closed
+        shutter).
         """
         if self._begun is None or sent is None:
-            self._at_end = self._capture.baseline()
-            self._known = Known(0, self._at_end.arrived, 0)
+            arrived = None if sent is None else sent.arrived
+            self._at_end = self._capture.baseline(arrived)
+            self._known = Known(0, self._at_end.arrived if arrived is None else arrived, 0)
             return self._known.arrived
         meanwhile = sent.datagrams - self._known.sent
         expected = self._known.arrived + meanwhile
@@ -222,9 +227,20 @@ class CaptureStage(Stage):
     def _wait_for(self, arrived: int) -> int:
         """Let so many datagrams arrive, for a moment; how many have."""
         deadline = time.monotonic_ns() + ON_THE_WAY_NS
-        while (now := self._capture.totals().arrived) < arrived and time.monotonic_ns() < deadline:
+        while True:
+            now, caught_up = self._capture.look()
+            if now >= arrived or caught_up >= deadline or time.monotonic_ns() >= deadline + CAUGHT_UP_WITHIN_NS:
+                return now
             time.sleep(DRAIN_POLL_S / 4)
-        return now
+
+    def _arrived(self, _: object) -> Arrived:
+        """What has arrived, what waits in the sockets included."""
+        asked = time.monotonic_ns()
+        while True:
+            now, caught_up = self._capture.look()
+            if caught_up >= asked or time.monotonic_ns() >= asked + CAUGHT_UP_WITHIN_NS:
+                return Arrived(datagrams=now, is_all=caught_up >= asked)
+            time.sleep(DRAIN_POLL_S / 4)
 
     def _poll(self, argument: tuple[Sent, int]) -> None:
         """What the board has just said it sent since the run was opened, and what had arrived before it was asked.
@@ -246,7 +262,7 @@ class CaptureStage(Stage):
             return
         self._drain = False
         sent = self._draining
-        counts = (None,) if sent is None else (sent.datagrams, *_counts(sent), _arrived(sent))
+        counts = (None,) if sent is None else (sent.datagrams, *_counts(sent), _arrived_of(sent))
         stop, now = self._capture.end(self._end_counts, *counts)
         since = Totals(*(a - b for a, b in zip(now, self._at_end, strict=True)))
         self._at_end = now
@@ -287,7 +303,7 @@ def _words(sent: Sent) -> int | None:
     return sum(sent.pixel_words) if sent.pixel_words else None
 
 
-def _arrived(sent: Sent) -> int:
+def _arrived_of(sent: Sent) -> int:
     """What had arrived of it for a record of the index."""
     return UNKNOWN if sent.arrived is None else sent.arrived
 

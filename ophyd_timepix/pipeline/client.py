@@ -25,6 +25,7 @@ from .errors import PipelineError, PipelineTimeout, StageDied
 from .messages import (
     SUPERVISOR,
     Acquired,
+    Arrived,
     Counting,
     Progress,
     Receiver,
@@ -171,10 +172,15 @@ class Pipeline:
 
         sent: when an acquisition has begun, the board's counters since `open_run`, asked for after `begin` and before
         the shutter opens. What came late or twice of the acquisition before has then no part in this one.
+        Before the first and behind the last one it has also what had arrived of them.
         Returns the datagrams that had arrived of what is not compared any more.
         """
         arrived: int = self._call("baseline", {} if sent is None else {"sent": sent.model_dump(mode="json")})["arrived"]
         return arrived
+
+    def arrived(self) -> Arrived:
+        """What has reached this machine, what waits in the sockets included: it is waited for, a moment."""
+        return Arrived.model_validate(self._call("arrived", {}))
 
     def poll(self, read: Callable[[], Sent | None]) -> None:
         """Read the board's counters between two looks at what arrived: it tells where a loss on the way lies.

@@ -148,6 +148,13 @@ class Sent(Message):
     )
 
 
+class Arrived(Message):
+    """What of the board's datagrams has reached this machine."""
+
+    datagrams: int
+    is_all: bool = Field(description="all that had reached it when it was asked is among them; else some may wait")
+
+
 class Progress(Message):
     """A fresh look at a running acquisition. Counts are totals of the run; rates are for the caller to derive."""
 
@@ -177,6 +184,9 @@ class Progress(Message):
     chips: int = Field(0, description="of a recording, so far: one more than the highest chip of a chunk")
     lag_seconds: float = Field(0.0, description="age of the oldest received word that is not yet decoded")
     host_ns: int = Field(0, description="monotonic clock of this reading")
+    caught_up_ns: int = Field(
+        0, description="`arrived_datagrams` has all that had reached this machine then (monotonic clock)"
+    )
 
 
 class Acquired(Message):

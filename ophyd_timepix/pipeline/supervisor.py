@@ -35,6 +35,7 @@ from .ledger import Ledger, Part, add_ledgers, with_verdict
 from .messages import (
     SUPERVISOR,
     Acquired,
+    Arrived,
     Counting,
     Progress,
     Receiver,
@@ -152,6 +153,7 @@ class Supervisor:
             "shut": self._shutter_shut,
             "end": self._end,
             "baseline": self._baseline,
+            "arrived": self._arrived,
             "poll": self._poll,
             "close_run": self._close_run,
             "process": self._process,
@@ -386,6 +388,11 @@ class Supervisor:
         arrived = yield self._children["capture"].send("baseline", sent)
         return {"arrived": arrived}
 
+    def _arrived(self, _: dict[str, Any]) -> Call:
+        self._opened()
+        arrived: Arrived = yield self._children["capture"].send("arrived")
+        return arrived
+
     def _poll(self, arguments: dict[str, Any]) -> Call:
         """A reading of the board's counters while an acquisition runs; without one nobody needs it."""
         run = self._opened()
@@ -509,6 +516,7 @@ class Supervisor:
 
     def _progress(self) -> Progress:
         marks, gauges = self._shared.ring.marks, self._shared.gauges
+        caught_up_ns = int(marks[Mark.CAUGHT_UP_NS])  # before the counts: they have what had come by then
         return Progress(
             acquisition=(self._run.acquisition or 0) if self._run else 0,
             received_datagrams=int(marks[Mark.DATAGRAMS]),
@@ -536,6 +544,7 @@ class Supervisor:
             chips=int(gauges[Gauge.CHIPS]),
             lag_seconds=self._lag_seconds(),
             host_ns=time.monotonic_ns(),
+            caught_up_ns=caught_up_ns,
         )
 
     def _spool_bytes(self) -> int:

@@ -53,6 +53,8 @@ class Mark(IntEnum):
     """The recording ends before fewer bytes than this are free."""
     DISK_LOW = 19
     """1: room is getting short."""
+    CAUGHT_UP_NS = 20
+    """All that had reached the sockets at this host time (CLOCK_MONOTONIC) is counted."""
 
 
 class Stopped(IntEnum):

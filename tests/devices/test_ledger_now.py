@@ -161,7 +161,7 @@ def test_what_the_board_has_sent_and_nobody_has_seen_is_lost_on_the_way(tpx, pip
 
 
 def looked(arrived: int, after_s: float = 0.1) -> Progress:
-    return Progress(arrived_datagrams=arrived, host_ns=time.monotonic_ns() + int(after_s * 1e9))
+    return Progress(arrived_datagrams=arrived, caught_up_ns=time.monotonic_ns() + int(after_s * 1e9))
 
 
 @pytest.mark.usefixtures("installed")

@@ -15,7 +15,7 @@ from ophyd_timepix.pipeline.capture_stage import CaptureStage, Drained
 from ophyd_timepix.pipeline.decode_stage import _Stream
 from ophyd_timepix.pipeline.ledger import Ledger
 from ophyd_timepix.pipeline.locating import Strays
-from ophyd_timepix.pipeline.messages import Receiver, RecordedFile, RunRequest, Sent
+from ophyd_timepix.pipeline.messages import Arrived, Receiver, RecordedFile, RunRequest, Sent
 from ophyd_timepix.pipeline.recorded import recorded_parts, recorded_strays, recorded_ways
 from ophyd_timepix.pipeline.shared import Shared
 from ophyd_timepix.pipeline.verdict import DOUBTED
@@ -157,6 +157,56 @@ def test_what_is_lost_between_two_acquisitions_is_lost_in_neither(bench):
     ended = bench.end()
     assert missing(ended) == 0
     assert ended.strays == Strays(lost=1, sent=4)
+
+
+def let_the_receiver_rest(bench: Bench) -> None:
+    """What comes next waits in the socket."""
+    (channel,) = bench.stage._capture._channels
+    channel.pause_s = 0.2
+    bench.send(1)
+    bench.sent += 2
+    for _ in range(2):
+        bench._socket.send(word(bench._arrives))
+        bench._arrives += 1
+    assert channel.waiting_bytes > 0
+    assert bench.stage._capture.totals().arrived == bench._arrives - 2
+
+
+def test_what_waits_in_the_socket_of_a_receiver_that_rests_has_arrived(bench):
+    bench.begin()
+    let_the_receiver_rest(bench)
+    assert bench.stage.requests["arrived"](None) == Arrived(datagrams=3, is_all=True)
+
+
+def test_what_waits_there_when_an_acquisition_begins_is_no_lost_stray(bench, monkeypatch):
+    monkeypatch.setattr(capture_stage, "ON_THE_WAY_NS", 0)
+    bench.begin()
+    bench.send(5)
+    bench.end()
+    let_the_receiver_rest(bench)
+    bench.begin()
+    assert bench.end().strays == Strays(sent=3)
+
+
+def test_a_receiver_that_gets_no_core_says_that_it_does_not_know(bench, monkeypatch):
+    monkeypatch.setattr(capture_stage, "CAUGHT_UP_WITHIN_NS", 0)
+    bench.begin()
+    let_the_receiver_rest(bench)
+    assert bench.stage.requests["arrived"](None) == Arrived(datagrams=1, is_all=False)
+
+
+def test_a_run_counts_from_a_reading_though_more_had_come_by_then(bench):
+    """Edges that pass a closed shutter come between the board's answer and the beginning."""
+    bench.come(4)
+    bench.stage.requests["baseline"](Sent(datagrams=0, arrived=1))
+    bench.sent = 3
+    live = []
+    for lost in (0, 2):
+        bench.begin()
+        bench.send(9, lost=lost)
+        live.append(bench.end())
+    assert [missing(ended) for ended in live] == [0, 2]
+    assert {ended.strays.too_many + ended.strays.lost for ended in live} == {0}
 
 
 def assert_recorded_alike(bench, live):
