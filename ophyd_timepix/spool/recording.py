@@ -117,7 +117,7 @@ class RecordingWriter:
 
     def begin(self, ring: Ring) -> None:
         """Raises OSError when too little room is left for an acquisition."""
-        self._space.check()
+        self._space.check(ring.received - ring.on_disk)
 
     def write(self, ring: Ring, records: Records) -> bool:
         """Write new index records, and a piece of what fills whole blocks. True when something was written."""

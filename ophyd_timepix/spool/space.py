@@ -13,6 +13,8 @@ from .ring import Mark, Ring, Stopped
 log = logging.getLogger(__name__)
 
 LOOK_NS: Final = 500_000_000
+FEWEST_BYTES: Final = 1 << 16
+"""Received since the last look: for fewer nobody looks before the time."""
 UNKNOWN_FREE: Final = 1 << 62
 SMOOTHING: Final = 0.3
 """Weight of the last half second in the rate."""
@@ -35,7 +37,7 @@ def nothing_owed() -> int:
 
 
 class SpaceWatch:
-    """Looks at the file system every half second, from the thread that writes.
+    """Looks at the file system every half second, sooner where room is short for that, from the thread that writes.
 
     owed: bytes that others will still write there for what is recorded already; they count as taken for the warning.
     """
@@ -48,6 +50,8 @@ class SpaceWatch:
         self._low_bytes, self._stop_bytes = min(limits.low_bytes, size // 4), min(limits.stop_bytes, size // 8)
         self._low_seconds = limits.low_seconds
         self._looked_ns = 0
+        self._look_at = 0
+        """When so much is received, half of the room that was left is taken."""
         self._on_disk = 0
         self._rate = 0.0
         self._warned = False
@@ -62,9 +66,9 @@ class SpaceWatch:
         stat = os.statvfs(self._path.parent)
         return stat.f_bavail * stat.f_frsize if stat.f_blocks else UNKNOWN_FREE
 
-    def check(self) -> None:
-        """Raises OSError when the recording would have to end at once."""
-        free = self.free_bytes()
+    def check(self, held_bytes: int = 0) -> None:
+        """Raises OSError when the recording would have to end at once. held_bytes: still to be written of it."""
+        free = max(0, self.free_bytes() - held_bytes)
         if free < self._stop_bytes:
             needed = self._stop_bytes
             raise OSError(
@@ -77,9 +81,10 @@ class SpaceWatch:
     def look(self, ring: Ring) -> None:
         """Update the marks about the disk; say that the recording must end when it must."""
         now = time.monotonic_ns()
-        if now - self._looked_ns < LOOK_NS:
+        if now - self._looked_ns < LOOK_NS and ring.received < self._look_at:
             return
         free = self.free_bytes() - (ring.received - ring.on_disk)  # what the ring holds has its place already
+        self._look_at = ring.received + max(FEWEST_BYTES, (free - self._stop_bytes) // 2)
         self._follow_rate(ring.on_disk, now)
         marks = ring.marks
         left = free - self._owed()

@@ -188,6 +188,31 @@ def test_a_recording_is_not_begun_where_it_would_have_to_end(disk, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_would_be_full_before_the_next_look_is_looked_at_sooner(disk, tmp_path, monkeypatch):
+    monkeypatch.setattr("ophyd_timepix.spool.space.LOOK_NS", 1 << 62)
+    ring = Ring(np.zeros(4096, np.uint8), np.zeros(N_MARKS, np.int64))
+    watch = SpaceWatch(tmp_path / "a.tpx3", Limits(stop_bytes=10**8))
+    disk.free = full = 120_000_000
+    while stopped_by(ring.marks) is None and disk.free > 0:
+        watch.look(ring)
+        ring.marks[Mark.RECEIVED] += 1_000_000
+        ring.marks[Mark.ON_DISK] = ring.marks[Mark.RECEIVED]
+        disk.free = full - ring.received
+    assert 90_000_000 < disk.free < 100_000_000
+
+
+def test_an_acquisition_is_not_begun_where_what_the_ring_holds_takes_the_last_room(disk, tmp_path):
+    """It ended the one before; begun all the same, the next would fill the disk between two looks at it."""
+    ring = Ring(np.zeros(4096, np.uint8), np.zeros(N_MARKS, np.int64))
+    disk.free = 150_000_000
+    writer = RecordingWriter(tmp_path / "a.tpx3", {}, limits=Limits(stop_bytes=10**8))
+    writer.begin(ring)
+    ring.marks[Mark.RECEIVED] = 60_000_000
+    with pytest.raises(OSError, match=r"90 MB are free, a recording needs at least 100 MB"):
+        writer.begin(ring)
+    writer.close()
+
+
 @pytest.fixture
 def full_after(monkeypatch):
     """From a byte on, every write of a file that ends in .tpx3 fails."""
