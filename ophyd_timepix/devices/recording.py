@@ -144,6 +144,8 @@ class Recording:
         """The last acquisition ended with the board's counters."""
         self._arrived_before = 0
         """what had arrived of it, when the acquisition began."""
+        self._sent_at_end = self._arrived_at_end = 0
+        """The same when the last one ended whose end is known, or the run began."""
         self._seen: tuple[int, Sent] | None = None
         """When the board was asked last in this acquisition, and what it had sent by then."""
         self._missing = 0
@@ -247,6 +249,7 @@ class Recording:
             self._ask(pipeline, lambda: pipeline.close_run({}))
             raise
         self._ask(pipeline, lambda: pipeline.baseline(Sent(datagrams=0, arrived=arrived)))
+        self._sent_at_end, self._arrived_at_end = 0, arrived
 
     def _restart_timers(self, board: Board) -> int:
         """Timers to 0; the host's `time.monotonic_ns` at which that was."""
@@ -289,7 +292,8 @@ class Recording:
         except Exception as error:  # noqa: BLE001 - the run is closed and good, whatever the board says now
             logger.warning("the board could not be asked what it sent behind the last acquisition: %s", error)
             return
-        self._ask(pipeline, lambda: pipeline.baseline(sent.model_copy(update={"arrived": arrived})))
+        told = sent.model_copy(update={"arrived": arrived, "unsure": self._unsure})
+        self._ask(pipeline, lambda: pipeline.baseline(told))
 
     def _rest(self) -> None:
         """Pause the read-out between runs. A board that does not answer now says so at the next run."""
@@ -331,6 +335,7 @@ class Recording:
         pipeline, board = self.connect(), self._board()
         self._begun = self._since_open(board.sent_counters())
         self._arrived_before = self._ask(pipeline, lambda: pipeline.baseline(self._begun))
+        self._note_what_did_not_come()
         reading = self._sample_timer()
         before = Moment(reading.counts, reading.host_before_ns)
         board.open_shutter()
@@ -338,6 +343,11 @@ class Recording:
         counts = self.timer_counts()
         self._ask(pipeline, lambda: pipeline.opened(before, counts))
         return opened
+
+    def _note_what_did_not_come(self) -> None:
+        """What was expected and is not there has not been sent, as far as more was taken for arrived than had."""
+        expected = self._arrived_at_end + self._begun.datagrams - self._sent_at_end
+        self._unsure = max(0, self._unsure - max(0, expected - self._arrived_before))
 
     def close_shutter(self) -> None:
         self._board().close_shutter()
@@ -362,6 +372,16 @@ class Recording:
         """
         self._board().sent_counters()
         self._sample_timer()
+        self._require_chips()
+
+    def _require_chips(self) -> None:
+        """Raises ChipMissing when a chip has lost its links since the run was opened: it sends nothing any more, so
+        that nothing is lost on the way, and all counters agree.
+        """
+        for index in range(self._n_chips):
+            chip = self._board().chip(index)
+            if not chip.link_status().ready:
+                chip.require_present()
 
     def _sample_timer(self) -> TimerReading:
         """Raises TimerJumped when it was restarted amid the run."""
@@ -409,8 +429,13 @@ class Recording:
         return progress
 
     def end(self, *, end_counts: int | None, cancelled: bool) -> Acquired:
-        """Wait until the pipeline has everything that the board sent, on disk."""
+        """Wait until the pipeline has everything that the board sent, on disk.
+
+        Raises ChipMissing when a chip is not there any more, but not of what is cancelled anyhow.
+        """
         pipeline = self.connect()
+        if not cancelled:
+            self._require_chips()
         counters = self._settled_counters(self._board(), lambda: self._tell_that_it_is_shut(end_counts))
         sent, self.tdc_counted = self._drained(pipeline, self._since_open(counters)), counters.tdc_triggers
         acquired = self._ask(pipeline, lambda: pipeline.end(sent, end_counts=end_counts, cancelled=cancelled))
@@ -428,6 +453,7 @@ class Recording:
             lambda: self._ask(pipeline, pipeline.arrived),
             self._unsure,
         )
+        self._sent_at_end, self._arrived_at_end = here.datagrams, here.arrived or 0
         return here
 
     def _tell_that_it_is_shut(self, end_counts: int | None) -> None:

@@ -219,7 +219,7 @@ class CaptureStage(Stage):
         meanwhile = sent.datagrams - self._known.sent
         expected = self._known.arrived + meanwhile
         came, now = self._begun.arrived if sent.arrived is None else sent.arrived, self._wait_for(expected)
-        self._strays = Strays.between(meanwhile, expected, came, now)
+        self._strays = Strays.between(meanwhile, expected, came, min(expected, now + sent.unsure))
         self._known = Known(sent.datagrams, min(max(expected, came), now), _words(sent), sent.paused)
         self._capture.compare_from(*self._known[:2], *_counts(sent))
         return self._known.arrived

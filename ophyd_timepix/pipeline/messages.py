@@ -146,6 +146,9 @@ class Sent(Message):
         description="datagrams that had arrived of these (`Progress.arrived_datagrams`), and no more will: "
         "at the end of an acquisition nothing is waited for then; None: it is, and all that came is compared",
     )
+    unsure: int = Field(
+        0, description="by so many what is expected to have arrived may be too much: of those none is known to be lost"
+    )
 
 
 class Arrived(Message):

@@ -147,6 +147,16 @@ def test_what_comes_behind_the_last_acquisition_is_compared_when_the_run_is_clos
     assert (totals.datagrams, strays) == (6, Strays(lost=1, sent=2))
 
 
+@pytest.mark.parametrize(("lost", "told"), [(1, 0), (2, 0), (3, 1)])
+def test_what_may_never_have_been_expected_is_not_told_as_lost_behind_the_last_one(bench, lost, told):
+    bench.begin()
+    bench.send(5)
+    bench.end()
+    bench.send(3, lost=lost)
+    bench.stage.requests["baseline"](bench.counters.model_copy(update={"arrived": 8 - lost, "unsure": 2}))
+    assert bench.stage.requests["close"](None)[1] == Strays(lost=told, sent=3)
+
+
 def test_what_is_lost_between_two_acquisitions_is_lost_in_neither(bench):
     bench.begin()
     bench.send(5)
