@@ -172,6 +172,7 @@ class ShotTriggers:
     def take(self, triggers: Ints, until: int) -> Openings:
         """The next triggers, in time order; no later one will come before the tick `until`."""
         if len(triggers) == 0 or (self._period is None and self._prescale == 1):
+            self._last = int(triggers[-1]) if len(triggers) else self._last
             self._decide(until)
             opened = triggers + self.delay_ticks if self.delay_ticks else triggers
             return Openings(opened, np.zeros(len(triggers), np.bool_), [])

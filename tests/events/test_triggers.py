@@ -70,10 +70,14 @@ processings = st.builds(
 )
 
 
+def without_a_period(processing: Processing) -> Processing:
+    return processing.model_copy(update={"trigger_period_ns": None, "missing_triggers": MissingTriggers.REPORT})
+
+
 @settings(max_examples=N_EXAMPLES, deadline=None)
 @given(
     train=trains(),
-    processing=processings,
+    processing=processings | processings.map(without_a_period),
     end_after=st.sampled_from((None, 0, TICKS // 2, 5 * TICKS)),
     step=st.sampled_from((1, 3, 40)),
     partial=st.booleans(),
@@ -122,6 +126,11 @@ def test_with_a_negative_delay_what_opens_before_the_first_trigger_of_an_acquisi
         builder.add(HandMade(edges=[(start + tick, 1, 0, n, 0) for n, tick in enumerate((100, 195, 196, 500))]))
         flush(builder, rows)
     assert rows.table("shots")["valid"].tolist() == 2 * [0, 0, 1, 0]
+
+
+def test_with_a_negative_delay_only_the_first_trigger_of_all_has_none_before_it():
+    rows = rows_of(Processing(trigger_delay_ns=-25.0), [], [100, 500, 900, 1300], step=1)
+    assert rows.table("shots")["valid"].tolist() == [0, 1, 1, 0]
 
 
 def test_every_nth_trigger_opens_a_shot_from_the_first_of_each_acquisition_on():
