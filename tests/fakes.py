@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ophyd_timepix.control import BoardInfo, ChipInfo, SentCounters, SpidrRefused, TimerReading, TriggerConfig
+from ophyd_timepix.control import (
+    BoardInfo,
+    ChipInfo,
+    ChipMissing,
+    SentCounters,
+    SpidrRefused,
+    TimerReading,
+    TriggerConfig,
+)
 from ophyd_timepix.control.info import TestPulse
 from ophyd_timepix.events.sums import COUNTED, VALID, PointArrays
 from ophyd_timepix.files.event_file import TABLES, EventFile, layout_with
@@ -34,6 +42,7 @@ from ophyd_timepix.pipeline.messages import (
     StageDeath,
 )
 from ophyd_timepix.protocol import Dac, GeneralConfig, OutputBlockConfig, PixelMatrix, PllConfig, Quantity
+from ophyd_timepix.protocol.registers import LinkStatus
 from ophyd_timepix.spool.index import Moment
 
 ROWS = 100
@@ -47,6 +56,8 @@ class FakeChip:
     def __init__(self, board: "FakeBoard", index: int) -> None:
         self._board = board
         self.index = index
+        self.unlocked = threading.Event()
+        """Its links are not locked while this is set."""
         self.dacs = {dac: dac.default for dac in Dac}
         self.destination_port = 0
         self.general = GeneralConfig()
@@ -57,6 +68,15 @@ class FakeChip:
         self.columns = np.zeros(256, np.bool_)
         self.filter = 0xFFFF
         self.read_backs = 0
+
+    def link_status(self) -> LinkStatus:
+        self._board.contact()
+        return LinkStatus(0xFF, 0 if self.unlocked.is_set() else 0xFF)
+
+    def require_present(self) -> ChipInfo:
+        if not self.link_status().ready:
+            raise ChipMissing(f"chip {self.index}: missing")
+        return ChipInfo(self.index, 0x1A0B, "W0000_A01", 0xFF, 0xFF, True)
 
     def dac(self, dac: Dac) -> int:
         self._board.contact()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ophyd_timepix.config import Calibration, Edge, Metric, Processing
-from ophyd_timepix.control import TimerReading, TriggerConfig
+from ophyd_timepix.control import ChipMissing, TimerReading, TriggerConfig
 from ophyd_timepix.control.timer_service import TimerJumped
 from ophyd_timepix.devices import AcquisitionStopped, Storage, TimepixDetector, configuration
 from ophyd_timepix.protocol import PixelMatrix
@@ -359,6 +359,21 @@ def test_a_timer_that_was_restarted_amid_a_run_fails_the_point(tpx, pipe, fake_b
     with pytest.raises(TimerJumped, match="went back from 1000 to 10"):
         tpx.trigger().wait(60)
     assert not fake_board.shutter_open.is_set()
+
+
+def test_a_chip_that_falls_silent_amid_an_exposure_fails_the_point(tpx, pipe, fake_board, monkeypatch):
+    """What it does not send is not lost on the way: the counters of board and receiver agree."""
+    opened = fake_board.open_shutter
+
+    def open_shutter():
+        fake_board.chip(0).unlocked.set()
+        opened()
+
+    monkeypatch.setattr(fake_board, "open_shutter", open_shutter)
+    with pytest.raises(ChipMissing, match="chip 0"):
+        tpx.trigger().wait(60)
+    assert not fake_board.shutter_open.is_set()
+    assert [acquired.cancelled for acquired in pipe.acquisitions] == [True]
 
 
 def test_a_configuration_is_not_loaded_into_a_run(tpx, pipe, tmp_path):
