@@ -866,12 +866,15 @@ def first_from(ticks: list[int], tick: int, start: int = 0) -> int:
     return next((i for i in range(start, len(ticks)) if ticks[i] >= tick), len(ticks))
 
 
-def may_be_cut(ticks: list[int], labels: list[int], window: int, at_start: bool, at_end: bool) -> set[int]:
-    """Labels that a forced cut at an end of these hits may have cut."""
+def may_be_cut(
+    ticks: list[int], shots: list[int], labels: list[int], window: int, at_start: bool, at_end: bool
+) -> set[int]:
+    """Labels that a forced cut at an end of these hits may have cut: no cluster is of two shots."""
+    ends = ([0] if at_start else []) + ([len(ticks) - 1] if at_end else [])
     return {
         label
-        for tick, label in zip(ticks, labels, strict=True)
-        if label >= 0 and ((at_start and tick - ticks[0] <= window) or (at_end and ticks[-1] - tick <= window))
+        for tick, shot, label in zip(ticks, shots, labels, strict=True)
+        if label >= 0 and any(shot == shots[end] and abs(tick - ticks[end]) <= window for end in ends)
     }
 
 

@@ -222,15 +222,24 @@ def mean_delays(
 
 @kernel
 def flag_forced_cut(
-    keys: Ints, n: int, labels: Int32s, window: int, at_start: bool, at_end: bool, flags: npt.NDArray[np.uint8]
+    keys: Ints,
+    shot_first_hit: Ints,
+    n_shots: int,
+    labels: Int32s,
+    window: int,
+    at_start: bool,
+    at_end: bool,
+    flags: npt.NDArray[np.uint8],
 ) -> None:
-    """Flag clusters that a forced cut may have cut: they have a hit within the window of it."""
+    """Flag clusters that a forced cut may have cut: they have a hit within the window of it, and in its shot."""
+    n = shot_first_hit[n_shots]
     first = keys[0] >> REL_TICK_SHIFT
     last = keys[n - 1] >> REL_TICK_SHIFT
     for i in range(n):
         time = keys[i] >> REL_TICK_SHIFT
-        touched = (at_start and time - first <= window) or (at_end and last - time <= window)
-        if touched and labels[i] >= 0:
+        is_cut = at_start and i < shot_first_hit[1] and time - first <= window
+        is_cut = is_cut or (at_end and i >= shot_first_hit[n_shots - 1] and last - time <= window)
+        if is_cut and labels[i] >= 0:
             flags[labels[i]] |= np.uint8(_FORCED_CUT)
 
 
@@ -401,7 +410,8 @@ def centroid_block(
     if touches_forced_cut:
         window = int(scratch.neighbourhood.reach.max())
         at_start, at_end = bool(header.after_forced_cut), bool(header.forced_cut)
-        flag_forced_cut(block.keys, n, block.labels, window, at_start, at_end, block.centroids["flags"])
+        flags, shots = block.centroids["flags"], block.shot_first_hit
+        flag_forced_cut(block.keys, shots, header.n_shots, block.labels, window, at_start, at_end, flags)
     scratch.clean(n_slots)
     if energy is not None:
         energy.write(block.keys, n, block.labels, header.n_centroids, block.energy)

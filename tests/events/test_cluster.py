@@ -209,6 +209,16 @@ def test_a_chain_without_end_is_cut_by_force_and_flagged():
     assert rows.totals["forced_cut"] == 2
 
 
+def test_a_forced_cut_flags_nothing_in_another_shot_wherever_blocks_end():
+    """Cut behind 20 of 25 hits; a trigger comes behind the first of the five that are left."""
+    builder, rows = BlockBuilder(Processing(), 1, chain_max=10), Rows(Processing(), 1)
+    builder.add(HandMade([(i * 240, 0, 5, 5, 9) for i in range(25)], [(5000, 1, 0, 0, 0)]))
+    flush(builder, rows)
+    centroids = rows.table("centroids")
+    assert centroids["size"].tolist() == [10, 10, 1, 4]
+    assert [bool(flags & Flag.FORCED_CUT) for flags in centroids["flags"]] == [True, True, True, False]
+
+
 def test_blocks_of_hours_do_not_confuse_the_map():
     """Running time of the map is bounded: blocks of 9 s, with hits of one pixel, for longer than it lasts."""
     processing = Processing()

@@ -65,9 +65,17 @@ def test_searches_find_what_a_look_at_each_finds(ticks, tick, start):
 
 
 @EXAMPLES
-@given(TICKS.filter(len), st.lists(st.integers(-1, 6), min_size=40), WINDOWS, st.booleans(), st.booleans())
-def test_clusters_that_a_forced_cut_may_have_cut_are_flagged(ticks, labels, window, at_start, at_end):
+@given(
+    TICKS.filter(len), lists_to(4, st.integers(0, 40)), st.lists(st.integers(-1, 6), min_size=40), WINDOWS,
+    st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_clusters_that_a_forced_cut_may_have_cut_are_flagged(ticks, borders, labels, window, at_start, at_end):
     labels, flags = labels[: len(ticks)], np.zeros(7, np.uint8)
-    flag_forced_cut(keys(ticks), len(ticks), np.array(labels, np.int32), window, at_start, at_end, flags)
+    first_hits = sorted({0, len(ticks), *(border for border in borders if border < len(ticks))})
+    flag_forced_cut(
+        keys(ticks), np.array(first_hits), len(first_hits) - 1, np.array(labels, np.int32), window, at_start, at_end,
+        flags,
+    )  # fmt: skip
+    shots = [sum(first <= i for first in first_hits) for i in range(len(ticks))]
     found = {label for label in range(7) if flags[label] & Flag.FORCED_CUT}
-    assert found == naive.may_be_cut(ticks, labels, window, at_start, at_end)
+    assert found == naive.may_be_cut(ticks, shots, labels, window, at_start, at_end)
