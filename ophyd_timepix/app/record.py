@@ -136,13 +136,25 @@ def _made(directory: Path) -> Path:
 def _acquire(recording: Recording, file: RunFile, seconds: float) -> Acquired:
     recording.open("record", file)
     recording.begin()
-    recording.open_shutter()
     try:
-        _expose(recording, seconds)
-        end_counts = recording.timer_counts()
-    finally:
-        recording.close_shutter()
-    return recording.end(end_counts=end_counts, cancelled=False)
+        recording.open_shutter()
+        try:
+            _expose(recording, seconds)
+            end_counts = recording.timer_counts()
+        finally:
+            recording.close_shutter()
+        return recording.end(end_counts=end_counts, cancelled=False)
+    except ControlError:
+        _keep_what_came(recording, file)
+        raise
+
+
+def _keep_what_came(recording: Recording, file: RunFile) -> None:
+    """The board has failed: the files are finished all the same, the acquisition is flagged as cancelled."""
+    recording.abandon()
+    summary = recording.close(dict(file.start), dict(file.configuration))
+    kept = summary.event_file if summary.event_file.exists() else summary.spool
+    print(f"ophyd-timepix: {kept}: what came until the board failed is kept, flagged as cancelled", file=sys.stderr)
 
 
 def _expose(recording: Recording, seconds: float) -> None:

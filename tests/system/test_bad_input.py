@@ -20,6 +20,7 @@ from bluesky import RunEngine
 from bluesky.utils import FailedStatus
 
 from ophyd_timepix.app import cli
+from ophyd_timepix.app.recovery import State, find_runs
 from ophyd_timepix.catalog import NotReadableError, init_catalog
 from ophyd_timepix.config import Processing
 from ophyd_timepix.control import ChipMissing, ConnectionLost, SpidrClient
@@ -105,6 +106,21 @@ def test_record_says_what_is_wrong_with_a_board(case, tmp_path, capsys):
     assert_one_clear_error(said, remedy)
     assert re.search(complaint, said)
     assert not (tmp_path / "data").exists(), "files of a run that never was"
+
+
+def test_record_keeps_what_came_until_a_chip_fell_silent(sim, tmp_path, capsys):
+    """The run is finished: nothing is left to recover, and its only acquisition belongs to no point."""
+    sim.fault("chip-gone=0:AUTOTRIG_START")
+    try:
+        assert call("record", sim.address, "--seconds", 0.2, "-o", tmp_path, "--name", "run") == 1
+    finally:
+        sim.clear_faults()
+    kept, why = capsys.readouterr().err.splitlines()
+    assert "what came until the board failed is kept" in kept
+    assert "the chip is missing or its links are not locked" in why
+    (found,) = find_runs([tmp_path])
+    assert found.state is State.COMPLETE
+    assert read_table(found.event_file, "acquisitions", ["cancelled"])["cancelled"].tolist() == [1]
 
 
 def test_a_second_client_is_told_who_may_hold_the_board(sim, tmp_path, capsys):
