@@ -32,10 +32,11 @@ PARTS: Final = 4
 def drained(
     sent: Sent, begun: int, read: Callable[[], Sent], arrived: Callable[[], Arrived], unsure: int = 0
 ) -> tuple[Sent, int]:
-    """(a reading of the board's counters with what had arrived of it, by how many `begun` may be too few now).
+    """(a reading of the board's counters with what had arrived of it, by how many more of it may be missing).
 
     sent: the last reading; begun: datagrams sent minus arrived when the acquisition began; read: asks the board;
-    arrived: how many datagrams of it have come; unsure: by how many `begun` may be too few, see `Paired`.
+    arrived: how many datagrams of it have come; unsure: by how many `begun` may be too few: see `Paired`, and what was
+    returned by the acquisition before. What may have been missing then is never told as lost later.
     """
     began = decreased = time.monotonic()
     most: int | None = None
@@ -60,7 +61,7 @@ def drained(
         if most <= 0 or is_silent or waited - began >= LONGEST_S:
             unsure = min(unsure, max(0, most))
             lost = min(most, max(0, _throughout(missing, most) - unsure))
-            return now.model_copy(update={"arrived": now.datagrams - begun - lost}), unsure
+            return now.model_copy(update={"arrived": now.datagrams - begun - lost}), most - lost
 
 
 def _throughout(missing: Sequence[int], otherwise: int) -> int:

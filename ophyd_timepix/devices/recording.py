@@ -333,7 +333,11 @@ class Recording:
         (`time.monotonic`).
         """
         pipeline, board = self.connect(), self._board()
+        here = self._ask(pipeline, pipeline.arrived).datagrams if self._unsure else 0
         self._begun = self._since_open(board.sent_counters())
+        if self._unsure:
+            ahead = self._begun.datagrams - here - (self._sent_at_end - self._arrived_at_end)
+            self._unsure = min(self._unsure, max(0, ahead))
         self._arrived_before = self._ask(pipeline, lambda: pipeline.baseline(self._begun))
         self._note_what_did_not_come()
         reading = self._sample_timer()

@@ -172,14 +172,26 @@ def test_where_edges_come_too_fast_for_that_it_shows_later_and_invents_neither_l
         ahead, unsure = begin.counters.datagrams - begin.arrived, begin.unsure
         assert ahead <= BEGUN <= ahead + unsure
         told = 0
-        for takes_ms_now in (takes_ms, 0.1):
+        for number, takes_ms_now in enumerate((takes_ms, 0.1)):
             line = on(Line(1000, lost, began_ms=600, takes_ms=takes_ms_now, looks_ms=0.1, sends=sends))
             sent, unsure = drained(Sent(datagrams=1000), ahead + told, line.read, line.arrived, unsure)
             missing = sent.datagrams - ahead - told - sent.arrived
-            assert 0 <= missing <= lost
+            assert lost - 25 <= missing <= lost if number == 0 else missing == 0  # it was lost in the first
             told += missing
-            assert ahead <= BEGUN <= ahead + unsure
-        assert told >= lost - 25
+            assert ahead + told <= BEGUN + lost <= ahead + told + unsure
+
+
+@pytest.mark.parametrize("sends", [0.0, 0.01])
+def test_a_loss_that_edges_have_hidden_is_not_told_of_another_acquisition_and_hides_none_there(on, sends):
+    """The second is as quiet as one likes."""
+    first = on(Line(1000, 2, sends=1.0))
+    sent, unsure = drained(Sent(datagrams=1000), BEGUN, first.read, first.arrived)
+    assert sent.datagrams - BEGUN - sent.arrived == 0
+    assert unsure >= 2
+    for lost in (0, 1, 30):
+        second = on(Line(1000, 2 + lost, sends=sends))
+        now, _ = drained(Sent(datagrams=900), BEGUN, second.read, second.arrived, 2)
+        assert now.datagrams - BEGUN - now.arrived == lost
 
 
 def test_more_than_was_sent_is_told(on):
