@@ -55,6 +55,8 @@ class SpaceWatch:
         self._on_disk = 0
         self._rate = 0.0
         self._warned = False
+        self._blind = False
+        """The last look failed."""
 
     @property
     def stop_bytes(self) -> int:
@@ -68,7 +70,14 @@ class SpaceWatch:
 
     def check(self, held_bytes: int = 0) -> None:
         """Raises OSError when the recording would have to end at once. held_bytes: still to be written of it."""
-        free = max(0, self.free_bytes() - held_bytes)
+        try:
+            free = max(0, self.free_bytes() - held_bytes)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"the data directory cannot be seen ({os.strerror(error.errno or 0)}): mount it again, or choose another",
+                str(self._path.parent),
+            ) from error
         if free < self._stop_bytes:
             needed = self._stop_bytes
             raise OSError(
@@ -83,7 +92,14 @@ class SpaceWatch:
         now = time.monotonic_ns()
         if now - self._looked_ns < LOOK_NS and ring.received < self._look_at:
             return
-        free = self.free_bytes() - (ring.received - ring.on_disk)  # what the ring holds has its place already
+        try:
+            free = self.free_bytes() - (ring.received - ring.on_disk)  # what the ring holds has its place already
+        except OSError as error:  # a file server that is away for a moment: whoever writes finds out whether it matters
+            if not self._blind:
+                log.warning("%s: how much room is left on the disk cannot be seen now: %s", self._path, error)
+            self._blind, self._looked_ns, self._on_disk = True, now, ring.on_disk
+            return
+        self._blind = False
         self._look_at = ring.received + max(FEWEST_BYTES, (free - self._stop_bytes) // 2)
         self._follow_rate(ring.on_disk, now)
         marks = ring.marks

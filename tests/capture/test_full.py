@@ -188,6 +188,28 @@ def test_a_recording_is_not_begun_where_it_would_have_to_end(disk, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_look_at_the_disk_that_fails_ends_no_recording(disk, tmp_path, monkeypatch, caplog):
+    """The files are open, and can be written: a file server was away for a moment, or a directory was renamed."""
+    ring = Ring(np.zeros(4096, np.uint8), np.zeros(N_MARKS, np.int64))
+    watch = SpaceWatch(tmp_path / "a.tpx3", Limits(stop_bytes=10**8))
+    watch.look(ring)
+    with monkeypatch.context() as away:
+
+        def statvfs(path):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+        away.setattr("ophyd_timepix.spool.space.os.statvfs", statvfs)
+        watch.look(ring)
+        watch.look(ring)
+        with pytest.raises(OSError, match=r"cannot be seen \(Stale file handle\): mount it again, or choose another"):
+            watch.check()
+    assert [r.levelno for r in caplog.records] == [logging.WARNING]
+    assert "Stale file handle" in caplog.text
+    disk.free = 10**7
+    watch.look(ring)
+    assert stopped_by(ring.marks) is not None
+
+
 def test_a_disk_that_would_be_full_before_the_next_look_is_looked_at_sooner(disk, tmp_path, monkeypatch):
     monkeypatch.setattr("ophyd_timepix.spool.space.LOOK_NS", 1 << 62)
     ring = Ring(np.zeros(4096, np.uint8), np.zeros(N_MARKS, np.int64))
