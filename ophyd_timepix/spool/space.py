@@ -75,7 +75,8 @@ class SpaceWatch:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"the data directory cannot be seen ({os.strerror(error.errno or 0)}): mount it again, or choose another",
+                f"the data directory cannot be seen ({os.strerror(error.errno or 0)}): mount it again, or choose "
+                "another",
                 str(self._path.parent),
             ) from error
         if free < self._stop_bytes:
