@@ -5,7 +5,7 @@ import pytest
 
 from ophyd_timepix.clock import TICKS_PER_SECOND
 from ophyd_timepix.config import Processing
-from ophyd_timepix.events import BlockArrays, BlockBuilder, Capacity
+from ophyd_timepix.events import BlockArrays, BlockBuilder, Capacity, cutting
 from tests.rows import HandMade, Rows, assert_same_rows, flush
 
 LATE = TICKS_PER_SECOND // 2000
@@ -266,6 +266,20 @@ def test_whoever_takes_a_block_may_sort_it_and_finds_the_same_rows(edges_every):
     assert ours.n_unfinished == 0
     assert theirs.n_unfinished > 10
     assert theirs.totals["n_before_first_trigger"] == ours.totals["n_before_first_trigger"]
+
+
+@pytest.mark.parametrize("for_those_who_wait", [False, True])
+def test_hits_without_any_cut_are_looked_through_a_few_times_not_once_for_every_pile(monkeypatch, for_those_who_wait):
+    name = "find_last_cut" if for_those_who_wait else "find_cut"
+    looks, find = [], getattr(cutting, name)
+    monkeypatch.setattr(cutting, name, lambda *args: looks.append(args) or find(*args))
+    target = 100_000 if for_those_who_wait else 500
+    builder = BlockBuilder(Processing(), 1, target, sort_piece=64, leaves_order=True, pile=600)
+    batch = HandMade(horizon_ticks=500_000)
+    batch.ticks, batch.pixels = 1000 + 10 * np.arange(50_000), np.zeros(50_000, np.uint32)
+    builder.add(batch)
+    assert not (builder.take_partial if for_those_who_wait else builder.take)(BlockArrays())
+    assert 0 < len(looks) < 20
 
 
 def test_a_block_with_more_triggers_than_it_has_room_for_is_sorted_at_once():
