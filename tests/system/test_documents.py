@@ -22,7 +22,7 @@ from ophyd_timepix.config import Calibration, Processing
 from ophyd_timepix.devices import SpidrBoard, TimepixDetector
 from ophyd_timepix.files.reader import read_table
 from ophyd_timepix.pipeline.client import Pipeline
-from ophyd_timepix.plans import tpx_fly
+from ophyd_timepix.plans import fly, tpx_fly
 from ophyd_timepix.wiring import install
 from tests.bluesky_fixtures import run_and_interrupt
 from tests.doc_checker import CheckedRun, DocChecker, check_points
@@ -111,8 +111,9 @@ def test_count(RE, checker, tpx):
     toa = checker.run.column("toa")
     for point in checker.run.stream("primary"):
         own = toa[point["tpx_row_start"] : point["tpx_row_stop"]]
-        assert own[-1] - own[0] < 1.5e9 * point["tpx_open_time"]
-        assert point["tpx_n_shots"] == pytest.approx(SHOT_RATE_HZ * point["tpx_open_time"], abs=30)
+        assert point["tpx_open_time"] >= 0.2
+        # by the board's clock: on a busy machine the simulator is behind the host's, and catches up
+        assert point["tpx_n_shots"] == pytest.approx(SHOT_RATE_HZ * (own[-1] - own[0]) / 1e9, abs=3)
     assert np.all(np.diff([toa[p["tpx_row_start"]] for p in checker.run.stream("primary")]) > 0)
 
 
@@ -140,8 +141,9 @@ def test_bluesky_fly(RE, checker, tpx):
     assert_complete(checker.run, "tpx_frames", 1)
 
 
-def test_tpx_fly(RE, checker, tpx):
-    RE(tpx_fly(tpx, seconds=2.5))
+def test_tpx_fly(RE, checker, tpx, monkeypatch):
+    monkeypatch.setattr(fly, "FIRST_INTERVAL_S", 0.3)
+    RE(tpx_fly(tpx, seconds=1.5))
     assert_complete(checker.run, "tpx_frames", 1)
     columns = len(checker.run.resources)
     assert checker.names().count("stream_datum") > columns, "the rows were registered only at the end"

@@ -103,7 +103,7 @@ def test_a_gate_is_scanned_like_a_motor_and_plotted(RE, checker, tpx, capsys):
     assert not any("gate1" in key for key in described["data_keys"])
 
 
-def test_points_last_until_a_gate_has_enough(RE, checker, tpx):
+def test_points_last_until_a_gate_has_enough(RE, checker, tpx, caplog):
     RE(calibrated(tpx))
     tpx.gates.define(IODINE)
     RE(count_until(tpx, gate="iodine", counts=300, num=2))
@@ -113,7 +113,8 @@ def test_points_last_until_a_gate_has_enough(RE, checker, tpx):
     assert all(300 <= p["tpx_gates_gate0_counts"] < 3000 for p in by_counts)
     assert all(p["tpx_gates_gate0_error"] <= 0.1 * p["tpx_gates_gate0_counts_per_shot"] for p in by_error)
     assert all(p["tpx_open_time"] < 5 for p in by_error)
-    assert [p["tpx_open_time"] == pytest.approx(0.2, abs=0.15) for p in by_time] == [True]
+    assert [p["tpx_open_time"] >= 0.2 for p in by_time] == [True]
+    assert "the point ended after 0.2 s (until.at_most), before gate iodine had enough" in caplog.text
     assert tpx.until.gate.get() == ""
 
 
@@ -154,7 +155,7 @@ def test_live_values_and_pictures_are_told_while_a_flight_goes_on(RE, checker, t
         tpx.image.subscribe(lambda value, **_: seen.append(("image", int(value.sum()))), run=False),
     ]
     try:
-        RE(tpx_fly(tpx, seconds=1.2))
+        RE(tpx_fly(tpx, shots=1200))  # which take a busy machine longer, as its looks do
     finally:
         tpx.gates.gate0.counts.unsubscribe(tokens[0])
         tpx.image.unsubscribe(tokens[1])
@@ -182,7 +183,8 @@ def test_aligning_shows_what_a_run_would_see_and_leaves_no_file(RE, checker, tpx
             assert told.wait(20)
     finally:
         tpx.hit_rate.unsubscribe(token)
-    assert rates[-1] == pytest.approx(2e5, rel=0.4)
+    assert rates[-1] > 0
+    assert tpx.stats.hits_per_shot.get() == pytest.approx(200, rel=0.4)  # the host's second may be any of the board's
     assert tpx.image.get().sum() == tpx.gates.gate0.counts.get() > 1000
     assert tpx.stats.skipped_bytes.get() == 0
     assert set(catalog.readable[0].rglob("*")) == before

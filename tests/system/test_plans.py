@@ -106,7 +106,7 @@ def test_undisturbed(RE, checker, tpx, plan):
 @pytest.mark.parametrize("verb", ["resume", "stop", "abort"])
 def test_interrupted(RE, checker, tpx, plan, verb):
     make, points = PLANS[plan]
-    tpx.exposure.put(0.4)  # long enough to be met
+    tpx.exposure.put(2.0)  # long enough to be met
     run_and_interrupt(RE, make(tpx), begun(tpx))
     tpx.exposure.put(0.1)
     getattr(RE, verb)()

@@ -106,6 +106,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     session.do("of = lambda name: [doc for n, doc in docs if n == name]")
     session.do("RE.msg_hook = lambda msg: msg.command == 'complete' and print('it ' + 'flies')")
     session.do("_ = tpx.exposure.set(0.3).wait(60); tpx.connect()")
+    session.do("from ophyd_timepix.plans import fly as flight")
     yield session
     session.kill()
     world.wait_until_gone()
@@ -133,14 +134,14 @@ def test_the_profile_comes_up_and_counts(terminal: Terminal) -> None:
     assert terminal.ask("db[-1].start['uid'] == of('start')[-1]['uid']")
 
 
-@pytest.mark.parametrize(("presses", "seconds"), [(1, 3.2), (2, 1)])
+@pytest.mark.parametrize(("presses", "checkpoint_s"), [(1, 1.0), (2, 60.0)])
 def test_ctrl_c_pauses_the_stages_live_on_and_resume_completes(
-    terminal: Terminal, presses: int, seconds: float
+    terminal: Terminal, presses: int, checkpoint_s: float
 ) -> None:
-    """One press pauses at the next checkpoint, which a flight has every 2 s, two pause at once."""
+    """One press pauses at the next checkpoint, which the flight has after 1 s and after 2.25 s; two pause at once."""
     before = terminal.world.processes(PIPELINE)
-    terminal.do("docs.clear()")
-    terminal.type(f"RE(tpx_fly(tpx, seconds={seconds}))")
+    terminal.do(f"docs.clear(); flight.FIRST_INTERVAL_S = {checkpoint_s}")
+    terminal.type("RE(tpx_fly(tpx, seconds=2.6))")
     terminal.expect("it flies")
     terminal.ctrl_c(until="deferred pause")
     if presses == 2:
@@ -159,7 +160,7 @@ def test_ctrl_c_pauses_the_stages_live_on_and_resume_completes(
 
 def test_abort_after_ctrl_c_keeps_the_rows_and_the_stages(terminal: Terminal) -> None:
     before = terminal.world.processes(PIPELINE)
-    terminal.do("docs.clear()")
+    terminal.do("docs.clear(); flight.FIRST_INTERVAL_S = 60.0")
     terminal.type("RE(tpx_fly(tpx, seconds=60))")
     terminal.expect("it flies")
     terminal.ctrl_c(until="deferred pause")
