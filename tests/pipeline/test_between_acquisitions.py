@@ -22,6 +22,8 @@ from ophyd_timepix.pipeline.verdict import DOUBTED
 from ophyd_timepix.spool.index import read_index, spans
 from ophyd_timepix.spool.sources import RecordingReader
 
+LONG_NS = 60_000_000_000
+
 
 def word(k: int) -> bytes:
     """A hit; of each k another time."""
@@ -172,7 +174,7 @@ def test_what_is_lost_between_two_acquisitions_is_lost_in_neither(bench):
 def let_the_receiver_rest(bench: Bench) -> None:
     """What comes next waits in the socket."""
     (channel,) = bench.stage._capture._channels
-    channel.pause_s = 0.2
+    channel.pause_s = 0.5
     bench.send(1)
     bench.sent += 2
     for _ in range(2):
@@ -182,7 +184,8 @@ def let_the_receiver_rest(bench: Bench) -> None:
     assert bench.stage._capture.totals().arrived == bench._arrives - 2
 
 
-def test_what_waits_in_the_socket_of_a_receiver_that_rests_has_arrived(bench):
+def test_what_waits_in_the_socket_of_a_receiver_that_rests_has_arrived(bench, monkeypatch):
+    monkeypatch.setattr(capture_stage, "CAUGHT_UP_WITHIN_NS", LONG_NS)
     bench.begin()
     let_the_receiver_rest(bench)
     assert bench.stage.requests["arrived"](None) == Arrived(datagrams=3, is_all=True)
@@ -190,6 +193,7 @@ def test_what_waits_in_the_socket_of_a_receiver_that_rests_has_arrived(bench):
 
 def test_what_waits_there_when_an_acquisition_begins_is_no_lost_stray(bench, monkeypatch):
     monkeypatch.setattr(capture_stage, "ON_THE_WAY_NS", 0)
+    monkeypatch.setattr(capture_stage, "CAUGHT_UP_WITHIN_NS", LONG_NS)
     bench.begin()
     bench.send(5)
     bench.end()
