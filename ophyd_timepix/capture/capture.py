@@ -33,6 +33,9 @@ POLL_PATIENCE_NS: Final = 1_000_000_000
 """A reading that cannot be placed for so long, because the sockets never run empty, is left out."""
 
 
+YIELD_S: Final = 0.00005
+
+
 class Endpoint(NamedTuple):
     """A bound socket of a capture."""
 
@@ -158,6 +161,8 @@ class Capture:
             recording = self._writer.recording
             if recording is not None:
                 recording.begin(self.ring)
+            for channel in self._channels:
+                channel.begin(time.monotonic_ns())
             self._journal.acquisition = acquisition
             self._journal.end_stretch()
             self.ring.marks[Mark.STOP] = 0
@@ -334,8 +339,11 @@ class Capture:
             asked = time.monotonic_ns()
             with self._lock:
                 place = self._intake.aim(channel)
+                if len(self._channels) > 1:
+                    batch.room = min(batch.room, channel.turn(asked))
                 n = batch.receive()
                 if n:
+                    channel.took(n)
                     now = time.monotonic_ns()
                     if self._intake.take(channel, n, place, now):
                         self.last_datagram_ns = now
@@ -347,3 +355,5 @@ class Capture:
                     time.sleep(channel.pause_s)
                 else:
                     channel.wait(WAKE_S)
+            elif len(self._channels) > 1:
+                time.sleep(YIELD_S)  # who waits for the lock gets it

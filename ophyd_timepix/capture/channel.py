@@ -12,6 +12,10 @@ from .batch import BatchReceiver
 from .sockets import FULL_RATE, Buffer, enlarge_buffer, kernel_drops, open_socket, waiting_bytes
 
 LONGEST_PAUSE_S: Final = 0.004
+TURN_S: Final = 0.05
+"""Of several channels each takes about so much of its time before it is another's turn: what of one chip comes much
+later than that of another cannot be ordered any more."""
+SMALLEST_TURN: Final = 16
 _WRAP: Final = 1 << 32
 """The kernel counts what it drops in 32 bits."""
 
@@ -41,6 +45,7 @@ class Channel:
         self._readable.register(self.sock, select.POLLIN)
         self.likely_length = 0
         """Bytes that the next datagrams will have, most likely. 0: unknown."""
+        self._begun_ns, self._taken = 0, 0
         self.caught_up_ns = 0
         """All that had arrived at this host time (CLOCK_MONOTONIC) has been taken."""
         self._located = 0
@@ -81,6 +86,22 @@ class Channel:
         self._believes = True
         waited, self.waiting = self.waiting, []
         return waited
+
+    def begin(self, now: int) -> None:
+        """An acquisition begins at this host time: of it the rate is learnt."""
+        self._begun_ns, self._taken = now, 0
+
+    def took(self, n: int) -> None:
+        """So many datagrams were taken."""
+        self._taken += n
+
+    def turn(self, now: int) -> int:
+        """Datagrams to take at most until it is another channel's turn: those of `TURN_S` at the mean rate.
+
+        What waits since longer, because this process was not given the time, comes in several turns.
+        """
+        seconds = max(1.0, (now - self._begun_ns) / 1e9)
+        return max(SMALLEST_TURN, int(self._taken / seconds * TURN_S))
 
     def learn_length(self, n: int) -> None:
         """The next datagrams will be as long as most of the last `n` are, if those hold whole words."""

@@ -90,6 +90,25 @@ def test_chips_share_one_recording_and_keep_their_order(capture, tmp_path):
         assert [p for c, p in chunks if c == chip] == [bytes([chip, k]) * 4 for k in range(50)]
 
 
+def test_what_waited_in_the_sockets_of_several_chips_is_taken_in_turns(capture, tmp_path):
+    """Words of one chip that come a quarter of a second of its time behind another's cannot be ordered any more."""
+    chips, waiting = 4, 400
+    endpoints = capture.bind([(chip, HOST, 0, ()) for chip in range(chips)])
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
+    capture.begin(1)
+    with capture._lock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:  # nobody gives the threads time
+        for endpoint in endpoints:
+            for _ in range(waiting):
+                sender.sendto(bytes(64), (HOST, endpoint.port))
+    wait_for(lambda: capture.totals().datagrams == chips * waiting)
+    capture.end()
+    capture.close()
+    headers = np.fromfile(tmp_path / "a.tpx3", np.uint8).reshape(-1, 72)[:, 4]
+    taken = np.cumsum(headers[:, np.newaxis] == np.arange(chips), axis=0)
+    waits = taken.min(axis=1) < waiting
+    assert (taken.max(axis=1) - taken.min(axis=1))[waits].max() < waiting // 2
+
+
 def test_broken_lengths_and_foreign_senders_are_counted_and_set_aside(capture, tmp_path):
     good, other = capture.bind([(0, HOST, 0, ()), (1, HOST, 0, ("192.0.2.1", HOST))])
     capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
