@@ -34,6 +34,8 @@ POLL_PATIENCE_NS: Final = 1_000_000_000
 
 
 YIELD_S: Final = 0.00005
+GIVE_WAY_S: Final = 0.01
+"""A channel has `TURN_S` of its time in a turn: so it keeps up even when it waits so long before each."""
 
 
 class Endpoint(NamedTuple):
@@ -348,12 +350,18 @@ class Capture:
                     if self._intake.take(channel, n, place, now):
                         self.last_datagram_ns = now
             self._writer.wake()
+            channel.follow(asked, full=n == batch.room)
             if n < batch.room:
-                channel.caught_up_ns = asked
                 self._tell_caught_up()
                 if n:
                     time.sleep(channel.pause_s)
                 else:
                     channel.wait(WAKE_S)
-            elif len(self._channels) > 1:
-                time.sleep(YIELD_S)  # who waits for the lock gets it
+            else:
+                self._give_way(channel)
+
+    def _give_way(self, channel: Channel) -> None:
+        """To channels that have been behind for as long, and have had fewer turns since; for a moment at most."""
+        until = time.monotonic() + GIVE_WAY_S
+        while any(other.lags_more_than(channel) for other in self._channels) and time.monotonic() < until:
+            time.sleep(YIELD_S)

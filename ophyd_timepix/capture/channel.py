@@ -21,7 +21,7 @@ _WRAP: Final = 1 << 32
 
 
 class Channel:
-    """A bound socket. All but `wait` is called with the capture's lock held.
+    """A bound socket. All but `wait`, `follow` and `lags_more_than` is called with the capture's lock held.
 
     senders: addresses that the board's datagrams may come from; () takes any. Others are strangers, from the first
     datagram on. Yet what the board says of its addresses may be wrong: whoever sends is believed when nothing has ever
@@ -46,6 +46,8 @@ class Channel:
         self.likely_length = 0
         """Bytes that the next datagrams will have, most likely. 0: unknown."""
         self._begun_ns, self._taken = 0, 0
+        self._turns, self._lags_since = 0, 0
+        """Turns since it had caught up last, and when the first of them began."""
         self.caught_up_ns = 0
         """All that had arrived at this host time (CLOCK_MONOTONIC) has been taken."""
         self._located = 0
@@ -102,6 +104,20 @@ class Channel:
         """
         seconds = max(1.0, (now - self._begun_ns) / 1e9)
         return max(SMALLEST_TURN, int(self._taken / seconds * TURN_S))
+
+    def follow(self, asked: int, *, full: bool) -> None:
+        """A turn that began at host time `asked` is over. full: more waits, most likely; else all is taken."""
+        if not full:
+            self._turns, self.caught_up_ns = 0, asked
+            return
+        if not self._turns:
+            self._lags_since = asked
+        self._turns += 1
+
+    def lags_more_than(self, other: "Channel") -> bool:
+        """Whether something waits here for as long as there, and `other` has had more turns since."""
+        for_as_long = self.caught_up_ns < other._lags_since
+        return self._turns < other._turns and for_as_long and self.waiting_bytes > 0
 
     def learn_length(self, n: int) -> None:
         """The next datagrams will be as long as most of the last `n` are, if those hold whole words."""
