@@ -133,7 +133,9 @@ def judge_board(state: BoardState) -> list[Finding]:
     """Versions, chips, bias, temperatures."""
     info = state.info
     findings = [ok("board", f"answers; software {info.software_version}, firmware {info.firmware_version}")]
-    findings += [finding for chip in info.chips if (finding := judge_links(chip)) is not None]
+    beside = max(info.present, default=-1)
+    judged = (judge_links(chip, missed=chip.index < beside) for chip in info.chips)
+    findings += [finding for finding in judged if finding is not None]
     if not info.present:
         findings.append(wrong("chips", "none with locked links", "check the chips' power and cables, reset the board"))
     findings.append(judge_bias(state.bias_v))
@@ -142,14 +144,14 @@ def judge_board(state: BoardState) -> list[Finding]:
     return findings
 
 
-def judge_links(chip: ChipInfo) -> Finding | None:
-    """None for a place without a chip."""
+def judge_links(chip: ChipInfo, *, missed: bool = False) -> Finding | None:
+    """None for a place without a chip. missed: there is one behind it, and chips are counted without gaps."""
     what = f"chip {chip.index}"
     if chip.present:
         return ok(what, f"{chip.name}, {chip.locked_links.bit_count()} links, all locked")
-    if ChipId(chip.chip_id).absent:
+    if ChipId(chip.chip_id).absent and not missed:
         return None
-    found = f"{chip.name}: links enabled 0x{chip.enabled_links:02X}, locked 0x{chip.locked_links:02X}"
+    found = f"{chip.name or 'no id'}: links enabled 0x{chip.enabled_links:02X}, locked 0x{chip.locked_links:02X}"
     return wrong(what, found, "check the chip's power and cable, then reset the board")
 
 

@@ -345,5 +345,14 @@ def test_without_a_chip_nothing_is_exposed_and_that_is_wrong() -> None:
     assert [f.what for f in c.judge_board(state) if f.state is State.WRONG] == ["chips"]
 
 
+def test_a_chip_that_is_missing_between_others_is_wrong_and_a_place_behind_the_last_is_none() -> None:
+    gone = ChipInfo(1, 0, "", 0xFF, 0, False)
+    third, nothing = replace(INFO.chips[0], index=2), replace(gone, index=3)
+    state = BoardState(replace(INFO, chips=(INFO.chips[0], gone, third, nothing)), False, 0, 100.0, {}, ())
+    (told,) = [f for f in c.judge_board(state) if f.state is State.WRONG]
+    assert (told.what, told.found) == ("chip 1", "no id: links enabled 0xFF, locked 0x00")
+    assert "chip 3" not in [f.what for f in c.judge_board(state)]
+
+
 def test_what_is_no_number_is_null_in_json() -> None:
     assert check_findings.plain({"a": [float("nan"), 1.0], "b": ("x", None)}) == {"a": [None, 1.0], "b": ["x", None]}
