@@ -24,8 +24,8 @@ def server() -> Iterator[TcpServer]:
 
 @pytest.fixture
 def simulated(server: TcpServer) -> Iterator[SpidrBoard]:
-    """The device of that board."""
+    """The device of that board; it waits for an answer as long as a busy machine may need."""
     host, port = server.address
-    board = SpidrBoard(f"{host}:{port}", name="spidr", timeout_s=0.3)
+    board = SpidrBoard(f"{host}:{port}", name="spidr", timeout_s=20.0)
     yield board
     board.disconnect()
