@@ -346,7 +346,7 @@ def test_without_a_chip_nothing_is_exposed_and_that_is_wrong() -> None:
 
 
 def test_a_chip_that_is_missing_between_others_is_wrong_and_a_place_behind_the_last_is_none() -> None:
-    gone = ChipInfo(1, 0, "", 0xFF, 0, False)
+    gone = ChipInfo(1, 0x7FFFFFFF, "", 0xFF, 0, False)
     third, nothing = replace(INFO.chips[0], index=2), replace(gone, index=3)
     state = BoardState(replace(INFO, chips=(INFO.chips[0], gone, third, nothing)), False, 0, 100.0, {}, ())
     (told,) = [f for f in c.judge_board(state) if f.state is State.WRONG]
