@@ -31,9 +31,8 @@ ON_THE_WAY_NS: Final = 5_000_000
 """What the board had sent when it answered is here, or lost, when this time has passed since."""
 POLL_PATIENCE_NS: Final = 1_000_000_000
 """A reading that cannot be placed for so long, because the sockets never run empty, is left out."""
-
-
 YIELD_S: Final = 0.00005
+"""So long a channel rests to let another one have the lock."""
 GIVE_WAY_S: Final = 0.01
 """A channel has `TURN_S` of its time in a turn: so it keeps up even when it waits so long before each."""
 
