@@ -133,9 +133,24 @@ def _sockets() -> dict[tuple[int, str], tuple[str, str] | None]:
             target = os.readlink(f"/proc/self/fd/{fd}")
         except OSError:  # the descriptor of the listing itself
             continue
-        if target.startswith("socket:"):
-            found[(int(fd), target)] = _addresses(int(fd))
+        key = int(fd), target
+        if target.startswith("socket:") and key not in _local:
+            found[key] = _addresses(int(fd))
+            if found[key] is None and _is_local(int(fd)):
+                _local.add(key)
     return found
+
+
+_local: set[tuple[int, str]] = set()
+"""Sockets of the machine itself, which engines leave by the hundred: looked at once each."""
+
+
+def _is_local(fd: int) -> bool:
+    try:
+        with socket.socket(fileno=os.dup(fd)) as seen:
+            return seen.family == socket.AF_UNIX
+    except OSError:  # closed meanwhile
+        return False
 
 
 def _addresses(fd: int) -> tuple[str, str] | None:
