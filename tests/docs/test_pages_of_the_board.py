@@ -13,7 +13,7 @@ import pytest
 from ophyd_timepix.app.simulator import Simulator
 from ophyd_timepix.config import BoardConfig
 from ophyd_timepix.config.sophy import export_spx
-from ophyd_timepix.control import Board, ControlError, SpidrClient
+from ophyd_timepix.control import Board, ChipMissing, ControlError, SpidrClient
 from ophyd_timepix.decode.decoder import Decoder, Framing
 from ophyd_timepix.devices import SpidrBoard
 from ophyd_timepix.protocol.chip_config import column_phase
@@ -125,6 +125,16 @@ def too_many_declared(server: TcpServer) -> str:
     return str(caught.value)
 
 
+def a_chip_falls_silent(_: TcpServer) -> str:
+    pair = TcpServer(SimulatedBoard(2, RecordingStreams(), StandingClock()))
+    with pair, SpidrClient.at("{}:{}".format(*pair.address)) as client, pytest.raises(ChipMissing) as caught:
+        board = Board(client)
+        assert len(board.present_chips()) == 2
+        pair.faults.arm("chip-gone=1")
+        board.chip(1).require_present()
+    return str(caught.value)
+
+
 SAID: Final[dict[str, Callable[[TcpServer], str]]] = {
     "no such host": no_such_host,
     "no connection (no answer within 2 s)": no_answer,
@@ -134,6 +144,7 @@ SAID: Final[dict[str, Callable[[TcpServer], str]]] = {
     "... is no address of a board": slip,
     "the board has no chip with locked links": no_chip,
     "chip 1 is declared (chips=4) and not there": too_many_declared,
+    "chip 1: missing (links enabled 0xFF, locked 0x00)": a_chip_falls_silent,
 }
 """A message of the page, and what provokes it."""
 
