@@ -265,8 +265,8 @@ class Capture:
 
     def tend(self) -> None:
         """Write readings of the board's counters for which the time has come."""
-        now = time.monotonic_ns()
         with self._lock:
+            now = time.monotonic_ns()  # words that come while one waits for the lock must not be younger than this
             while self._polls and self._polls[0].due_ns <= now:
                 poll = self._polls[0]
                 if self._writer.recording is None or now > poll.due_ns + POLL_PATIENCE_NS or self._writer.stopped:

@@ -188,6 +188,47 @@ def test_a_reading_of_the_boards_counter_follows_when_what_was_under_way_is_take
     assert (end["sent"].item(), end["end_counts"].item()) == (31, 5)
 
 
+class Announcing:
+    """A lock that tells when the thread `waiter` begins to wait for it."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self.waiter = None
+        self.waits = threading.Event()
+
+    def __enter__(self):
+        if threading.current_thread() is self.waiter:
+            self.waits.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_):
+        self._lock.release()
+
+
+def test_a_reading_that_waited_for_the_lock_is_not_older_than_the_words_before_it(capture, make_sender, tmp_path):
+    """Words behind it are held against its time: they would be far ahead of an older one."""
+    capture._lock = lock = Announcing()
+    (endpoint,) = capture.bind([(0, HOST, 0, ())])
+    capture.open(RecordingWriter(tmp_path / "a.tpx3", {}))
+    capture.begin(1)
+    make_sender(endpoint.port).send(7)
+    drained(capture, 7)
+    capture.poll(sent=7, received_before=7)
+    deadline = time.monotonic() + DEADLINE_S
+    while capture._channels[0].caught_up_ns < capture._polls[0].due_ns:
+        assert time.monotonic() < deadline
+    lock.waiter = threading.Thread(target=capture.tend)
+    with lock:
+        lock.waiter.start()
+        assert lock.waits.wait(DEADLINE_S)
+        meanwhile = time.monotonic_ns()
+    lock.waiter.join()
+    capture.end()
+    capture.close()
+    records = read_index(tmp_path / "a.tpx3").records
+    assert records["host_ns"][records["kind"] == Kind.POLL].item() >= meanwhile
+
+
 def test_the_counter_of_drops_may_wrap(monkeypatch):
     channel = Channel(0, HOST, 0, ())
     try:
