@@ -317,8 +317,9 @@ class BlockBuilder:
         header = into.header
         header.base_tick = self._base or 0
         n = end - self._start
+        is_left = self._leave(into, end)
         into.keys[:n] = self._ready[self._start : end]
-        if not self._leave(into, end):
+        if not is_left:
             find_shots(into, n, self._triggers.columns()[0], self._first_trigger)
         forced = forced and header.n_hits == n
         header.forced_cut = int(forced)
@@ -337,7 +338,6 @@ class BlockBuilder:
         n_triggers = int(cutting.first_after(triggers, len(triggers), self._tick_at(end - 1)))
         if n_triggers >= into.capacity.shots:
             self._sort_from(self._start)
-            into.keys[: end - self._start] = self._ready[self._start : end]
             return False
         del self._unsorted[: len(left)]
         header = into.header

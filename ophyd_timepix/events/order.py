@@ -153,26 +153,18 @@ def deal_final(
     while True:
         is_last = first + stride >= n_pool or left_to_look_at < 0 or n_piles > n_pool // pile
         below = limit if is_last else min(limit, pool[first + stride])
-        stop = first
         chunk = first // LOOKED_AT
         while chunk < n_chunks and least[chunk] < below:
             chunk += 1
-        stop = min(chunk * LOOKED_AT, n_pool) if chunk * LOOKED_AT > first else first
-        start_ready = stop_ready
-        kept = first
-        for i in range(first, stop):
-            key = pool[i]
-            ready[np.uint64(stop_ready)] = key
-            pool[np.uint64(kept)] = key
-            is_final = key < below
-            stop_ready += is_final
-            kept += not is_final
-        n_kept = kept - first
+        stop = max(first, min(chunk * LOOKED_AT, n_pool))
+        n_final: int = split_final(pool[first:stop], stop - first, below, ready, stop_ready)
+        stop_ready += n_final
+        n_kept = stop - first - n_final
         for i in range(n_kept):
-            pool[stop - 1 - i] = pool[kept - 1 - i]
+            pool[stop - 1 - i] = pool[first + n_kept - 1 - i]
         left_to_look_at -= stop - first
         first = stop - n_kept
-        if stop_ready > start_ready:
+        if n_final:
             ends[n_piles] = stop_ready
             n_piles += 1
             stride = pile
